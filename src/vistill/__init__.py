@@ -1,0 +1,26 @@
+"""vistill: distil a large pretrained vision model into a small one that fine-tunes better.
+
+Importing the package costs nothing: every public name is loaded on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vistill.api import demo as demo
+    from vistill.api import evaluate as evaluate
+    from vistill.api import export as export
+    from vistill.api import load_backbone as load_backbone
+    from vistill.api import pretrain as pretrain
+    from vistill.api import recipes as recipes
+
+__all__ = ["__version__", "demo", "evaluate", "export", "load_backbone", "pretrain", "recipes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from vistill import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'vistill' has no attribute {name!r}")

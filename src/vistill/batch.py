@@ -1,0 +1,62 @@
+"""What flows from the data to a method: one batch of samples, and the losses that come back."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        pixels: uint8 in 0..255, or floating point in [0, 1]; `[B, 3, H, W]`, video `[B, 3, T, H, W]`.
+        seeds: one int64 per sample, a function of run seed, epoch and sample only. Every random
+            draw of a method derives from it, so that workers, ranks, accumulation and resuming
+            cannot change a run (see `vistill.views.noise`).
+        ids: int64 `[B]`, the position of each sample in its source.
+        labels: int64 `[B]` class indices (-1: unknown), or None.
+        text: one string per sample, or None.
+    """
+
+    pixels: UInt8[Tensor, "b 3 *size"] | Float[Tensor, "b 3 *size"]
+    seeds: Int[Tensor, " b"]
+    ids: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | None = None
+    text: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move every tensor, without waiting for the copy."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            pixels=self.pixels.to(device, non_blocking=True),
+            seeds=self.seeds.to(device, non_blocking=True),
+            ids=self.ids.to(device, non_blocking=True),
+            labels=move(self.labels),
+        )
+
+    def unit_pixels(self) -> Float[Tensor, "b 3 *size"]:
+        """Pixels as floating point in [0, 1]."""
+        if self.pixels.dtype == torch.uint8:
+            return self.pixels.float() / 255
+        return self.pixels
+
+
+@dataclass
+class Losses:
+    """What a method returns: the scalar to minimise and every named term it is made of.
+
+    `terms` hold detached scalar tensors; nobody reads them on the host inside a step.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)

@@ -1,0 +1,96 @@
+"""The switches of each method, as its paper's ablations name them. Plain data."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class MethodSection(BaseModel):
+    """Base of the method sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DecoderConfig(MethodSection):
+    """The light transformer that paints masked patches (MAE, section 3)."""
+
+    embed_dim: PositiveInt = Field(default=512)
+    depth: PositiveInt = Field(default=8)
+    num_heads: PositiveInt = Field(default=16)
+
+
+class MAEConfig(MethodSection):
+    """Masked autoencoder (arXiv 2111.06377): no teacher, reconstruct masked patches."""
+
+    name: Literal["mae"] = "mae"
+    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
+    """Share of patches hidden from the encoder."""
+    norm_pixels: bool = Field(default=True)
+    """Normalise every target patch by its own mean and variance."""
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+
+
+class RelationConfig(MethodSection):
+    """Which token relations are matched (TinyMIM, section 3.2)."""
+
+    pairs: tuple[Literal["qk", "qq", "kk", "vv"], ...] = Field(default=("qk", "vv"), min_length=1)
+    """Relations X·Yᵀ whose losses are added."""
+    softmax: bool = Field(default=True)
+    """KL between softmaxed relations; without it smooth L1 (β=2) between scaled products."""
+    heads: PositiveInt | None = Field(default=None)
+    """Heads into which both sides are split; must divide both widths. Default: the heads of the
+    teacher's own block."""
+
+
+class FeatureConfig(MethodSection):
+    """Which feature is matched (TinyMIM, table 1)."""
+
+    kind: Literal["output", "block", "attention", "ffn", "qkv"] = Field(default="block")
+    residual: bool = Field(default=False)
+    """Take attention or FFN features after their residual sum."""
+
+
+class ClassTokenConfig(MethodSection):
+    """How class tokens are compared."""
+
+    loss: Literal["kl", "mse", "smooth_l1"] = Field(default="kl")
+
+
+class AuxMIMConfig(MethodSection):
+    """Reconstruction beside distillation (TinyMIM, section 3.2)."""
+
+    weight: float = Field(default=0.0, ge=0.0)
+    """Weight of the MAE loss; above zero the student's input is masked."""
+    norm_pixels: bool = Field(default=True)
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+
+
+class TinyMIMConfig(MethodSection):
+    """TinyMIM (arXiv 2301.01296): distil an intermediate block of a masked-image-modelling teacher."""
+
+    name: Literal["tinymim"] = "tinymim"
+    target: Literal["relation", "feature", "class_token"] = Field(default="relation")
+    relation: RelationConfig = Field(default_factory=RelationConfig)
+    feature: FeatureConfig = Field(default_factory=FeatureConfig)
+    class_token: ClassTokenConfig = Field(default_factory=ClassTokenConfig)
+    input: Literal["raw", "masked"] = Field(default="raw")
+    """Whether both sides see the whole picture or the same visible patches."""
+    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
+    """Share of hidden patches where the input is masked."""
+    aux_mim: AuxMIMConfig = Field(default_factory=AuxMIMConfig)
+    student_color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
+        Field(default=(0.4, 0.4, 0.4))
+    )
+    """Brightness, contrast, saturation jitter of the student's picture only; null: off."""
+
+    @model_validator(mode="after")
+    def _aux_mim_needs_a_mask(self) -> Self:
+        if self.aux_mim.weight > 0 and self.input == "raw":
+            raise ValueError(
+                "method.aux_mim.weight above 0 reconstructs hidden patches, "
+                "so it needs method.input=masked"
+            )
+        return self
+
+
+MethodConfig = Annotated[MAEConfig | TinyMIMConfig, Field(discriminator="name")]

@@ -1,0 +1,148 @@
+"""The typed configuration of a pre-training run. Plain data: imports neither torch nor the methods."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from vistill.config.methods import MethodConfig, TinyMIMConfig
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TeacherConfig(Section):
+    """Which frozen model teaches, and how it is read."""
+
+    model: str | None = Field(default=None)
+    """`timm/NAME[:pretrained]`, `run:PATH` or `file:PATH`. Not used by methods without a teacher."""
+    weights: Literal["random"] | None = Field(default=None)
+    """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
+    block: PositiveInt | None = Field(default=None)
+    """Block whose signal is the target, counted from 1; default: 18 of 24, else the last."""
+    drop_path: Rate = Field(default=0.0)
+    """Above zero runs the teacher in training mode (an ablation of the TinyMIM paper)."""
+
+
+class StudentConfig(Section):
+    """The model to be trained."""
+
+    model: str = Field(default="vit_small")
+    """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
+    or `timm/NAME`."""
+    patch_size: PositiveInt = Field(default=16)
+    """Side of a square patch in pixels."""
+    embed_dim: PositiveInt | None = Field(default=None)
+    """Token width; default: the model's own."""
+    depth: PositiveInt | None = Field(default=None)
+    """Number of blocks; default: the model's own."""
+    num_heads: PositiveInt | None = Field(default=None)
+    """Attention heads of every block; default: the model's own."""
+    mlp_ratio: PositiveFloat = Field(default=4.0)
+    """Hidden width of the MLP over the token width."""
+    class_token: bool = Field(default=True)
+    """Whether a class token leads the sequence."""
+    position: Literal["sincos", "learned"] = Field(default="sincos")
+    """Fixed 2-D sine-cosine table or a trainable one."""
+    drop_path: Rate | None = Field(default=None)
+    """Stochastic depth at a constant rate on all blocks but the last; default: the method's own."""
+    init: str | None = Field(default=None)
+    """Start from these weights (`run:PATH`, `file:PATH`); default: fresh."""
+
+
+class DataConfig(Section):
+    """Pictures to train on and how they are cropped."""
+
+    train: str | None = Field(default=None)
+    """A folder, a `.txt`/`.csv`/`.parquet` list, one or more `.tar` shards (glob), or a `.zip`."""
+    image_size: PositiveInt = Field(default=224)
+    """Side of the square crop in pixels."""
+    crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(default=(0.2, 1.0))
+    """Smallest and largest share of the picture's area that a random crop covers."""
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field(default=(3 / 4, 4 / 3))
+    """Smallest and largest aspect ratio of a random crop."""
+    interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
+    """How crops are resized."""
+    flip: Share = Field(default=0.5)
+    """Probability of a horizontal flip."""
+    held_out: Rate = Field(default=0.02)
+    """Share of the pictures kept aside for the held-out loss (0: none)."""
+    workers: int | None = Field(default=None, ge=0)
+    """Loader processes per rank; default: up to 8, by the number of cores. 0: in the main process."""
+    max_broken: Share = Field(default=0.05)
+    """Share of unreadable pictures above which the run stops and lists them."""
+
+
+class OptimConfig(Section):
+    """AdamW with warm-up and cosine decay, set at every step."""
+
+    base_lr: PositiveFloat = Field(default=1.5e-4)
+    """Learning rate for a global batch of 256; scaled linearly with the global batch."""
+    lr: PositiveFloat | None = Field(default=None)
+    """Absolute peak learning rate; overrides `base_lr`."""
+    min_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float = Field(default=15.0, ge=0.0)
+    """Epochs of linear warm-up from zero."""
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    """For matrices and tokens; biases and 1-D parameters never decay."""
+    betas: tuple[float, float] = Field(default=(0.9, 0.95))
+    """AdamW's running averages."""
+    eps: PositiveFloat = Field(default=1e-8)
+    """AdamW's denominator guard."""
+    clip_norm: PositiveFloat | None = Field(default=None)
+    """Clip the global gradient norm at this value; default: no clipping."""
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Multiply the learning rate by this factor per layer below the head; default: none."""
+
+
+class TrainConfig(Section):
+    """Length, batch, precision and hardware of a run."""
+
+    epochs: PositiveInt = Field(default=300)
+    """Passes over the training pictures."""
+    global_batch_size: PositiveInt = Field(default=4096)
+    """Pictures per optimiser step, over all ranks and accumulation."""
+    micro_batch_size: PositiveInt | None = Field(default=None)
+    """Pictures per forward pass and rank; default: the global batch over the ranks (no
+    accumulation)."""
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
+    """Autocast type; `fp16` scales the loss."""
+    compile: bool = Field(default=False)
+    """Compile the trained module and the teacher with `torch.compile`."""
+    activation_checkpointing: bool = Field(default=False)
+    """Recompute the student's blocks in the backward pass to save memory."""
+    strategy: Literal["ddp", "fsdp2"] = Field(default="ddp")
+    """How several ranks (`torchrun`) share the work."""
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
+    """Where to train; `auto` takes CUDA where there is one."""
+    checkpoint_minutes: PositiveFloat = Field(default=10.0)
+    """Write a checkpoint at least this often, besides one at the end of every epoch."""
+    checkpoint_steps: PositiveInt | None = Field(default=None)
+    """Also write a checkpoint every so many steps."""
+    evaluate_every: PositiveInt = Field(default=1)
+    """Epochs between held-out loss and kNN probe."""
+    knn_probe: bool = Field(default=True)
+    """Probe the student by nearest neighbours where the pictures have labels."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(default=("tensorboard",))
+    """Besides `metrics.jsonl`, which is always written."""
+
+
+class RunConfig(Section):
+    """Everything that defines a pre-training run."""
+
+    method: MethodConfig = Field(default_factory=TinyMIMConfig)
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    student: StudentConfig = Field(default_factory=StudentConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    seed: int = Field(default=0, ge=0)
+    """Everything random in the run derives from this number."""
+    chain: tuple[str, ...] | None = Field(default=None)
+    """Students of a sequential distillation, largest first: each teaches the next."""

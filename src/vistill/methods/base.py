@@ -1,0 +1,92 @@
+"""What every method is to the training loop: targets from a frozen teacher, losses from what is trained.
+
+A method holds two halves. `trained` is one module with the student, its projectors and decoders; only
+its `forward` is called, so that DDP and FSDP can wrap it. The frozen teacher stays outside.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+
+from vistill.batch import Batch, Losses
+from vistill.models.backbone import Backbone
+
+
+class TrainedModule(nn.Module, ABC):
+    """The half that learns: student, aligners, decoders. The loop wraps it in DDP or FSDP."""
+
+    student: Backbone
+
+    @abstractmethod
+    def forward(self, batch: Batch, targets: Any) -> Losses:
+        """Run the student on its view of the batch and compare with `targets`."""
+
+
+class Method(nn.Module):
+    """A distillation (or reconstruction) method: `method(batch) -> Losses`.
+
+    Subclasses set `trained` and, where there is one, `teacher`, and implement `targets`.
+    """
+
+    trained: TrainedModule
+
+    def __init__(self, trained: TrainedModule, teacher: Backbone | None = None) -> None:
+        super().__init__()
+        self.trained = trained
+        self.student = (trained.student,)  # a tuple: reachable after wrapping, not registered twice
+        self._teacher = (teacher,)  # not registered: never saved, never wrapped, never trained
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The student, which is what a run exports."""
+        return self.student[0]
+
+    @property
+    def teacher(self) -> Backbone | None:
+        """The frozen teacher, or None."""
+        return self._teacher[0]
+
+    def targets(self, batch: Batch) -> Any:
+        """What the teacher says about the batch; called without gradients. None without a teacher."""
+        return None
+
+    def forward(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            targets = self.targets(batch)
+        return self.trained(batch, targets)
+
+    def to_device(self, device: torch.device | str) -> "Method":
+        """Move both halves, the teacher included."""
+        self.to(device)
+        if self.teacher is not None:
+            self.teacher.to(device)
+        return self
+
+
+def freeze_unreached(method: Method, batch: Batch) -> list[str]:
+    """Freeze the parameters of `method.trained` that `batch` sends no gradient to, and name them.
+
+    A parameter behind the deepest tap (for TinyMIM: the last block's projection and MLP, spec §4.4)
+    would otherwise sit in the optimiser and make DDP wait for a gradient that never comes. One
+    forward and backward pass finds them for any method and any student; buffers are put back.
+    """
+    trained = method.trained
+    buffers = {name: buffer.clone() for name, buffer in trained.named_buffers()}
+    was_training = trained.training
+    trained.train()
+    method(batch).total.backward()
+    unreached = [
+        name for name, p in trained.named_parameters() if p.requires_grad and p.grad is None
+    ]
+    for name, parameter in trained.named_parameters():
+        parameter.grad = None
+        if name in unreached:
+            parameter.requires_grad_(False)
+    for name, buffer in trained.named_buffers():
+        buffer.copy_(buffers[name])
+    trained.train(was_training)
+    return unreached

@@ -1,0 +1,109 @@
+"""What vistill asks of any model, teacher or student: its taps, sizes, grid and normalisation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+TapKind = Literal["block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An internal signal of a model.
+
+    With F(i-1) the input of block i, H = attn(norm1 F), Ĥ = H + F, H̃ = mlp(norm2 Ĥ), F(i) = Ĥ + H̃
+    (TinyMIM, section 3.2):
+
+    | kind | tensor | shape |
+    |---|---|---|
+    | block | F(i) | `[B, N, D]` |
+    | attention | H, after the output projection, before the residual | `[B, N, D]` |
+    | attention_residual | Ĥ | `[B, N, D]` |
+    | ffn | H̃, before the residual | `[B, N, D]` |
+    | qkv | queries, keys, values with heads concatenated | `[B, N, 3, D]` |
+    | cls_attention | attention of the class token over all tokens | `[B, M, N]` |
+    | norm | final norm of the last block's output (`block` is ignored) | `[B, N, D]` |
+
+    Blocks are counted from 1. N includes prefix tokens (class token first).
+    """
+
+    kind: TapKind
+    block: int
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and standard deviation that a model expects of pixels in [0, 1]."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __call__(self, pixels: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
+        """Normalise pixels in [0, 1]."""
+        shape = (1, 3) + (1,) * (pixels.dim() - 2)
+        return (pixels - pixels.new_tensor(self.mean).view(shape)) / pixels.new_tensor(
+            self.std
+        ).view(shape)
+
+
+class Backbone(nn.Module, ABC):
+    """A model behind vistill's interface; our own ViT is one, adapters make others into one.
+
+    Attributes:
+        width: channels D of a token.
+        depth: number of blocks.
+        num_heads: attention heads per block, 0 where the model has none.
+        num_prefix_tokens: class and register tokens in front of the patch tokens.
+        image_size: height and width the model was built for.
+        normalization: what its inputs are normalised with.
+        taps: the kinds of `Tap` that it offers.
+        origin: where the weights came from, one line for logs and run folders.
+        build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
+    """
+
+    width: int
+    depth: int
+    num_heads: tuple[int, ...]
+    num_prefix_tokens: int
+    image_size: tuple[int, int]
+    normalization: Normalization
+    taps: frozenset[TapKind]
+    origin: str
+    build: dict[str, Any] | None
+
+    @abstractmethod
+    def tap(
+        self,
+        images: Float[Tensor, "b 3 *size"],
+        taps: Sequence[Tap],
+        *,
+        visible: Int[Tensor, "b k"] | None = None,
+        drop_path_noise: Float[Tensor, "branches b"] | None = None,
+    ) -> dict[Tap, Tensor]:
+        """Run normalised `images` no further than the deepest of `taps` and return them.
+
+        Args:
+            images: normalised pixels.
+            taps: which signals to return.
+            visible: patch token indices each sample keeps, in the order given; None keeps all.
+            drop_path_noise: uniform draws in [0, 1), one row per residual branch with a non-zero
+                drop rate, in call order; None draws from the global generator.
+        """
+
+    def forward(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b n d"]:
+        """All tokens after the final norm."""
+        tap = Tap("norm", self.depth)
+        return self.tap(images, [tap])[tap]
+
+    def pooled(
+        self, images: Float[Tensor, "b 3 *size"], pool: Literal["avg", "cls"] = "avg"
+    ) -> Float[Tensor, "b d"]:
+        """One feature per image from the last block: mean of patch tokens, or the class token."""
+        tokens = self(images)
+        if pool == "cls":
+            return tokens[:, 0]
+        return tokens[:, self.num_prefix_tokens :].mean(dim=1)
