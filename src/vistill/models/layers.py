@@ -1,0 +1,175 @@
+"""The pre-norm transformer block that every ViT, decoder and generator here is made of (spec 1)."""
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vistill.models.backbone import TapKind
+from vistill.views.masking import gather_tokens
+from vistill.views.patches import patchify
+
+LAYER_NORM_EPS = 1e-6
+
+
+class PatchEmbed(nn.Module):
+    """Patches to tokens. The weight is a convolution's, the product a matrix product, so that only
+    visible patches are embedded.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        embed_dim: token width D.
+        tubelet_size: frames per token; None for pictures.
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int, tubelet_size: int | None = None) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.tubelet_size = tubelet_size
+        self.proj: nn.Module
+        if tubelet_size is None:
+            self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        else:
+            kernel = (tubelet_size, patch_size, patch_size)
+            self.proj = nn.Conv3d(3, embed_dim, kernel, kernel)
+
+    def forward(
+        self, images: Float[Tensor, "b 3 *size"], visible: Tensor | None = None
+    ) -> Float[Tensor, "b k d"]:
+        patches = patchify(images, self.patch_size, self.tubelet_size)
+        if visible is not None:
+            patches = gather_tokens(patches, visible)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one qkv projection; maps are never materialised unless tapped."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"a width of {dim} cannot be split into {num_heads} heads")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3 d"]:
+        """Queries, keys and values, heads concatenated."""
+        return self.qkv(x).unflatten(2, (3, x.shape[2]))
+
+    def heads(self, qkv: Float[Tensor, "b n 3 d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Split into `[B, M, N, d]` queries, keys, values."""
+        q, k, v = qkv.unflatten(3, (self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def mix(
+        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "m n n"] | None
+    ) -> Float[Tensor, "b n d"]:
+        """Attention output after the output projection."""
+        q, k, v = self.heads(qkv)
+        mask = None if bias is None else bias[None].to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def class_attention(
+        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "m n n"] | None
+    ) -> Float[Tensor, "b m n"]:
+        """How the first token attends to all tokens: one row of each head's map."""
+        q, k, _ = self.heads(qkv)
+        logits = (q[:, :, :1] @ k.transpose(2, 3))[:, :, 0].float() * q.shape[-1] ** -0.5
+        if bias is not None:
+            logits = logits + bias[:, 0]
+        return logits.softmax(dim=-1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """Learned per-channel scale of a residual branch."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """`x += drop(attn(norm1 x)); x += drop(mlp(norm2 x))`, with taps and early exit.
+
+    Args:
+        layer_scale: initial value of the residual scales, or None for no scales.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        taps: Collection[TapKind] = (),
+        last: bool = False,
+        bias: Float[Tensor, "m n n"] | None = None,
+        keep: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[TapKind, Tensor]]:
+        """Output and tapped signals.
+
+        Args:
+            x: tokens.
+            taps: signals to return.
+            last: nothing behind this block's taps is needed, so stop at the deepest of them.
+            bias: added to the attention logits of every head.
+            keep: factors `[B, 1, 1]` for the two residual branches (drop path), or None.
+        """
+        found: dict[TapKind, Tensor] = {}
+        qkv = self.attn.project(self.norm1(x))
+        if "qkv" in taps:
+            found["qkv"] = qkv
+        if "cls_attention" in taps:
+            found["cls_attention"] = self.attn.class_attention(qkv, bias)
+        if last and len(found) == len(taps):
+            return x, found
+        attention = self.ls1(self.attn.mix(qkv, bias))
+        if "attention" in taps:
+            found["attention"] = attention
+        x = x + (attention if keep is None else attention * keep[0])
+        if "attention_residual" in taps:
+            found["attention_residual"] = x
+        if last and len(found) == len(taps):
+            return x, found
+        ffn = self.ls2(self.mlp(self.norm2(x)))
+        if "ffn" in taps:
+            found["ffn"] = ffn
+        x = x + (ffn if keep is None else ffn * keep[1])
+        if "block" in taps:
+            found["block"] = x
+        return x, found
+
+
+def drop_path_keep(
+    uniform: Float[Tensor, " b"], rate: float, like: Tensor
+) -> Float[Tensor, "b 1 1"]:
+    """Per-sample factor of a residual branch: floor(1 - rate + u) / (1 - rate) (spec 4.5)."""
+    keep = 1.0 - rate
+    return (torch.floor(keep + uniform) / keep)[:, None, None].to(like.dtype)

@@ -1,0 +1,58 @@
+"""Fixed sine-cosine position tables and their resizing (spec TinyMIM 1, AMD 3)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sincos_2d(embed_dim: int, grid: tuple[int, int], num_prefix: int) -> Float[Tensor, "1 n d"]:
+    """2-D table of MAE: the column fills the first half of the channels, the row the second.
+
+    Args:
+        embed_dim: width D, divisible by 4.
+        grid: rows and columns.
+        num_prefix: all-zero rows in front (class token).
+
+    Returns:
+        float64 `[1, num_prefix + rows * columns, D]`; models store float32.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"a 2-D sine-cosine table needs a width divisible by 4, got {embed_dim}")
+    quarter = embed_dim // 4
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
+
+    def encode(coordinate: Tensor) -> Tensor:
+        angle = coordinate.reshape(-1, 1) * omega
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    table = torch.cat([encode(columns), encode(rows)], dim=1)
+    return torch.cat([table.new_zeros(num_prefix, embed_dim), table])[None]
+
+
+def sincos_1d(embed_dim: int, length: int) -> Float[Tensor, "1 n d"]:
+    """Interleaved table over the flattened token index of a clip (VideoMAE, AMD, UMT); float64."""
+    channel = torch.arange(embed_dim, dtype=torch.float64)
+    period = 10000.0 ** (2 * torch.floor(channel / 2) / embed_dim)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] / period
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos())[None]
+
+
+def resize_position_table(
+    table: Float[Tensor, "1 n d"],
+    num_prefix: int,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+) -> Float[Tensor, "1 m d"]:
+    """Bicubic resize of the patch part (no corner alignment, no antialiasing); prefix rows stay."""
+    if old_grid == new_grid:
+        return table
+    prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
+    square = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

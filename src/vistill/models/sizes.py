@@ -1,0 +1,20 @@
+"""Names and sizes of the plain vision transformers that vistill builds; imports nothing."""
+
+from typing import NamedTuple
+
+
+class ViTSize(NamedTuple):
+    """Width, number of blocks and attention heads of a plain ViT."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+
+VIT_SIZES = {
+    "vit_tiny": ViTSize(192, 12, 3),
+    "vit_small": ViTSize(384, 12, 6),
+    "vit_base": ViTSize(768, 12, 12),
+    "vit_large": ViTSize(1024, 24, 16),
+    "vit_huge": ViTSize(1280, 32, 16),
+}

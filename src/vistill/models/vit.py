@@ -1,0 +1,239 @@
+"""The plain vision transformer, for pictures and clips, under timm's parameter names (spec 1)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+from vistill.models.layers import LAYER_NORM_EPS, Block, PatchEmbed, drop_path_keep
+from vistill.models.positions import resize_position_table, sincos_1d, sincos_2d
+
+TAPS: frozenset[TapKind] = frozenset(
+    ("block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm")
+)
+
+
+class VisionTransformer(Backbone):
+    """A ViT whose forward returns taps, stops at the deepest one, and sees only visible tokens.
+
+    Args:
+        image_size: side of the square input, or (height, width).
+        patch_size: side of a patch.
+        embed_dim: token width D.
+        depth: number of blocks.
+        num_heads: heads of every block.
+        mlp_ratio: hidden width of the MLP over D.
+        class_token: whether a class token leads the sequence.
+        position: `sincos` (fixed), `learned`, or `none`.
+        layer_scale: initial residual scale, or None for none.
+        tubelet_size: frames per token; None for pictures.
+        num_frames: frames per clip; 1 for pictures.
+        relative_position_bias: a module without inputs that returns `[heads, N, N]`, added to the
+            logits of every block; called once per forward.
+        normalization: statistics its inputs are normalised with.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        class_token: bool = True,
+        position: Literal["sincos", "learned", "none"] = "sincos",
+        layer_scale: float | None = None,
+        tubelet_size: int | None = None,
+        num_frames: int = 1,
+        relative_position_bias: nn.Module | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.depth = embed_dim, depth
+        self.patch_size, self.tubelet_size, self.num_frames = patch_size, tubelet_size, num_frames
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if any(side % patch_size for side in self.image_size):
+            raise ValueError(
+                f"an image size of {self.image_size} is not a multiple of the patch size {patch_size}"
+            )
+        self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
+        self.normalization = normalization or Normalization()
+        self.num_prefix_tokens = int(class_token)
+        self.taps = TAPS if class_token else TAPS - {"cls_attention"}
+        self.origin = "random"
+        self.activation_checkpointing = False
+        self.drop_path_rates = [0.0] * depth
+
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, tubelet_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.pos_embed = self._position_table()
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, layer_scale) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.relative_position_bias = relative_position_bias
+        self.initialize()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens L of a full input."""
+        slots = 1 if self.tubelet_size is None else self.num_frames // self.tubelet_size
+        return slots * self.grid[0] * self.grid[1]
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Attention heads of each block."""
+        return tuple(block.attn.num_heads for block in self.blocks)
+
+    @property
+    def build(self) -> dict[str, Any]:  # type: ignore[override]
+        """What `vistill.models.build` needs to make this architecture again."""
+        return {
+            "name": "vit",
+            "args": {
+                "image_size": list(self.image_size),
+                "patch_size": self.patch_size,
+                "embed_dim": self.width,
+                "depth": self.depth,
+                "num_heads": self.num_heads[0],
+                "mlp_ratio": self.mlp_ratio,
+                "class_token": bool(self.num_prefix_tokens),
+                "position": self.position,
+                "layer_scale": self.layer_scale,
+                "tubelet_size": self.tubelet_size,
+                "num_frames": self.num_frames,
+            },
+        }
+
+    def _position_table(self) -> nn.Parameter | None:
+        if self.position == "none":
+            return None
+        if self.position == "learned":
+            table = torch.zeros(1, self.num_prefix_tokens + self.num_patches, self.width)
+            return nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        if self.tubelet_size is None:
+            table = sincos_2d(self.width, self.grid, self.num_prefix_tokens)
+        else:
+            table = sincos_1d(self.width, self.num_prefix_tokens + self.num_patches)
+        return nn.Parameter(table.float(), requires_grad=False)
+
+    def initialize(self) -> None:
+        """MAE's initialisation (spec 2.1): Xavier-uniform matrices, class token N(0, 0.02²)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        weight = self.patch_embed.proj.weight
+        nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=0.02)
+
+    def set_drop_path(self, rates: float | Sequence[float]) -> None:
+        """Stochastic depth: one rate for all blocks, or one per block."""
+        per_block = [rates] * self.depth if isinstance(rates, int | float) else list(rates)
+        if len(per_block) != self.depth:
+            raise ValueError(f"{len(per_block)} drop path rates for {self.depth} blocks")
+        self.drop_path_rates = [float(rate) for rate in per_block]
+
+    def unify_heads(self, num_heads: int) -> None:
+        """Split every block into `num_heads`; the weights stay as they are."""
+        if self.width % num_heads:
+            raise ValueError(f"a width of {self.width} cannot be split into {num_heads} heads")
+        for block in self.blocks:
+            block.attn.num_heads = num_heads
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Accept another input size: the position table is resized (spec 1)."""
+        new = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if any(side % self.patch_size for side in new):
+            raise ValueError(
+                f"an image size of {new} is not a multiple of the patch size {self.patch_size}"
+            )
+        old_grid, self.image_size = self.grid, new
+        if self.pos_embed is not None:
+            with torch.no_grad():
+                table = resize_position_table(
+                    self.pos_embed, self.num_prefix_tokens, old_grid, self.grid
+                )
+            self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Rows of `drop_path_noise`: two for every block with a non-zero rate."""
+        return 2 * sum(rate > 0 for rate in self.drop_path_rates)
+
+    def embed(
+        self, images: Float[Tensor, "b 3 *size"], visible: Int[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Tokens in front of the first block: patches and class token, positions added."""
+        x = self.patch_embed(images, visible)
+        prefix = self.num_prefix_tokens
+        if self.pos_embed is not None:
+            patch_table = self.pos_embed[0, prefix:].to(x.dtype)
+            x = x + (patch_table if visible is None else patch_table[visible])
+        if self.cls_token is not None:
+            token = self.cls_token
+            if self.pos_embed is not None:
+                token = token + self.pos_embed[:, :prefix]
+            x = torch.cat([token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        return x
+
+    def tap(
+        self,
+        images: Float[Tensor, "b 3 *size"],
+        taps: Sequence[Tap],
+        *,
+        visible: Int[Tensor, "b k"] | None = None,
+        drop_path_noise: Float[Tensor, "branches b"] | None = None,
+    ) -> dict[Tap, Tensor]:
+        wanted: dict[int, dict[TapKind, Tap]] = defaultdict(dict)
+        for tap in taps:
+            if tap.kind not in self.taps or not 1 <= tap.block <= self.depth:
+                raise ValueError(f"this ViT of depth {self.depth} has no tap {tap}")
+            if tap.kind == "norm":
+                wanted[self.depth]["block"] = Tap("block", self.depth)
+            else:
+                wanted[tap.block][tap.kind] = tap
+        deepest = max(wanted)
+
+        x = self.embed(images, visible)
+        bias = None if self.relative_position_bias is None else self.relative_position_bias()
+        draws = self._drop_path_draws(x, drop_path_noise)
+        found: dict[Tap, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            kinds = tuple(wanted[number]) if number in wanted else ()
+            rate = self.drop_path_rates[number - 1] if self.training else 0.0
+            keep = None
+            if rate > 0:
+                keep = (drop_path_keep(next(draws), rate, x), drop_path_keep(next(draws), rate, x))
+            arguments = (x, kinds, number == deepest, bias, keep)
+            if self.activation_checkpointing and self.training:
+                x, signals = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x, signals = block(*arguments)
+            for kind in kinds:
+                found[Tap(kind, number)] = signals[kind]
+            if number == deepest:
+                break
+        for tap in taps:
+            if tap.kind == "norm":
+                found[tap] = self.norm(found[Tap("block", self.depth)])
+        return {tap: found[tap] for tap in taps}
+
+    def _drop_path_draws(self, x: Tensor, noise: Tensor | None) -> Any:
+        if noise is None and self.training and self.num_drop_path_draws:
+            noise = torch.rand(self.num_drop_path_draws, x.shape[0], device=x.device)
+        return iter(()) if noise is None else iter(noise)
