@@ -45,7 +45,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one qkv projection; maps are never materialised unless tapped."""
+    """Multi-head self-attention with one qkv projection and fused kernels (no map is kept)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()

@@ -18,6 +18,10 @@ TAPS: frozenset[TapKind] = frozenset(
 )
 
 
+def _square(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 class VisionTransformer(Backbone):
     """A ViT whose forward returns taps, stops at the deepest one, and sees only visible tokens.
 
@@ -58,10 +62,10 @@ class VisionTransformer(Backbone):
         super().__init__()
         self.width, self.depth = embed_dim, depth
         self.patch_size, self.tubelet_size, self.num_frames = patch_size, tubelet_size, num_frames
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = _square(image_size)
         if any(side % patch_size for side in self.image_size):
             raise ValueError(
-                f"an image size of {self.image_size} is not a multiple of the patch size {patch_size}"
+                f"image size {self.image_size} is not a multiple of the patch size {patch_size}"
             )
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.normalization = normalization or Normalization()
@@ -157,7 +161,7 @@ class VisionTransformer(Backbone):
 
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Accept another input size: the position table is resized (spec 1)."""
-        new = (image_size, image_size) if isinstance(image_size, int) else image_size
+        new = _square(image_size)
         if any(side % self.patch_size for side in new):
             raise ValueError(
                 f"an image size of {new} is not a multiple of the patch size {self.patch_size}"

@@ -1,4 +1,4 @@
-"""Which patch tokens a side sees, as index sets (never boolean masks, which would need a host sync)."""
+"""Which patch tokens a side sees, as index sets (boolean masks would cost a host sync)."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ def random_mask(noise: Float[Tensor, "b l"], mask_ratio: float) -> Mask:
     Raises:
         ValueError: if no token would be left.
     """
-    batch, length = noise.shape
+    length = noise.shape[1]
     keep = int(length * (1 - mask_ratio))
     if keep < 1:
         raise ValueError(f"a mask ratio of {mask_ratio} leaves none of {length} patches visible")

@@ -9,8 +9,8 @@ def patchify(
 ) -> Float[Tensor, "b l patch"]:
     """Patches in row-major (video: time-major) order, laid out like a convolution weight.
 
-    Inside a patch the order is (channel, [time,] row, column), so that a patch embedding is a matrix
-    product with the flattened convolution weight.
+    Inside a patch the order is (channel, [time,] row, column), so that a patch embedding is a
+    matrix product with the flattened convolution weight.
     """
     if tubelet_size is None:
         b, c, height, width = images.shape

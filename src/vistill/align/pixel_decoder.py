@@ -1,0 +1,65 @@
+"""The light decoder that paints hidden patches from visible tokens (MAE, section 3; spec 2.1)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vistill.models.layers import LAYER_NORM_EPS, Block
+from vistill.models.positions import sincos_2d
+from vistill.views.masking import gather_tokens
+
+
+class PixelDecoder(nn.Module):
+    """Tokens of the visible patches in, pixels of all patches out.
+
+    Args:
+        encoder_dim: width of the incoming tokens.
+        embed_dim: the decoder's own width.
+        depth: number of blocks.
+        num_heads: heads per block.
+        grid: rows and columns of patches.
+        patch_dim: numbers per painted patch.
+        mlp_ratio: hidden width of the MLP over the width.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        grid: tuple[int, int],
+        patch_dim: int,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_dim, embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid, 1).float(), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.pred = nn.Linear(embed_dim, patch_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, latent: Float[Tensor, "b n d"], restore: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l p"]:
+        """Paint every patch.
+
+        Args:
+            latent: class token and visible tokens, in the mask's order.
+            restore: position of every patch in (visible, then hidden) order.
+        """
+        x = self.embed(latent)
+        visible = x[:, 1:]
+        missing = restore.shape[1] - visible.shape[1]
+        mask_tokens = self.mask_token.to(x.dtype).expand(x.shape[0], missing, -1)
+        patches = gather_tokens(torch.cat([visible, mask_tokens], dim=1), restore)
+        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed.to(x.dtype)
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.pred(self.norm(x)[:, 1:])
