@@ -66,7 +66,7 @@ class AuxMIMConfig(MethodSection):
 
 
 class TinyMIMConfig(MethodSection):
-    """TinyMIM (arXiv 2301.01296): distil an intermediate block of a masked-image-modelling teacher."""
+    """TinyMIM (arXiv 2301.01296): distil a block of a masked-image-modelling teacher."""
 
     name: Literal["tinymim"] = "tinymim"
     target: Literal["relation", "feature", "class_token"] = Field(default="relation")
@@ -78,9 +78,9 @@ class TinyMIMConfig(MethodSection):
     mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
     """Share of hidden patches where the input is masked."""
     aux_mim: AuxMIMConfig = Field(default_factory=AuxMIMConfig)
-    student_color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
-        Field(default=(0.4, 0.4, 0.4))
-    )
+    student_color_jitter: (
+        Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None
+    ) = Field(default=(0.4, 0.4, 0.4))
     """Brightness, contrast, saturation jitter of the student's picture only; null: off."""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The typed configuration of a pre-training run. Plain data: imports neither torch nor the methods."""
+"""The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ class TeacherConfig(Section):
     """Which frozen model teaches, and how it is read."""
 
     model: str | None = Field(default=None)
-    """`timm/NAME[:pretrained]`, `run:PATH` or `file:PATH`. Not used by methods without a teacher."""
+    """`timm/NAME[:pretrained]`, `run:PATH` or `file:PATH`; none for methods without a teacher."""
     weights: Literal["random"] | None = Field(default=None)
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
     block: PositiveInt | None = Field(default=None)
@@ -73,7 +73,7 @@ class DataConfig(Section):
     held_out: Rate = Field(default=0.02)
     """Share of the pictures kept aside for the held-out loss (0: none)."""
     workers: int | None = Field(default=None, ge=0)
-    """Loader processes per rank; default: up to 8, by the number of cores. 0: in the main process."""
+    """Loader processes per rank (0: none); default: up to 8, by the number of cores."""
     max_broken: Share = Field(default=0.05)
     """Share of unreadable pictures above which the run stops and lists them."""
 

@@ -1,0 +1,109 @@
+"""From a recipe or method name and overrides to a validated `RunConfig`; never imports torch."""
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from vistill.config.overrides import Overrides, apply_overrides
+from vistill.config.problems import explain, sections
+from vistill.config.schema import RunConfig
+from vistill.config.suggest import did_you_mean
+from vistill.config.yaml12 import load_yaml
+from vistill.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def method_names() -> list[str]:
+    """Names of the pre-training methods."""
+    return sorted(str(name) for name in sections(RunConfig.model_fields["method"].annotation))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package."""
+    folder = files("vistill") / "recipes"
+    names = (file.name for file in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML text of a packaged recipe, comments included.
+
+    Raises:
+        UserError: there is no such recipe; the nearest name is told.
+    """
+    if name not in recipe_names():
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
+    return (files("vistill") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> RunConfig:
+    """The configuration of a pre-training run.
+
+    Args:
+        recipe: name of a method (its defaults), of a packaged recipe, or path of a YAML file; None
+            starts from the defaults.
+        overrides: settings laid over it, see `vistill.config.overrides`. `method=NAME` replaces the
+            whole method section; `method.name=NAME` keeps the recipe's keys, which must then fit.
+
+    Raises:
+        UserError: nothing of that name, or every problem of the settings in one sentence.
+    """
+    raw = _recipe(str(recipe)) if recipe is not None else {}
+    return build_config(RunConfig, raw, overrides, recipe)
+
+
+def build_config(
+    schema: type[M], raw: Mapping[str, Any], overrides: Overrides, origin: object = None
+) -> M:
+    """Lay `overrides` over the nested mapping `raw` and validate the result as `schema`.
+
+    Raises:
+        UserError: names every problem, with the nearest right spelling.
+    """
+    defaults = schema().model_dump()
+    settings = apply_overrides(raw, overrides, defaults)
+    if isinstance(settings.get("method"), str):
+        settings["method"] = {"name": settings["method"]}
+    if isinstance(settings.get("method"), dict):
+        settings["method"].setdefault("name", defaults.get("method", {}).get("name"))
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        said = {".".join(path) for path in overrides}
+        problems = [
+            text if origin is None or key in said else f"{text} (in {origin})"
+            for key, text in explain(error, schema)
+        ]
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        hint = ""
+        if ("method", "name") in overrides and "method" in raw:
+            name = overrides["method", "name"]
+            hint = (
+                f"; method={name} in place of method.name={name} drops the recipe's method section"
+            )
+        raise UserError(count + "; ".join(problems) + hint) from None
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    if name in method_names():
+        return {"method": {"name": name}}
+    if name in recipe_names():
+        text = recipe_text(name)
+    elif name.endswith((".yaml", ".yml", ".json")) or os.sep in name:
+        if not Path(name).is_file():
+            raise UserError(f"recipe {name} does not exist")
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        known = [*method_names(), *recipe_names()]
+        raise UserError(f"unknown method or recipe {name!r}{did_you_mean(name, known)}")
+    content = load_yaml(text, name)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {name} must hold sections like 'optim:', not {content!r:.60}")
+    return content

@@ -1,0 +1,129 @@
+"""Turns pydantic errors into sentences that name the setting, its value and the way out."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from vistill.config.suggest import did_you_mean, nearest_setting
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "model": "a section of settings",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def sections(annotation: Any) -> dict[str | None, type[BaseModel]]:
+    """The section models a field may hold, by the name that chooses among several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {None: annotation}
+    models = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return {model.model_fields["name"].default: model for model in models}
+
+
+def setting_names(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted setting of `schema`; settings of alternative sections one after the other."""
+    for name, field in schema.model_fields.items():
+        inner = sections(field.annotation)
+        for model in inner.values():
+            yield from setting_names(model, f"{prefix}{name}.")
+        if not inner:
+            yield f"{prefix}{name}"
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> list[tuple[str, str]]:
+    """The dotted key and one sentence fragment per problem."""
+    found = []
+    for problem in error.errors():
+        key, chosen = _dotted(problem["loc"], schema)
+        unknown = problem["type"] == "extra_forbidden"
+        for leaf in _leaves(key, problem["input"]) if unknown else [key]:
+            found.append((leaf, _explain(problem, leaf, chosen, schema)))
+    return found
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    """The settings below an unknown section: each deserves its own suggestion."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key
+
+
+def _explain(problem: ErrorDetails, key: str, chosen: str | None, schema: type[BaseModel]) -> str:
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(key, chosen, schema)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "union_tag_invalid":
+        names = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+        return f"unknown {key} {context['tag']!r}{did_you_mean(str(context['tag']), names)}"
+    if kind == "literal_error":
+        names = [c.strip("'") for c in context["expected"].replace(" or ", ", ").split(", ")]
+        if isinstance(value, str):
+            return f"{key} cannot be {value!r}{did_you_mean(value, names)}"
+        return f"{key} must be one of {', '.join(names)}, not {value!r}"
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{key} must be {words} {context[name]:g}, not {value!r}"
+    if kind in ("too_short", "too_long"):
+        wanted = context["min_length"] if kind == "too_short" else context["max_length"]
+        return f"the number of values of {key} must be {wanted}, not {context['actual_length']}"
+    if kind == "missing":
+        return f"{key} is missing"
+    what = _KINDS.get(kind.partition("_")[0])
+    if what is None:
+        return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]} (got {value!r})"
+    return f"{key} must be {what}, not {value!r}"
+
+
+def _dotted(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[str, str | None]:
+    """The dotted key of an error without the union tags pydantic puts in, and the tag if any."""
+    parts: list[str] = []
+    chosen = None
+    inner: dict[str | None, type[BaseModel]] = {None: schema}
+    for part in loc:
+        if len(inner) > 1 and part in inner:
+            chosen = str(part)
+            inner = {None: inner[chosen]}
+            continue
+        parts.append(str(part))
+        field = inner[None].model_fields.get(str(part)) if None in inner else None
+        inner = sections(field.annotation) if field is not None else {}
+    if loc and len(inner) > 1:
+        parts.append("name")
+    return ".".join(parts), chosen
+
+
+def _unknown_key(key: str, chosen: str | None, schema: type[BaseModel]) -> str:
+    section = key.partition(".")[0]
+    alternatives = sections(schema.model_fields[section].annotation) if chosen else {}
+    owners = [
+        str(name)
+        for name, model in alternatives.items()
+        if key.partition(".")[2] in {*setting_names(model), *model.model_fields}
+    ]
+    if owners:
+        return f"{key} is a setting of {' and '.join(owners)}, not of {chosen}"
+    settings = [
+        name
+        for name in setting_names(schema)
+        if not chosen
+        or name.partition(".")[0] != section
+        or name.partition(".")[2] in set(setting_names(alternatives[chosen]))
+    ]
+    best = nearest_setting(key, settings)
+    return f"unknown setting {key}" + (f"; did you mean {best}?" if best else "")
