@@ -20,9 +20,11 @@ def golden() -> Callable[[str], SimpleNamespace]:
         case = CASES[name]
         parts: dict[str, dict] = {"input": {}, "state": {}, "output": {}, "grad": {}}
         if case["file"]:
+            double = case["config"].get("dtype") == "float64"
             for key, tensor in load_file(FOLDER / case["file"]).items():
                 part, rest = key.split("/", 1)
-                parts[part][rest] = tensor
+                widen = double and tensor.is_floating_point()
+                parts[part][rest] = tensor.double() if widen else tensor
         return SimpleNamespace(
             config=case["config"],
             info=case["info"],

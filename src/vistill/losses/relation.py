@@ -1,8 +1,8 @@
 """Relation distillation (TinyMIM, equations 6-9; spec 4): KL between softmaxed token relations.
 
-A relation tensor `[B, M, N, N]` is never kept. The gradient of the KL with respect to the student's
-logits is (p - t) / (B·M·N), so one pass over small chunks of the batch gives the loss and the gradients
-of the student's two factors, `[B, N, D]` each; the backward pass only scales them.
+A relation tensor `[B, M, N, N]` is never kept. The gradient of the KL with respect to the
+student's logits is (p - t) / (B·M·N), so one pass over small chunks of the batch gives the loss and
+the gradients of the student's two factors, `[B, N, D]` each; the backward pass only scales them.
 """
 
 from typing import Any
@@ -27,9 +27,9 @@ def split_heads(x: Float[Tensor, "b n d"], num_heads: int) -> Float[Tensor, "b m
 def relation_logits(
     a: Float[Tensor, "b n d"], b: Float[Tensor, "b n d"], num_heads: int
 ) -> Float[Tensor, "b m n n"]:
-    """A·Bᵀ·d^-0.5 per head; A is scaled before the product so that half precision cannot overflow."""
+    """A·Bᵀ·d^-0.5 per head, in fp32 or better, where no logit can overflow."""
     left, right = split_heads(a, num_heads), split_heads(b, num_heads)
-    return (left * left.shape[-1] ** -0.5) @ right.transpose(2, 3)
+    return (left @ right.transpose(2, 3)) * left.shape[-1] ** -0.5
 
 
 def relation_kl_from_logits(
@@ -124,7 +124,7 @@ def relation_loss(
         student: the two factors (for example queries and keys), heads concatenated.
         teacher: the teacher's factors; no gradient flows to them.
         num_heads: heads into which both sides are split; must divide both widths.
-        softmax: KL between softmaxed relations; otherwise smooth L1 (β = 2) between scaled products.
+        softmax: KL between softmaxed relations; otherwise smooth L1 (β = 2) of scaled products.
         chunk_bytes: most memory that one relation tensor may take at a time.
 
     Returns:

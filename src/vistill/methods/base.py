@@ -1,17 +1,27 @@
-"""What every method is to the training loop: targets from a frozen teacher, losses from what is trained.
+"""What a method is to the training loop: targets from a frozen teacher, losses from what learns.
 
-A method holds two halves. `trained` is one module with the student, its projectors and decoders; only
-its `forward` is called, so that DDP and FSDP can wrap it. The frozen teacher stays outside.
+A method holds two halves. `trained` is one module with the student, its projectors and decoders;
+only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teacher stays outside.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.models.backbone import Backbone
+from vistill.views.noise import Stream, per_sample_uniform
+
+
+def drop_path_noise(
+    model: Backbone, seeds: Int[Tensor, " b"], stream: Stream
+) -> Float[Tensor, "rows b"] | None:
+    """Per-sample draws for the model's residual branches; None where it drops none of them."""
+    draws = getattr(model, "num_drop_path_draws", 0)
+    return per_sample_uniform(seeds, draws, stream).T if draws else None
 
 
 class TrainedModule(nn.Module, ABC):
@@ -51,7 +61,7 @@ class Method(nn.Module):
         return self._teacher[0]
 
     def targets(self, batch: Batch) -> Any:
-        """What the teacher says about the batch; called without gradients. None without a teacher."""
+        """What the teacher says about the batch, without gradients; None without a teacher."""
         return None
 
     def forward(self, batch: Batch) -> Losses:

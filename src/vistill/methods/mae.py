@@ -1,4 +1,4 @@
-"""Masked autoencoder (He et al., arXiv 2111.06377; spec 2): the baseline, and the teacher factory."""
+"""Masked autoencoder (He et al., arXiv 2111.06377; spec 2): baseline and teacher factory."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from vistill.align.pixel_decoder import PixelDecoder
 from vistill.batch import Batch, Losses
 from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.methods.base import Method, TrainedModule
+from vistill.methods.base import Method, TrainedModule, drop_path_noise
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 from vistill.views.masking import Mask, random_mask
 from vistill.views.noise import Stream, per_sample_uniform
 from vistill.views.patches import pixel_patches
+
+
+DECODER = {"embed_dim": 512, "depth": 8, "num_heads": 16}
 
 
 class Reconstruction(NamedTuple):
@@ -76,18 +79,24 @@ class TrainedMAE(TrainedModule):
         self.mask_ratio = mask_ratio
 
     def reconstruct(
-        self, images: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b l"]
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        noise: Float[Tensor, "b l"],
+        drop_path_noise: Float[Tensor, "rows b"] | None = None,
     ) -> Reconstruction:
         """Mask normalised `images` by `noise`, encode what is left, paint the rest."""
         mask = random_mask(noise, self.mask_ratio)
         tap = Tap("norm", self.student.depth)
-        latent = self.student.tap(images, [tap], visible=mask.visible)[tap]
+        latent = self.student.tap(
+            images, [tap], visible=mask.visible, drop_path_noise=drop_path_noise
+        )[tap]
         return self.painter(latent, images, mask)
 
     def forward(self, batch: Batch, targets: Any) -> Losses:
         images = self.student.normalization(batch.unit_pixels())
         noise = per_sample_uniform(batch.seeds, self.student.num_patches, Stream.MASK)
-        loss = self.reconstruct(images, noise).loss
+        drops = drop_path_noise(self.student, batch.seeds, Stream.DROP_PATH)
+        loss = self.reconstruct(images, noise, drops).loss
         return Losses(loss, {"reconstruction": loss.detach()})
 
 
@@ -109,5 +118,4 @@ class MAE(Method):
         norm_pixels: bool = True,
         decoder: dict[str, int] | None = None,
     ) -> None:
-        sizes = decoder or {"embed_dim": 512, "depth": 8, "num_heads": 16}
-        super().__init__(TrainedMAE(student, mask_ratio, norm_pixels, sizes))
+        super().__init__(TrainedMAE(student, mask_ratio, norm_pixels, decoder or DECODER))

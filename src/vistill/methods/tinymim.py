@@ -13,8 +13,8 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
-from vistill.methods.base import Method, TrainedModule
-from vistill.methods.mae import Painter
+from vistill.methods.base import Method, TrainedModule, drop_path_noise
+from vistill.methods.mae import DECODER, Painter
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
@@ -101,8 +101,7 @@ class TrainedTinyMIM(TrainedModule):
         if self.jitter is not None and self.training:
             pixels = color_jitter(pixels, batch.seeds, self.jitter)
         images = self.student.normalization(pixels)
-        draws = getattr(self.student, "num_drop_path_draws", 0)
-        noise = per_sample_uniform(batch.seeds, draws, Stream.DROP_PATH).T if draws else None
+        noise = drop_path_noise(self.student, batch.seeds, Stream.DROP_PATH)
         return self.compare(images, targets, self.mask(batch), noise)
 
     def compare(
@@ -201,7 +200,7 @@ class TinyMIM(Method):
         relation = {"pairs": ("qk", "vv"), "softmax": True, "heads": None} | dict(relation or {})
         feature = {"kind": "block", "residual": False} | dict(feature or {})
         class_token = {"loss": "kl"} | dict(class_token or {})
-        aux_mim = {"weight": 0.0} | dict(aux_mim or {})
+        aux_mim = {"weight": 0.0, "norm_pixels": True, "decoder": DECODER} | dict(aux_mim or {})
         block = teacher_block or (18 if teacher.depth == 24 else teacher.depth)
         if block > teacher.depth:
             raise UserError(f"teacher.block={block}, but the teacher has {teacher.depth} blocks")
@@ -257,10 +256,7 @@ class TinyMIM(Method):
         teacher = self.teacher
         assert teacher is not None
         images = teacher.normalization(batch.unit_pixels())
-        draws = getattr(teacher, "num_drop_path_draws", 0)
-        noise = None
-        if draws:
-            noise = per_sample_uniform(batch.seeds, draws, Stream.TEACHER_DROP_PATH).T
+        noise = drop_path_noise(teacher, batch.seeds, Stream.TEACHER_DROP_PATH)
         mask = self.mask_of(batch)
         tap = self.target.teacher_tap
         return teacher.tap(

@@ -1,4 +1,4 @@
-"""Whitened targets: layer normalisation without affine parameters (feature distillation; spec 5)."""
+"""Whitened targets: layer normalisation without affine parameters (spec 5)."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

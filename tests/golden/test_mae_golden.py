@@ -1,0 +1,98 @@
+"""MAE against the published code: tables, masks, forward, gradients."""
+
+import pytest
+import torch
+from names import mae_state
+
+from vistill.methods.mae import TrainedMAE
+from vistill.models.positions import resize_position_table, sincos_2d
+from vistill.models.vit import VisionTransformer
+from vistill.views.masking import gather_tokens, random_mask
+from vistill.views.patches import pixel_patches, unpatch_pixels
+
+
+def build_mae(config: dict, state: dict) -> TrainedMAE:
+    student = VisionTransformer(
+        image_size=config["img_size"],
+        patch_size=config["patch_size"],
+        embed_dim=config["embed_dim"],
+        depth=config["depth"],
+        num_heads=config["num_heads"],
+        mlp_ratio=config["mlp_ratio"],
+    )
+    decoder = {
+        "embed_dim": config["decoder_embed_dim"],
+        "depth": config["decoder_depth"],
+        "num_heads": config["decoder_num_heads"],
+    }
+    trained = TrainedMAE(student, config["mask_ratio"], config["norm_pix_loss"], decoder)
+    trained.to(next(iter(state.values())).dtype)
+    trained.load_state_dict(mae_state(state), strict=True)
+    return trained
+
+
+def test_sincos_table(golden):
+    case = golden("pos_embed_sincos")
+    for dim, grid, class_token in case.config["grid"]:
+        table = sincos_2d(dim, (grid, grid), int(class_token))[0]
+        expected = case.output[f"d{dim}_g{grid}_c{int(class_token)}"]
+        torch.testing.assert_close(table, expected.double(), atol=case.atol, rtol=case.rtol)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_position_table_resize(golden, direction):
+    case = golden(f"pos_embed_interpolate_{direction}")
+    source, target = case.config["src"], case.config["dst"]
+    table = resize_position_table(
+        case.inputs["pos_embed"], case.config["extra"], (source, source), (target, target)
+    )
+    torch.testing.assert_close(table, case.output["pos_embed"], atol=case.atol, rtol=case.rtol)
+
+
+def test_patches_and_back(golden):
+    case = golden("mae_patchify")
+    patch = case.config["patch_size"]
+    patches = pixel_patches(case.inputs["imgs"], patch)
+    assert torch.equal(patches, case.output["patches"])
+    side = case.config["img_size"] // patch
+    assert torch.equal(unpatch_pixels(patches, patch, (side, side)), case.output["imgs_back"])
+
+
+@pytest.mark.parametrize("name", ["mae_random_masking", "mae_random_masking_float_truncation"])
+def test_random_mask(golden, name):
+    case = golden(name)
+    mask = random_mask(case.inputs["noise"], case.config["mask_ratio"])
+    assert mask.visible.shape[1] == case.info["len_keep"]
+    assert torch.equal(mask.visible, case.output["ids_keep"])
+    assert torch.equal(mask.restore, case.output["ids_restore"])
+    assert torch.equal(mask.hidden, case.output["mask"])
+    assert torch.equal(gather_tokens(case.inputs["x"], mask.visible), case.output["x_masked"])
+
+
+@pytest.mark.parametrize(
+    "name", ["mae_forward_normpix", "mae_forward_rawpix", "mae_forward_normpix_float64"]
+)
+def test_forward_and_gradients(golden, name):
+    case = golden(name)
+    trained = build_mae(case.config, case.state)
+    result = trained.reconstruct(case.inputs["imgs"], case.inputs["noise"])
+    found = {
+        "latent": result.latent,
+        "pred": result.prediction,
+        "target": result.target,
+        "mask": result.mask.hidden,
+        "ids_restore": result.mask.restore,
+        "loss": result.loss,
+    }
+    for key, expected in case.output.items():
+        torch.testing.assert_close(
+            found[key], expected, atol=case.atol, rtol=case.rtol, check_dtype=False
+        )
+    result.loss.backward()
+    parameters = dict(trained.named_parameters())
+    for key, expected in mae_state(case.grad).items():
+        torch.testing.assert_close(
+            parameters[key].grad, expected, atol=case.atol, rtol=case.rtol, msg=key
+        )
+    for key in mae_state(dict.fromkeys(case.info["grad_none"])):
+        assert parameters[key].grad is None
