@@ -83,9 +83,7 @@ def build_config(
         hint = ""
         if ("method", "name") in overrides and "method" in raw:
             name = overrides["method", "name"]
-            hint = (
-                f"; method={name} in place of method.name={name} drops the recipe's method section"
-            )
+            hint = f"; write method={name} to drop the recipe's method section"
         raise UserError(count + "; ".join(problems) + hint) from None
 
 

@@ -67,7 +67,8 @@ def _explain(problem: ErrorDetails, key: str, chosen: str | None, schema: type[B
     if kind == "extra_forbidden":
         return _unknown_key(key, chosen, schema)
     if kind == "value_error":
-        return str(context["error"])
+        whole = key in ("", "method")  # such a sentence names its settings itself
+        return str(context["error"]) if whole else f"{key} {context['error']}"
     if kind == "union_tag_invalid":
         names = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
         return f"unknown {key} {context['tag']!r}{did_you_mean(str(context['tag']), names)}"

@@ -1,13 +1,29 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
 
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"must go from small to large, not {bounds[0]:g} to {bounds[1]:g}")
+    return bounds
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
@@ -62,9 +78,9 @@ class DataConfig(Section):
     """A folder, a `.txt`/`.csv`/`.parquet` list, one or more `.tar` shards (glob), or a `.zip`."""
     image_size: PositiveInt = Field(default=224)
     """Side of the square crop in pixels."""
-    crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(default=(0.2, 1.0))
+    crop_scale: Range = Field(default=(0.2, 1.0))
     """Smallest and largest share of the picture's area that a random crop covers."""
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field(default=(3 / 4, 4 / 3))
+    crop_ratio: Range = Field(default=(3 / 4, 4 / 3))
     """Smallest and largest aspect ratio of a random crop."""
     interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
     """How crops are resized."""
@@ -91,7 +107,7 @@ class OptimConfig(Section):
     """Epochs of linear warm-up from zero."""
     weight_decay: float = Field(default=0.05, ge=0.0)
     """For matrices and tokens; biases and 1-D parameters never decay."""
-    betas: tuple[float, float] = Field(default=(0.9, 0.95))
+    betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95))
     """AdamW's running averages."""
     eps: PositiveFloat = Field(default=1e-8)
     """AdamW's denominator guard."""
@@ -146,3 +162,12 @@ class RunConfig(Section):
     """Everything random in the run derives from this number."""
     chain: tuple[str, ...] | None = Field(default=None)
     """Students of a sequential distillation, largest first: each teaches the next."""
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> Self:
+        if self.optim.warmup_epochs > self.train.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs={self.optim.warmup_epochs:g} is longer than the "
+                f"train.epochs={self.train.epochs} of the run"
+            )
+        return self

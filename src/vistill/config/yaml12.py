@@ -40,12 +40,14 @@ class _Loader(yaml.SafeLoader):
         return super().resolve(kind, value, implicit)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for (key, _), name in zip(node.value, keys, strict=False):
-            if keys.count(name) > 1:
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{name!r} is set twice", problem_mark=key.start_mark
                 )
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 

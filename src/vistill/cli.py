@@ -1,0 +1,241 @@
+"""The command line: parses words, calls the function of the same name in `vistill.api`, prints."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from vistill import __version__
+from vistill.errors import UserError
+
+N = TypeVar("N", int, float)
+
+app = typer.Typer(
+    name="vistill",
+    help="Distil a large pretrained vision model into a small one that fine-tunes better.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="The papers' settings: list, show, copy.", rich_markup_mode=None)
+app.add_typer(recipes_app, name="recipes")
+
+# typer exports only this subclass of the class that all its usage errors have.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"vistill {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def pretrain(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[METHOD_OR_RECIPE] [KEY=VALUE]...",
+            help="A method, a recipe (see 'vistill recipes list') or a .yaml file; then settings "
+            "laid over it, such as optim.lr=1e-3 or method.relation.pairs=[qk,vv].",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Pictures: a folder, list (.txt .csv .parquet), .tar shards or .zip."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same resumes.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="timm/NAME[:pretrained], run:PATH or file:PATH.")
+    ] = None,
+    teacher_weights: Annotated[
+        str | None, typer.Option(help="'random' for a teacher without pretrained weights.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="vit_small, ... or timm/NAME.")] = None,
+    chain: Annotated[
+        str | None,
+        typer.Option(help="Students a,b,c of a sequential distillation, largest first."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Move an existing run aside and start anew.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the settings, write nothing.")
+    ] = False,
+) -> None:
+    """Pre-train a student, with a teacher where the method has one."""
+    from vistill import api
+
+    names = [word for word in words or [] if "=" not in word]
+    if len(names) > 1:
+        raise UserError(
+            f"{names[1]!r} is neither key=value nor the method or recipe, which is {names[0]!r}"
+        )
+    if out is None:
+        raise UserError("pretrain needs a folder to write to: give --out DIR")
+    result = api.pretrain(
+        names[0] if names else None,
+        data=data,
+        out=out,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+        student=student,
+        chain=chain,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        overrides=[word for word in words or [] if "=" in word],
+    )
+    if result is not None:
+        typer.echo(str(result))
+
+
+@app.command()
+def evaluate(
+    backbone: Annotated[
+        str, typer.Argument(help="A run folder, run:PATH, file:PATH, timm/NAME[:pretrained].")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Evaluation settings.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled pictures; subfolders train/ and val/ or test/ are used."),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Test pictures; default: a stratified part of --data.")
+    ] = None,
+    protocols: Annotated[str, typer.Option(help="Any of knn,linear,finetune.")] = "knn,linear",
+    labels: Annotated[str, typer.Option(help="Shares of the labels, such as 0.01,0.1,1.")] = "1",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="Same architecture with fresh weights.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+) -> None:
+    """Measure a backbone by nearest neighbours, linear probe or fine-tuning."""
+    from vistill import api
+
+    if data is None:
+        raise UserError("evaluate needs labelled pictures: give --data PATH")
+    result = api.evaluate(
+        backbone,
+        data=data,
+        test=test,
+        protocols=_split(protocols),
+        labels=_numbers(labels, "--labels", float),
+        seeds=_numbers(seeds, "--seeds", int),
+        random_init=random_init,
+        out=out,
+        overrides=overrides or (),
+    )
+    typer.echo(str(result))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="What to export.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
+    format: Annotated[str, typer.Option(help="timm, torch or onnx.")] = "timm",
+    which: Annotated[str, typer.Option(help="best or last, of a run.")] = "best",
+) -> None:
+    """Write a trained backbone for use elsewhere."""
+    from vistill import api
+
+    if out is None:
+        raise UserError("export needs a folder to write to: give --out DIR")
+    for path in api.export(source, out=out, format=format, which=which):
+        typer.echo(str(path))
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """Name every recipe with what it is."""
+    from vistill import api
+
+    for name, title in api.recipes.list().items():
+        typer.echo(f"{name:<16} {title}")
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="Name of the recipe.")]) -> None:
+    """Print a recipe."""
+    from vistill import api
+
+    typer.echo(api.recipes.show(name), nl=False)
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[str, typer.Argument(help="Name of the recipe.")],
+    path: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
+) -> None:
+    """Write a recipe to a file of your own, to change it there."""
+    from vistill import api
+
+    typer.echo(str(api.recipes.copy(name, path)))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path(
+        "vistill-demo"
+    ),
+) -> None:
+    """Distil a small student on the packaged pictures and compare it with one taught by nobody."""
+    from vistill import api
+
+    api.demo(out=out)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
+    try:
+        return [kind(part) for part in _split(text)]
+    except ValueError:
+        raise UserError(f"{option} must be numbers separated by commas, not {text!r}") from None
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: done; 1: training stopped on a fault; 2: the user can mend it, one sentence on stderr;
+    130 and 143: interrupted after saving. Other exceptions keep their traceback.
+    """
+    try:
+        code = app(words, standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except _UsageError as error:
+        return _fail(error.format_message(), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if "torch" not in sys.modules:  # then training has not begun
+            raise
+        from vistill.training.errors import Interrupted, TrainingError
+
+        if isinstance(error, Interrupted):
+            typer.echo(str(error), err=True)
+            return error.exit_code
+        if isinstance(error, TrainingError):
+            return _fail(str(error), 1)
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""YAML is read by the scalar rules of YAML 1.2, and mistakes are told with their line."""
+
+import math
+
+import pytest
+
+from vistill.config.yaml12 import load_yaml, parse_scalar
+from vistill.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4),
+        ("1.5e-4", 1.5e-4),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("012", 12),
+        ("0o14", 12),
+        ("0xC", 12),
+        ("-3", -3),
+        ("no", "no"),
+        ("on", "on"),
+        ("Yes", "Yes"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("2024-01-01", "2024-01-01"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("*.tar", "*.tar"),
+    ],
+)
+def test_plain_words(text: str, value: object) -> None:
+    assert parse_scalar(text) == value
+    assert type(parse_scalar(text)) is type(value)
+    if not text.startswith("*"):
+        assert load_yaml(f"key: {text}", "x.yaml") == {"key": value}
+
+
+def test_special_floats() -> None:
+    assert parse_scalar("-.inf") == -math.inf
+    assert math.isnan(parse_scalar(".nan"))  # type: ignore[arg-type]
+
+
+def test_quoted_words_stay_text() -> None:
+    assert load_yaml("a: '12'\nb: \"null\"", "x.yaml") == {"a": "12", "b": "null"}
+
+
+def test_a_key_said_twice_is_told_with_its_line() -> None:
+    with pytest.raises(UserError, match=r"x\.yaml, line 3: 'lr' is set twice"):
+        load_yaml("optim:\n  lr: 1\n  lr: 2\n", "x.yaml")
+
+
+def test_broken_yaml_is_told_with_its_line() -> None:
+    with pytest.raises(UserError, match=r"x\.yaml, line 2"):
+        load_yaml("a: [1, 2\nb: 3: 4\n", "x.yaml")
+
+
+def test_objects_are_not_built() -> None:
+    with pytest.raises(UserError, match=r"x\.yaml, line 1"):
+        load_yaml("!!python/object/apply:os.getcwd []", "x.yaml")
