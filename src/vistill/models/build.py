@@ -1,0 +1,159 @@
+"""Models by name: students, teachers and saved backbones, all from one string."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone
+from vistill.models.sizes import VIT_SIZES
+from vistill.models.vit import VisionTransformer
+
+
+def model_names() -> list[str]:
+    """Students that need no further sizes."""
+    return list(VIT_SIZES)
+
+
+def create_backbone(
+    spec: str,
+    *,
+    image_size: int = 224,
+    patch_size: int = 16,
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    mlp_ratio: float = 4.0,
+    class_token: bool = True,
+    position: Literal["sincos", "learned"] = "sincos",
+) -> Backbone:
+    """A model with fresh weights.
+
+    Args:
+        spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; or `timm/NAME`.
+        image_size: side of the square input.
+        patch_size: side of a patch.
+        embed_dim, depth, num_heads: override the named size.
+        mlp_ratio: hidden width of the MLP over the token width.
+        class_token: whether a class token leads the sequence.
+        position: fixed sine-cosine table, or a learned one.
+
+    Raises:
+        UserError: for an unknown name or sizes that do not go together.
+    """
+    if spec.startswith("timm/"):
+        from vistill.models.timm_models import timm_backbone
+
+        return timm_backbone(spec.removeprefix("timm/"), pretrained=False, image_size=image_size)
+    given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    if spec in VIT_SIZES:
+        sizes = VIT_SIZES[spec]._asdict() | {k: v for k, v in given.items() if v is not None}
+    elif spec == "vit":
+        missing = [f"student.{name}" for name, value in given.items() if value is None]
+        if missing:
+            raise UserError(f"student.model=vit also needs {', '.join(missing)}")
+        sizes = {k: v for k, v in given.items() if v is not None}
+    else:
+        raise UserError(
+            f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit and timm/NAME"
+        )
+    try:
+        return VisionTransformer(
+            image_size=image_size,
+            patch_size=patch_size,
+            mlp_ratio=mlp_ratio,
+            class_token=class_token,
+            position=position,
+            **sizes,
+        )
+    except ValueError as error:
+        raise UserError(f"student {spec}: {error}") from error
+
+
+def rebuild(build: dict[str, Any]) -> Backbone:
+    """The architecture that `Backbone.build` describes, with fresh weights."""
+    if build["name"] == "vit":
+        return VisionTransformer(**build["args"])
+    if build["name"] == "timm":
+        from vistill.models.timm_models import timm_backbone
+
+        return timm_backbone(**build["args"], pretrained=False)
+    raise UserError(f"unknown kind of model {build['name']!r} in a saved backbone")
+
+
+def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Backbone:
+    """A model with weights, from wherever they are.
+
+    Args:
+        spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH[,num_heads=N]`
+            (published MAE and TinyMIM checkpoints, or a plain state dict), `timm/NAME:pretrained`
+            or `timm/NAME` (random weights), the name of a ViT (random), or a `Backbone`.
+        image_size: side of the inputs; None: the model's own. Position tables are resized.
+
+    Raises:
+        UserError: if there is no such model or its weights do not fit.
+    """
+    if isinstance(spec, Backbone):
+        model = spec
+    elif spec.startswith("run:"):
+        from vistill.models.export import read_backbone
+
+        model = read_backbone(Path(spec.removeprefix("run:")))
+    elif spec.startswith("file:"):
+        model = _from_file(spec.removeprefix("file:"))
+    elif spec.startswith("timm/"):
+        from vistill.models.timm_models import timm_backbone
+
+        name, _, weights = spec.removeprefix("timm/").partition(":")
+        if weights not in ("", "pretrained"):
+            raise UserError(f"{spec}: only ':pretrained' may follow a timm name, not ':{weights}'")
+        return timm_backbone(name, pretrained=weights == "pretrained", image_size=image_size)
+    elif spec in VIT_SIZES:
+        return create_backbone(spec, image_size=image_size or 224)
+    else:
+        raise UserError(
+            f"unknown model {spec!r}; write timm/NAME:pretrained, run:DIR, file:PATH or one of "
+            f"{', '.join(VIT_SIZES)}"
+        )
+    if image_size is not None and model.image_size != (image_size, image_size):
+        if not isinstance(model, VisionTransformer):
+            raise UserError(
+                f"the model was built for {model.image_size[0]} pixels, not {image_size}"
+            )
+        try:
+            model.resize(image_size)
+        except ValueError as error:
+            raise UserError(f"{spec}: {error}") from error
+    return model
+
+
+def load_teacher(
+    spec: str | Backbone, *, weights: Literal["random"] | None = None, image_size: int | None = None
+) -> Backbone:
+    """`load_backbone`, refusing a model whose weights nobody trained unless `weights="random"`.
+
+    Raises:
+        UserError: also if the weights are random and `weights` does not say so.
+    """
+    teacher = load_backbone(spec, image_size=image_size)
+    if teacher.origin.endswith("random") and weights != "random":
+        hint = f"{spec}:pretrained" if str(spec).startswith("timm/") else "run:DIR or file:PATH"
+        raise UserError(
+            f"the teacher {spec} would have random weights; write {hint}, "
+            "or say --teacher-weights random if that is what you want"
+        )
+    return teacher
+
+
+def _from_file(reference: str) -> VisionTransformer:
+    from vistill.models.checkpoints import read_state_dict, vit_from_state
+
+    path, _, option = reference.partition(",num_heads=")
+    if option and not option.isdigit():
+        raise UserError(f"file:{reference}: num_heads must be a whole number, not {option!r}")
+    state = read_state_dict(Path(path))
+    try:
+        model = vit_from_state(state, path, int(option) if option else None)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    model.origin = f"file {path}"
+    return model

@@ -1,0 +1,108 @@
+"""timm models as backbones: plain ViTs become our own ViT, other transformers are read by hooks."""
+
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import nn
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone, Normalization
+from vistill.models.hooked import ModuleBackbone, same_outputs
+from vistill.models.vit import VisionTransformer
+
+
+def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Backbone:
+    """Build a timm transformer.
+
+    Args:
+        name: timm's model name, with or without a weight tag.
+        pretrained: load timm's published weights (may download).
+        image_size: side of the inputs; None: the model's own.
+
+    Raises:
+        UserError: if timm does not know the name, cannot get the weights, or the model has no
+            transformer blocks to read.
+    """
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:3] or _nearest(name)
+        raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
+    sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    try:
+        module = timm.create_model(name, pretrained=pretrained, num_classes=0, **sizes)
+    except TypeError as error:
+        raise UserError(f"timm/{name} cannot be built for images of {image_size} pixels") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the weights of timm/{name} could not be loaded: {reason}") from error
+    origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
+    build = {"name": "timm", "args": {"name": name, "image_size": image_size}}
+    hooked = _hooked(module, name, origin, build)
+    if isinstance(module, TimmViT):
+        plain = _as_plain_vit(module, hooked)
+        if plain is not None:
+            plain.origin = origin
+            return plain
+    return hooked
+
+
+def _nearest(name: str) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
+
+
+def _hooked(module: nn.Module, name: str, origin: str, build: dict[str, Any]) -> ModuleBackbone:
+    blocks = getattr(module, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(blocks[0], "attn"):
+        raise UserError(
+            f"timm/{name} has no list of transformer blocks; wrap it in "
+            "vistill.models.hooked.ModuleBackbone and name its parts"
+        )
+    first = blocks[0]
+    config = module.pretrained_cfg
+    fused = isinstance(getattr(first.attn, "qkv", None), nn.Linear)
+    # The configured size goes stale when another one is asked for; the patch embedding knows.
+    size = getattr(module.patch_embed, "img_size", None) or config["input_size"][1:]
+    return ModuleBackbone(
+        module,
+        blocks="blocks",
+        width=module.num_features,
+        image_size=tuple(size),
+        num_heads=getattr(first.attn, "num_heads", 0),
+        num_prefix_tokens=getattr(module, "num_prefix_tokens", 0),
+        norm="norm" if isinstance(getattr(module, "norm", None), nn.LayerNorm) else None,
+        attention="attn",
+        mlp="mlp" if hasattr(first, "mlp") else None,
+        qkv="attn.qkv" if fused else None,
+        normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
+        origin=origin,
+        build=build,
+    )
+
+
+def _as_plain_vit(module: TimmViT, hooked: ModuleBackbone) -> VisionTransformer | None:
+    """The same network as our own ViT, or None where it has parts that ours has not."""
+    state = module.state_dict()
+    block = module.blocks[0]
+    scale = getattr(getattr(block, "ls1", None), "gamma", None)
+    plain = VisionTransformer(
+        image_size=hooked.image_size,
+        patch_size=module.patch_embed.patch_size[0],
+        embed_dim=hooked.width,
+        depth=hooked.depth,
+        num_heads=hooked.num_heads[0],
+        mlp_ratio=block.mlp.fc1.out_features / hooked.width,
+        class_token="cls_token" in state,
+        position="learned" if "pos_embed" in state else "none",
+        layer_scale=None if scale is None else 1.0,
+        normalization=hooked.normalization,
+    )
+    own = plain.state_dict()
+    norm = {name: own[name] for name in ("norm.weight", "norm.bias") if name not in state}
+    state |= norm
+    same_names = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items()}
+    if not same_names:
+        return None
+    plain.load_state_dict(state)
+    return plain if same_outputs(plain, hooked) else None
