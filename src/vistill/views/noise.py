@@ -19,6 +19,8 @@ class Stream(IntEnum):
     COLOR_JITTER = 3
     RANDOM_ERASING = 4
     TEACHER_DROP_PATH = 5
+    MIXING = 6
+    ERASING_NOISE = 7
 
 
 def _signed(value: int) -> int:
