@@ -46,7 +46,7 @@ def per_sample_uniform(
     seeds: Int[Tensor, " b"], count: int, stream: Stream
 ) -> Float[Tensor, "b count"]:
     """Uniform draws in [0, 1) with 24 bits, `count` for every sample, on the device of `seeds`."""
-    state = _mix(seeds + int(stream) * _GAMMA)
+    state = _mix(seeds + _signed(int(stream) * _GAMMA % (1 << 64)))
     steps = torch.arange(1, count + 1, device=seeds.device) * _GAMMA
     bits = _shift_right(_mix(state[:, None] + steps), 40)
     return bits.to(torch.float32) / (1 << 24)
