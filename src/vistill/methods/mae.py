@@ -15,7 +15,6 @@ from vistill.views.masking import Mask, random_mask
 from vistill.views.noise import Stream, per_sample_uniform
 from vistill.views.patches import pixel_patches
 
-
 DECODER = {"embed_dim": 512, "depth": 8, "num_heads": 16}
 
 
@@ -65,6 +64,8 @@ class Painter(nn.Module):
 
 class TrainedMAE(TrainedModule):
     """Encoder on visible patches, decoder, reconstruction loss."""
+
+    student: VisionTransformer
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """TinyMIM (Ren et al., arXiv 2301.01296; spec 4-6): distil an intermediate block of a
 masked-image-modelling teacher into the last block of a student, by token relations by default."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ from vistill.views.noise import Stream, per_sample_uniform
 
 Pair = Literal["qk", "qq", "kk", "vv"]
 _QKV_INDEX = {"q": 0, "k": 1, "v": 2}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "relation": {"pairs": ("qk", "vv"), "softmax": True, "heads": None},
+    "feature": {"kind": "block", "residual": False},
+    "class_token": {"loss": "kl"},
+    "aux_mim": {"weight": 0.0, "norm_pixels": True, "decoder": DECODER},
+}
 _CLASS_TOKEN_LOSSES = {"kl": softmax_kl, "mse": mse, "smooth_l1": smooth_l1}
 
 
@@ -62,6 +68,35 @@ def feature_tap(kind: str, residual: bool, block: int, depth: int) -> Tap:
     return Tap(*taps[kind])
 
 
+def choose_target(
+    kind: Literal["relation", "feature", "class_token"],
+    student: Backbone,
+    teacher: Backbone,
+    block: int,
+    options: Mapping[str, Mapping[str, Any]],
+) -> Target:
+    """The target that the switches describe, at `block` of the teacher.
+
+    Raises:
+        UserError: if both sides cannot be split into the same number of heads.
+    """
+    relation, feature = options["relation"], options["feature"]
+    if kind == "relation":
+        num_heads = relation["heads"] or teacher.num_heads[block - 1]
+        _check_heads(num_heads, student.width, teacher.width)
+        taps = Tap("qkv", block), Tap("qkv", student.depth)
+        return Target(kind, *taps, tuple(relation["pairs"]), num_heads, relation["softmax"])
+    if kind == "feature":
+        names = feature["kind"], feature["residual"]
+        return Target(
+            kind,
+            feature_tap(*names, block, teacher.depth),
+            feature_tap(*names, student.depth, student.depth),
+        )
+    taps = Tap("norm", teacher.depth), Tap("norm", student.depth)
+    return Target(kind, *taps, class_token_loss=options["class_token"]["loss"])
+
+
 class TrainedTinyMIM(TrainedModule):
     """Student, feature projectors and, with auxiliary reconstruction, the MAE decoder."""
 
@@ -89,20 +124,15 @@ class TrainedTinyMIM(TrainedModule):
             linear_projector(student.width, teacher_width) for _ in range(count)
         )
 
-    def mask(self, batch: Batch) -> Mask | None:
-        """Which patches both sides see; None: all of them."""
-        if self.mask_ratio is None:
-            return None
-        length = getattr(self.student, "num_patches")  # noqa: B009 - not every Backbone has it
-        return random_mask(per_sample_uniform(batch.seeds, length, Stream.MASK), self.mask_ratio)
-
     def forward(self, batch: Batch, targets: Tensor) -> Losses:
         pixels = batch.unit_pixels()
         if self.jitter is not None and self.training:
             pixels = color_jitter(pixels, batch.seeds, self.jitter)
         images = self.student.normalization(pixels)
         noise = drop_path_noise(self.student, batch.seeds, Stream.DROP_PATH)
-        return self.compare(images, targets, self.mask(batch), noise)
+        return self.compare(
+            images, targets, shared_mask(self.student, batch, self.mask_ratio), noise
+        )
 
     def compare(
         self,
@@ -152,6 +182,14 @@ class TrainedTinyMIM(TrainedModule):
         return {"feature": smooth_l1(self.projectors[0](student), whiten(teacher))}
 
 
+def shared_mask(student: Backbone, batch: Batch, mask_ratio: float | None) -> Mask | None:
+    """Which patches both sides see; None: all of them."""
+    if mask_ratio is None:
+        return None
+    length = cast("VisionTransformer", student).num_patches
+    return random_mask(per_sample_uniform(batch.seeds, length, Stream.MASK), mask_ratio)
+
+
 def _factors(qkv: Float[Tensor, "b n 3 d"], pair: Pair) -> tuple[Tensor, Tensor]:
     return qkv[:, :, _QKV_INDEX[pair[0]]], qkv[:, :, _QKV_INDEX[pair[1]]]
 
@@ -192,72 +230,52 @@ class TinyMIM(Method):
         input: Literal["raw", "masked"] = "raw",
         mask_ratio: float = 0.75,
         aux_mim: Mapping[str, Any] | None = None,
-        student_color_jitter: Sequence[float] | None = (0.4, 0.4, 0.4),
+        student_color_jitter: tuple[float, float, float] | None = (0.4, 0.4, 0.4),
         teacher_block: int | None = None,
         student_drop_path: float = 0.1,
         teacher_drop_path: float = 0.0,
     ) -> None:
-        relation = {"pairs": ("qk", "vv"), "softmax": True, "heads": None} | dict(relation or {})
-        feature = {"kind": "block", "residual": False} | dict(feature or {})
-        class_token = {"loss": "kl"} | dict(class_token or {})
-        aux_mim = {"weight": 0.0, "norm_pixels": True, "decoder": DECODER} | dict(aux_mim or {})
+        options = {
+            name: default | dict(given or {})
+            for (name, default), given in zip(
+                _DEFAULTS.items(), (relation, feature, class_token, aux_mim), strict=True
+            )
+        }
         block = teacher_block or (18 if teacher.depth == 24 else teacher.depth)
         if block > teacher.depth:
             raise UserError(f"teacher.block={block}, but the teacher has {teacher.depth} blocks")
-        if target == "relation":
-            num_heads = relation["heads"] or teacher.num_heads[block - 1]
-            _check_heads(num_heads, student.width, teacher.width)
-            taps = Tap("qkv", block), Tap("qkv", student.depth)
-        elif target == "feature":
-            num_heads = 1
-            kind, residual = feature["kind"], feature["residual"]
-            taps = (
-                feature_tap(kind, residual, block, teacher.depth),
-                feature_tap(kind, residual, student.depth, student.depth),
-            )
-        else:
-            num_heads = 1
-            taps = Tap("norm", teacher.depth), Tap("norm", student.depth)
-        chosen = Target(
-            target,
-            *taps,
-            pairs=tuple(relation["pairs"]),
-            num_heads=num_heads,
-            softmax=relation["softmax"],
-            class_token_loss=class_token["loss"],
-        )
+        chosen = choose_target(target, student, teacher, block, options)
         _check_fit(student, teacher, chosen, masked=input == "masked")
 
         rates = [student_drop_path] * (student.depth - 1) + [0.0]
         _set_drop_path(student, rates, "student")
+        aux = options["aux_mim"]
         painter = None
-        if aux_mim["weight"] > 0:
+        if aux["weight"] > 0:
             if not isinstance(student, VisionTransformer) or input == "raw":
                 raise UserError("method.aux_mim needs method.input=masked and a plain ViT student")
-            painter = Painter(student, aux_mim["decoder"], aux_mim["norm_pixels"])
-        jitter = None if student_color_jitter is None else tuple(student_color_jitter)
+            painter = Painter(student, aux["decoder"], aux["norm_pixels"])
         trained = TrainedTinyMIM(
             student,
             chosen,
             teacher.width,
             mask_ratio if input == "masked" else None,
-            jitter,  # type: ignore[arg-type]
+            student_color_jitter,
             painter,
-            aux_mim["weight"],
+            aux["weight"],
         )
         super().__init__(trained, teacher)
         self.target = chosen
+        self.mask_ratio = trained.mask_ratio
         if teacher_drop_path > 0:
             _set_drop_path(teacher, [teacher_drop_path] * teacher.depth, "teacher")
             teacher.train()
-        self.mask_of = trained.mask
 
     def targets(self, batch: Batch) -> Tensor:
-        teacher = self.teacher
-        assert teacher is not None
+        teacher = cast("Backbone", self.teacher)
         images = teacher.normalization(batch.unit_pixels())
         noise = drop_path_noise(teacher, batch.seeds, Stream.TEACHER_DROP_PATH)
-        mask = self.mask_of(batch)
+        mask = shared_mask(self.backbone, batch, self.mask_ratio)
         tap = self.target.teacher_tap
         return teacher.tap(
             images,

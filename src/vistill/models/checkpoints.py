@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -41,7 +41,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no weight file {path}")
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
+from torch import nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.build import rebuild
 from vistill.models.checkpoints import load_named
+from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 FORMAT = "vistill-backbone/1"
@@ -48,6 +50,11 @@ def timm_build(backbone: Backbone) -> dict[str, Any] | None:
     return arguments
 
 
+def inner_module(backbone: Backbone) -> nn.Module:
+    """The module whose parameter names the outside world knows: behind an adapter, its model."""
+    return backbone.module if isinstance(backbone, ModuleBackbone) else backbone
+
+
 def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
     """Write the backbone; each file appears whole or not at all.
 
@@ -64,7 +71,7 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
             "a model given as an object without `build` cannot be exported: save its state_dict()"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    module = backbone if isinstance(backbone, VisionTransformer) else backbone.module
+    module = inner_module(backbone)
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     description = {
         "format": FORMAT,
@@ -113,7 +120,7 @@ def read_backbone(folder: Path) -> Backbone:
         raise
     except Exception as error:
         raise UserError(f"cannot read the backbone in {place}: {error}") from error
-    module = model if isinstance(model, VisionTransformer) else model.module
+    module = inner_module(model)
     weights = {
         k: v.to(module.state_dict()[k].dtype) if k in module.state_dict() else v
         for k, v in weights.items()

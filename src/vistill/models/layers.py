@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.tubelet_size = tubelet_size
-        self.proj: nn.Module
+        self.proj: nn.Conv2d | nn.Conv3d
         if tubelet_size is None:
             self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
         else:

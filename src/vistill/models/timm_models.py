@@ -60,31 +60,36 @@ def _hooked(module: nn.Module, name: str, origin: str, build: dict[str, Any]) ->
             "vistill.models.hooked.ModuleBackbone and name its parts"
         )
     first = blocks[0]
-    config = module.pretrained_cfg
+    facts: Any = module  # timm's attributes, which torch types as modules or tensors
+    config = facts.pretrained_cfg
     fused = isinstance(getattr(first.attn, "qkv", None), nn.Linear)
+    # Rotary positions and q/k norms change queries and keys behind that layer.
+    plain_qkv = not hasattr(module, "rope") and isinstance(
+        getattr(first.attn, "q_norm", nn.Identity()), nn.Identity
+    )
     # The configured size goes stale when another one is asked for; the patch embedding knows.
-    size = getattr(module.patch_embed, "img_size", None) or config["input_size"][1:]
+    size = getattr(facts.patch_embed, "img_size", None) or config["input_size"][1:]
     return ModuleBackbone(
         module,
         blocks="blocks",
-        width=module.num_features,
+        width=facts.num_features,
         image_size=tuple(size),
         num_heads=getattr(first.attn, "num_heads", 0),
         num_prefix_tokens=getattr(module, "num_prefix_tokens", 0),
         norm="norm" if isinstance(getattr(module, "norm", None), nn.LayerNorm) else None,
         attention="attn",
         mlp="mlp" if hasattr(first, "mlp") else None,
-        qkv="attn.qkv" if fused else None,
+        qkv="attn.qkv" if fused and plain_qkv else None,
         normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
         origin=origin,
         build=build,
     )
 
 
-def _as_plain_vit(module: TimmViT, hooked: ModuleBackbone) -> VisionTransformer | None:
+def _as_plain_vit(module: Any, hooked: ModuleBackbone) -> VisionTransformer | None:
     """The same network as our own ViT, or None where it has parts that ours has not."""
     state = module.state_dict()
-    block = module.blocks[0]
+    block: Any = module.blocks[0]
     scale = getattr(getattr(block, "ls1", None), "gamma", None)
     plain = VisionTransformer(
         image_size=hooked.image_size,

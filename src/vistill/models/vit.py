@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -86,6 +86,10 @@ class VisionTransformer(Backbone):
         self.initialize()
 
     @property
+    def _typed_blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
@@ -99,7 +103,7 @@ class VisionTransformer(Backbone):
     @property
     def num_heads(self) -> tuple[int, ...]:  # type: ignore[override]
         """Attention heads of each block."""
-        return tuple(block.attn.num_heads for block in self.blocks)
+        return tuple(block.attn.num_heads for block in self._typed_blocks)
 
     @property
     def build(self) -> dict[str, Any]:  # type: ignore[override]
@@ -125,13 +129,13 @@ class VisionTransformer(Backbone):
         if self.position == "none":
             return None
         if self.position == "learned":
-            table = torch.zeros(1, self.num_prefix_tokens + self.num_patches, self.width)
-            return nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            learned = torch.zeros(1, self.num_prefix_tokens + self.num_patches, self.width)
+            return nn.Parameter(nn.init.trunc_normal_(learned, std=0.02))
         if self.tubelet_size is None:
-            table = sincos_2d(self.width, self.grid, self.num_prefix_tokens)
+            fixed = sincos_2d(self.width, self.grid, self.num_prefix_tokens)
         else:
-            table = sincos_1d(self.width, self.num_prefix_tokens + self.num_patches)
-        return nn.Parameter(table.float(), requires_grad=False)
+            fixed = sincos_1d(self.width, self.num_prefix_tokens + self.num_patches)
+        return nn.Parameter(fixed.float(), requires_grad=False)
 
     def initialize(self) -> None:
         """MAE's initialisation (spec 2.1): Xavier-uniform matrices, class token N(0, 0.02²)."""
@@ -156,7 +160,7 @@ class VisionTransformer(Backbone):
         """Split every block into `num_heads`; the weights stay as they are."""
         if self.width % num_heads:
             raise ValueError(f"a width of {self.width} cannot be split into {num_heads} heads")
-        for block in self.blocks:
+        for block in self._typed_blocks:
             block.attn.num_heads = num_heads
 
     def resize(self, image_size: int | tuple[int, int]) -> None:
@@ -189,7 +193,7 @@ class VisionTransformer(Backbone):
             patch_table = self.pos_embed[0, prefix:].to(x.dtype)
             x = x + (patch_table if visible is None else patch_table[visible])
         if self.cls_token is not None:
-            token = self.cls_token
+            token: Tensor = self.cls_token
             if self.pos_embed is not None:
                 token = token + self.pos_embed[:, :prefix]
             x = torch.cat([token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
