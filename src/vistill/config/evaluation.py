@@ -18,66 +18,37 @@ from vistill.config.suggest import did_you_mean
 Protocol = Literal["knn", "linear", "finetune"]
 Pool = Literal["avg", "cls"]
 
-_PUBLISHED: dict[str, Any] = {
-    "min_steps": 0,
-    "global_batch_size": 1024,
-    "lr": None,
-    "min_lr": 1e-6,
-    "crop_scale": (0.08, 1.0),
-    "mixup": 0.8,
-    "cutmix": 1.0,
-    "label_smoothing": 0.1,
-    "random_erasing": 0.25,
-    "rand_augment": "rand-m9-mstd0.5-inc1",
-}
+def _published(
+    epochs: int,
+    base_lr: float,
+    layer_decay: float,
+    drop_path: float,
+    global_batch_size: int = 1024,
+    num_heads: int | None = None,
+) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "min_steps": 0,
+        "global_batch_size": global_batch_size,
+        "base_lr": base_lr,
+        "lr": None,
+        "layer_decay": layer_decay,
+        "drop_path": drop_path,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "crop_scale": (0.08, 1.0),
+        "num_heads": num_heads,
+    }
+
 
 FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
-    "tinymim_base": {
-        **_PUBLISHED,
-        "epochs": 100,
-        "base_lr": 5e-4,
-        "layer_decay": 0.65,
-        "drop_path": 0.2,
-    },
-    "tinymim_small": {
-        **_PUBLISHED,
-        "epochs": 100,
-        "base_lr": 5e-4,
-        "layer_decay": 0.75,
-        "drop_path": 0.1,
-        "global_batch_size": 2048,
-    },
-    "tinymim_tiny": {
-        **_PUBLISHED,
-        "epochs": 100,
-        "base_lr": 1e-3,
-        "layer_decay": 0.8,
-        "drop_path": 0.0,
-        "global_batch_size": 2048,
-        "num_heads": 3,
-    },
-    "mae_base": {
-        **_PUBLISHED,
-        "epochs": 100,
-        "base_lr": 5e-4,
-        "layer_decay": 0.65,
-        "drop_path": 0.1,
-    },
-    "mae_large": {
-        **_PUBLISHED,
-        "epochs": 50,
-        "base_lr": 1e-3,
-        "layer_decay": 0.75,
-        "drop_path": 0.2,
-    },
-    "mae_huge": {
-        **_PUBLISHED,
-        "epochs": 50,
-        "base_lr": 1e-3,
-        "layer_decay": 0.75,
-        "drop_path": 0.3,
-    },
+    "tinymim_base": _published(100, 5e-4, 0.65, 0.2),
+    "tinymim_small": _published(100, 5e-4, 0.75, 0.1, 2048),
+    "tinymim_tiny": _published(100, 1e-3, 0.8, 0.0, 2048, num_heads=3),
+    "mae_base": _published(100, 5e-4, 0.65, 0.1),
+    "mae_large": _published(50, 1e-3, 0.75, 0.2),
+    "mae_huge": _published(50, 1e-3, 0.75, 0.3),
 }
 """What a recipe sets; the fields' own defaults are `small`. The learning rate, batch and layer decay
 of `tinymim_small` and `tinymim_tiny` are ours: their authors published none."""

@@ -1,0 +1,156 @@
+"""Top-k accuracy and honest intervals: Wilson's for one test set, Student's across seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_Z95 = 1.959963984540054
+_T95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+)  # fmt: skip
+"""97.5 % quantiles of Student's t for 1 to 20 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one protocol, label budget and seed.
+
+    Attributes:
+        protocol: `knn`, `linear` or `finetune`.
+        budget: as asked for, a share or `N/class`.
+        labels_used: labelled pictures learned from.
+        seed: drew the labels, the head and the order.
+        top1, top5: accuracy in [0, 1]; top5 is None with five classes or fewer.
+        low, high: 95 % Wilson interval of top1.
+        n_test: pictures tested.
+        seconds: wall-clock time, without feature extraction that protocols share.
+        broken: names of unreadable test pictures, which were left out.
+    """
+
+    protocol: str
+    budget: float | str
+    labels_used: int
+    seed: int
+    top1: float
+    top5: float | None
+    low: float
+    high: float
+    n_test: int
+    seconds: float
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of one protocol and budget over all seeds.
+
+    `interval` says what `low` and `high` are: with one seed Wilson's interval of the test set, with
+    several Student's interval of the mean over seeds (which knows nothing of the test set's size).
+    """
+
+    protocol: str
+    budget: float | str
+    labels_used: int
+    seeds: tuple[int, ...]
+    top1: float
+    top5: float | None
+    low: float
+    high: float
+    interval: Literal["wilson", "t"]
+    n_test: int
+
+
+def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) -> int:
+    """How many samples have their label among the k highest scores.
+
+    Ties go to the lower class; a class whose score is not finite is never a hit.
+    """
+    own = scores.gather(1, labels[:, None])
+    classes = torch.arange(scores.shape[1], device=scores.device)
+    before = (scores > own) | ((scores == own) & (classes < labels[:, None]))
+    return int(((before.sum(dim=1) < k) & own[:, 0].isfinite()).sum())
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); it stays inside [0, 1] and works for 0 and n."""
+    share = hits / n
+    spread = _Z95**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of at least two values and its 95 % interval by Student's t distribution."""
+    freedom = len(values) - 1
+    # Beyond the table 1.96 + 2.5/ν is within 0.001 of the exact quantile.
+    quantile = _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + 2.5 / freedom
+    mean, half = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def score(
+    scores: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    protocol: str,
+    budget: float | str,
+    labels_used: int,
+    seed: int,
+    seconds: float,
+    broken: tuple[str, ...] = (),
+) -> Score:
+    """Turn class scores of the test pictures into a `Score`."""
+    n = len(labels)
+    hits = top_k_hits(scores, labels, 1)
+    low, high = wilson_interval(hits, n)
+    return Score(
+        protocol=protocol,
+        budget=budget,
+        labels_used=labels_used,
+        seed=seed,
+        top1=hits / n,
+        top5=top_k_hits(scores, labels, 5) / n if scores.shape[1] > 5 else None,
+        low=low,
+        high=high,
+        n_test=n,
+        seconds=seconds,
+        broken=broken,
+    )
+
+
+def summarize(scores: Sequence[Score]) -> list[Summary]:
+    """One `Summary` per protocol and budget, in the order of first appearance."""
+    groups: dict[tuple[str, float | str], list[Score]] = {}
+    for one in scores:
+        groups.setdefault((one.protocol, one.budget), []).append(one)
+    summaries = []
+    for (protocol, budget), group in groups.items():
+        first = group[0]
+        mean, low, high = first.top1, first.low, first.high
+        if len(group) > 1:
+            mean, low, high = t_interval([one.top1 for one in group])
+        top5 = [one.top5 for one in group if one.top5 is not None]
+        summaries.append(
+            Summary(
+                protocol=protocol,
+                budget=budget,
+                labels_used=first.labels_used,
+                seeds=tuple(one.seed for one in group),
+                top1=mean,
+                top5=fmean(top5) if top5 else None,
+                low=low,
+                high=high,
+                interval="t" if len(group) > 1 else "wilson",
+                n_test=first.n_test,
+            )
+        )
+    return summaries
