@@ -1,0 +1,240 @@
+"""Several ranks as one: where this process stands, and `method.trained` under DDP or FSDP2."""
+
+import atexit
+import copy
+import datetime
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vistill.errors import UserError
+from vistill.methods.base import Method, TrainedModule
+from vistill.training.errors import TrainingError
+
+T = TypeVar("T")
+
+# Rank 0 alone evaluates and exports; the others may have to wait for hours without an alarm.
+_PATIENCE = datetime.timedelta(days=7)
+
+
+@functools.cache
+def _control() -> dist.ProcessGroup:
+    """A gloo group for small Python objects, beside the group that moves gradients."""
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all ranks of a run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the rank that writes and prints."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """`value` of every rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=_control())
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """`value` of rank 0, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=_control())
+        return box[0]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Let rank 0 alone do `work`; what it returns, or raises, on every rank."""
+        if self.size == 1:
+            return work()
+        result: T | None = None
+        error: Exception | None = None
+        try:
+            result = work() if self.main else None
+        except Exception as raised:
+            error = raised
+        told: Exception | None = error
+        if error is not None and not isinstance(error, UserError | TrainingError):
+            told = TrainingError(f"rank 0 failed: {error!r}")  # others may not survive pickling
+        result, told = self.broadcast((result, told))
+        if told is not None:
+            raise error or told
+        return cast(T, result)
+
+
+def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+    """Join the ranks that `torchrun` started (once per process); alone, a world of one.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError("train.device=cuda, but torch finds no CUDA device; use cpu or auto")
+    kind = "cuda" if available and device != "cpu" else "cpu"
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World(0, 1, torch.device(kind))
+    place = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else None
+    if place is not None:
+        torch.cuda.set_device(place)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo" if place is None else "nccl", device_id=place)
+        _control()
+        atexit.register(dist.destroy_process_group)
+    return World(dist.get_rank(), size, place or torch.device(kind))
+
+
+def whole(value: Any) -> Any:
+    """A sharded tensor gathered (by all ranks together); anything else as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def sharded_like(value: Any, reference: Any) -> Any:
+    """`value`, which every rank holds whole, cut like `reference` where that is sharded."""
+    if not hasattr(reference, "full_tensor"):
+        return value
+    if not isinstance(value, Tensor) or value.shape != reference.shape:
+        return value
+    # Imported here: it costs a second, and only sharded runs need it.
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(
+        value.to(reference.device),
+        reference.device_mesh,
+        reference.placements,
+        src_data_rank=None,  # every rank holds the whole tensor: nothing to send
+    )
+
+
+class Replicated:
+    """`method.trained` on one rank, or copied to all of them and synchronised by DDP.
+
+    Attributes:
+        module: what holds the trained parameters.
+    """
+
+    def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
+        self.method, self.world = method, world
+        self.plain = self.module = method.trained
+        called: nn.Module = method.trained
+        if compiled:
+            called = cast(nn.Module, torch.compile(called))
+        if world.size > 1:
+            called = DistributedDataParallel(
+                called, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self._called = cast(TrainedModule, called)
+        method.trained = self._called
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Around a forward and backward pass; gradients travel in the last one of a step."""
+        if isinstance(self._called, DistributedDataParallel) and not last:
+            return cast(AbstractContextManager[None], self._called.no_sync())
+        return nullcontext()
+
+    @contextmanager
+    def unwrapped(self) -> Iterator[None]:
+        """`method.trained` as it was given, with the present weights, on every rank."""
+        self.method.trained = self.plain
+        try:
+            yield
+        finally:
+            self.method.trained = self._called
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights and buffers, whole, on the host."""
+        return {k: whole(v).detach().cpu() for k, v in self.module.state_dict().items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`; every rank passes the same."""
+        self.module.load_state_dict(state)
+
+    def close(self) -> None:
+        """Give `method.trained` back for good."""
+        self.method.trained = self.plain
+
+
+class Sharded(Replicated):
+    """A twin of `method.trained` sharded by FSDP2; the module itself rests on the host meanwhile.
+
+    `fully_shard` turns parameters into shards for good, so the module that the caller gave is kept
+    apart and filled again where somebody looks at it: for evaluation, for exports and at the end.
+    """
+
+    def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        self.method, self.world = method, world
+        self.plain = method.trained
+        twin = copy.deepcopy(self.plain)
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for block in getattr(twin.student, "blocks", ()):
+            if compiled:
+                block.compile()
+            fully_shard(block, mesh=mesh)
+        fully_shard(twin, mesh=mesh)
+        self.module = self._called = twin
+        self.plain.cpu()
+        method.trained = twin
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        cast(Any, self.module).set_requires_gradient_sync(last)
+        return nullcontext()
+
+    @contextmanager
+    def unwrapped(self) -> Iterator[None]:
+        self._refill()
+        self.method.trained = self.plain
+        try:
+            yield
+        finally:
+            self.plain.cpu()
+            self.method.trained = self.module
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.module.state_dict().items():
+                tensor.copy_(sharded_like(state[name], tensor))
+
+    def close(self) -> None:
+        self._refill()
+        super().close()
+
+    def _refill(self) -> None:
+        self.plain.load_state_dict(self.state())
+        self.plain.to(self.world.device)
+
+
+def distribute(
+    method: Method, world: World, strategy: Literal["ddp", "fsdp2"], *, compiled: bool
+) -> Replicated:
+    """Put `method.trained` under `strategy`; on one rank both leave it as it is."""
+    kind = Sharded if strategy == "fsdp2" and world.size > 1 else Replicated
+    return kind(method, world, compiled=compiled)
+
+
+def agree(module: nn.Module) -> None:
+    """Give every rank the weights of rank 0."""
+    if dist.is_initialized():
+        with torch.no_grad():
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)

@@ -1,0 +1,178 @@
+"""A method ready to learn: frozen where nothing reaches, distributed, with optimiser and scaler."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from vistill.batch import Batch, Losses
+from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.errors import UserError
+from vistill.methods.base import Method, freeze_unreached
+from vistill.training.checkpoint import load_optimizer_state, optimizer_state
+from vistill.training.distributed import World, distribute, whole
+from vistill.training.optim import (
+    Group,
+    adamw,
+    layer_decay_groups,
+    pretrain_groups,
+    set_lr,
+    trainable,
+)
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SMALLEST_SCALE = 2.0**-14
+
+
+def _few(batch: Batch) -> Batch:
+    """The first two samples."""
+    return replace(
+        batch,
+        pixels=batch.pixels[:2],
+        seeds=batch.seeds[:2],
+        ids=batch.ids[:2],
+        labels=None if batch.labels is None else batch.labels[:2],
+        text=None if batch.text is None else batch.text[:2],
+    )
+
+
+@contextmanager
+def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
+    """Activation checkpointing and a compiled teacher, for as long as the run lasts."""
+    backbone, teacher = method.backbone, method.teacher
+    before = getattr(backbone, "activation_checkpointing", None)
+    if before is None and train.activation_checkpointing:
+        raise UserError(
+            f"train.activation_checkpointing: the student {type(backbone).__name__} "
+            "cannot recompute its blocks; turn it off or use one of vistill's ViTs"
+        )
+    if before is not None:
+        vars(backbone)["activation_checkpointing"] = train.activation_checkpointing
+    if teacher is not None and train.compile:
+        vars(teacher)["tap"] = torch.compile(teacher.tap)
+    try:
+        yield
+    finally:
+        if before is not None:
+            vars(backbone)["activation_checkpointing"] = before
+        if teacher is not None:
+            vars(teacher).pop("tap", None)
+
+
+@contextmanager
+def _frozen(method: Method, batch: Batch) -> Iterator[list[str]]:
+    """Parameters of `method.trained` that get no gradient, frozen as long as the run lasts."""
+    names = freeze_unreached(method, batch)
+    parameters = dict(method.trained.named_parameters())
+    try:
+        yield names
+    finally:
+        for name in names:
+            parameters[name].requires_grad_(True)
+
+
+class Learner:
+    """The maths of a step, whatever the method, the precision and the number of ranks.
+
+    Args:
+        method: on the device already, the same on every rank.
+        sample: a batch from which to learn which parameters get a gradient.
+        optim: optimiser settings.
+        train: precision, compilation and strategy.
+        groups: parameter groups; None: those of pre-training.
+        world: the ranks.
+        cleanup: gives the method back as it was when the run ends.
+
+    Attributes:
+        frozen: names of parameters that get no gradient.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        sample: Batch,
+        *,
+        optim: OptimConfig,
+        train: TrainConfig,
+        groups: list[Group] | None,
+        world: World,
+        cleanup: ExitStack,
+    ) -> None:
+        self.method, self.optim, self.world = method, optim, world
+        self.dtype = _AUTOCAST[train.precision]
+        self.scaled = train.precision == "fp16"
+        cleanup.enter_context(_switches(method, train))
+        self.frozen = cleanup.enter_context(_frozen(method, _few(sample).to(world.device)))
+
+        chosen = trainable(self._pretraining() if groups is None else groups)
+        names = {parameter: name for name, parameter in method.trained.named_parameters()}
+        self.strategy = distribute(method, world, train.strategy, compiled=train.compile)
+        cleanup.callback(self.strategy.close)
+        distributed = dict(self.strategy.module.named_parameters())
+        for group in chosen:
+            group["params"] = [distributed[names[parameter]] for parameter in group["params"]]
+        self.parameters = [p for group in chosen for p in group["params"]]
+        self.optimizer = adamw(chosen, optim)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.scaled)
+
+    def _pretraining(self) -> list[Group]:
+        trained, optim = self.method.trained, self.optim
+        if optim.layer_decay is None:
+            return pretrain_groups(trained, optim.weight_decay)
+        depth = self.method.backbone.depth
+        return layer_decay_groups(
+            trained, optim.weight_decay, optim.layer_decay, depth, prefix="student."
+        )
+
+    def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
+        """Forward and backward of one of `share` micro-batches of a step."""
+        kind = self.world.device.type
+        enabled = self.dtype is not None
+        with self.strategy.accumulating(last):
+            with torch.autocast(kind, self.dtype or torch.bfloat16, enabled=enabled):
+                losses: Losses = self.method(batch.to(self.world.device))
+            self.scaler.scale(losses.total / share).backward()
+        return losses
+
+    def update(self, lr: float) -> Tensor:
+        """Clip and step at rate `lr`; the gradient norm before clipping, on the device."""
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+        if self.optim.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.optim.clip_norm, norm)
+        set_lr(self.optimizer, lr)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether fp16 gradients were infinite so often that the loss scale has vanished."""
+        return self.scaled and self.scaler.get_scale() < _SMALLEST_SCALE
+
+    def state(self) -> dict[str, Any]:
+        """Weights, buffers, optimiser and scaler, whole, on the host. All ranks together."""
+        besides = {
+            name: value.cpu()
+            for name, value in self.method.state_dict().items()
+            if not name.startswith("trained.")
+        }
+        return {
+            "model": self.strategy.state(),
+            "besides": besides,
+            "optimizer": optimizer_state(self.optimizer, self.strategy.module),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state`; every rank passes the same."""
+        self.strategy.load(saved["model"])
+        self.method.load_state_dict(saved["besides"], strict=False)
+        load_optimizer_state(self.optimizer, self.strategy.module, saved["optimizer"])
+        if self.scaled and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])

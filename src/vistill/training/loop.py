@@ -1,0 +1,371 @@
+"""One training loop for every method: step, report, evaluate, checkpoint, resume."""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.methods.base import Method
+from vistill.training.checkpoint import load_newest, save_checkpoint
+from vistill.training.distributed import World, agree, connect
+from vistill.training.errors import Interrupted, TrainingError
+from vistill.training.learner import Learner
+from vistill.training.loggers import Logger, open_loggers
+from vistill.training.measure import Feed, Sums, peak_memory_gb
+from vistill.training.optim import Group, peak_lr
+from vistill.training.progress import Display, status
+from vistill.training.run_folder import RunFolder, write_text
+from vistill.training.schedule import learning_rate
+from vistill.training.signals import StopSignals
+from vistill.training.state import Best, FitResult, State, Stream, Totals
+
+Evaluate = Callable[[int], dict[str, float]]
+Export = Callable[[str], None]
+
+
+def fit(
+    method: Method,
+    stream: Stream,
+    *,
+    optim: OptimConfig,
+    train: TrainConfig,
+    seed: int,
+    run: RunFolder | None = None,
+    groups: list[Group] | None = None,
+    on_evaluate: Evaluate | None = None,
+    on_export: Export | None = None,
+    progress: bool = True,
+    log_seconds: float = 1.0,
+) -> FitResult:
+    """Train `method.trained` on `stream`, from the newest checkpoint of `run` where there is one.
+
+    Args:
+        method: its `trained` half learns; parameters that get no gradient are left alone.
+        stream: micro-batches of this rank, a function of the step.
+        optim: AdamW, schedule and clipping.
+        train: length, batch, precision, hardware and cadences.
+        seed: everything random in a step derives from it, the step and the rank.
+        run: where metrics and checkpoints go; None keeps neither.
+        groups: parameter groups with optional `lr_scale`; default: those of pre-training.
+        on_evaluate: called on rank 0 with the finished epoch, every `train.evaluate_every` epochs
+            and after the last; its numbers are logged, `held_out_loss` or `knn` decides the best.
+        on_export: called on rank 0 after an evaluation with `last`, and with `best` where improved.
+        progress: whether to show anything.
+        log_seconds: seconds between reports; 0 reports every step.
+
+    Raises:
+        UserError: a setting does not fit the method or the machine.
+        TrainingError: loss or gradient became infinite or NaN, or a checkpoint cannot be written.
+        Interrupted: SIGTERM or SIGINT; the run was saved and can be resumed.
+    """
+    world = connect(train.device)
+    method.to_device(world.device)
+    agree(method.trained)
+    with ExitStack() as cleanup:
+        saved = None
+        if run is not None:
+            folder = run.checkpoints
+            saved = world.once(lambda: load_newest(folder))
+        state = State() if saved is None else State.of(saved["state"])
+        if saved is not None:
+            stream.broken.load(saved["broken"])
+        stopping = StopSignals()
+        if run is not None:
+            cleanup.enter_context(stopping)
+
+        steps = stream.steps_per_epoch * train.epochs
+        # A finished run gets one batch too: which parameters learn has to be known either way.
+        feed = Feed(stream.iterate(min(state.step, steps - 1), steps))
+        cleanup.callback(feed.close)
+        learner = Learner(
+            method,
+            feed.peek(),
+            optim=optim,
+            train=train,
+            groups=groups,
+            world=world,
+            cleanup=cleanup,
+        )
+        if saved is not None:
+            learner.load(saved)
+        display = Display(state.step, steps, train.epochs, shown=progress and world.main)
+        cleanup.callback(display.close)
+        _announce(display, learner, state, steps)
+        loop = _Loop(learner, stream, feed, state, world, optim, train, seed, run)
+        loop.on_evaluate, loop.on_export = on_evaluate, on_export
+        loop.stopping, loop.display, loop.log_seconds = stopping, display, log_seconds
+        if run is not None and world.main:
+            loop.loggers = open_loggers(run, train.loggers, state.step)
+        for logger in loop.loggers:
+            cleanup.callback(logger.close)
+        return loop.run_to_the_end()
+
+
+def _announce(display: Display, learner: Learner, state: State, steps: int) -> None:
+    names = learner.frozen
+    if names:
+        few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        display.say(f"{len(names)} parameters get no gradient and stay as they are: {few}")
+    if state.step:
+        display.say(f"resuming after step {state.step} of {steps}")
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's global generators for one step: no history, so a resumed run agrees."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest())
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """What one rank tells the others in a report."""
+
+    sums: Totals
+    bad_step: int
+    signal: int | None
+    save: bool
+    data_wait: float
+    memory_gb: float
+    next_report: int
+
+
+class _Loop:
+    on_evaluate: Evaluate | None
+    on_export: Export | None
+    stopping: StopSignals
+    display: Display
+    log_seconds: float
+
+    def __init__(
+        self,
+        learner: Learner,
+        stream: Stream,
+        feed: Feed,
+        state: State,
+        world: World,
+        optim: OptimConfig,
+        train: TrainConfig,
+        seed: int,
+        run: RunFolder | None,
+    ) -> None:
+        self.learner, self.stream, self.feed, self.state = learner, stream, feed, state
+        self.world, self.optim, self.train, self.seed, self.run = world, optim, train, seed, run
+        self.loggers: list[Logger] = []
+        self.per_epoch = stream.steps_per_epoch
+        self.steps = self.per_epoch * train.epochs
+        self.peak_lr = peak_lr(optim, train.global_batch_size)
+        self.sums = Sums(world.device)
+        self.recent_ids: dict[int, list[Tensor]] = defaultdict(list)
+        self.images, self.busy_seconds = 0, 0.0
+        self.clock = self.saved_at = time.monotonic()
+
+    def run_to_the_end(self) -> FitResult:
+        """Step until the last epoch is done and dealt with."""
+        state = self.state
+        self.learner.method.train()
+        if self._epoch_pending():
+            self._log(state.unlogged | self._end_epoch())
+            self._save()
+        self._open_window(1)
+        while state.step < self.steps:
+            self._one_step()
+            state.step += 1
+            boundary = state.step % self.per_epoch == 0
+            cadence = self.train.checkpoint_steps
+            timely = cadence is not None and state.step % cadence == 0
+            alone = self.world.size == 1 and self.stopping.received is not None
+            if boundary or timely or alone or state.step >= self.report_at:
+                self._report(save=boundary or timely)
+        self._tick()
+        return FitResult(
+            steps=self.steps,
+            epochs=self.train.epochs,
+            terms=state.terms,
+            best=state.best,
+            seconds=state.seconds,
+            images_per_second=self.images / self.busy_seconds if self.images else 0.0,
+        )
+
+    def _epoch_at(self, step: int) -> float:
+        epoch, rest = divmod(step, self.per_epoch)
+        return epoch + rest / self.per_epoch
+
+    def _one_step(self) -> None:
+        step, accumulation = self.state.step, self.stream.accumulation
+        torch.manual_seed(step_seed(self.seed, step, self.world.rank))
+        for index in range(accumulation):
+            batch = self.feed.take()
+            self.recent_ids[step].append(batch.ids)
+            losses = self.learner.accumulate(batch, accumulation, last=index == accumulation - 1)
+            self.sums.check(losses.total, step)
+            self.sums.add("loss", losses.total)
+            for name, term in losses.terms.items():
+                self.sums.add(f"loss/{name}", term)
+        self.lr = learning_rate(
+            self._epoch_at(step),
+            lr=self.peak_lr,
+            min_lr=self.optim.min_lr,
+            warmup_epochs=self.optim.warmup_epochs,
+            epochs=self.train.epochs,
+        )
+        norm = self.learner.update(self.lr)
+        if not self.learner.scaled:
+            # fp16's scaler skips steps with infinite gradients; they are no fault there.
+            self.sums.check(norm, step)
+        self.sums.add("grad_norm", torch.nan_to_num(norm, posinf=0.0))
+
+    # ---- what happens about once a second, on all ranks together
+
+    def _open_window(self, steps: int) -> None:
+        self.window_clock, self.window_step = time.monotonic(), self.state.step
+        self.feed.waited = 0.0
+        self.report_at = self.state.step + steps
+
+    def _report(self, *, save: bool) -> None:
+        """Look at the sums; then show, log, evaluate, save and stop as is due."""
+        sums, bad_step = self.sums.take()
+        seconds = max(time.monotonic() - self.window_clock, 1e-9)
+        done = self.state.step - self.window_step
+        overdue = time.monotonic() - self.saved_at >= 60 * self.train.checkpoint_minutes
+        ranks = self.world.gather(
+            _Rank(
+                sums=sums,
+                bad_step=bad_step,
+                signal=self.stopping.received,
+                save=save or overdue,
+                data_wait=self.feed.waited / seconds,
+                memory_gb=peak_memory_gb(self.world.device),
+                next_report=min(4 * done, max(1, int(self.log_seconds * done / seconds))),
+            )
+        )
+        self._check([rank.bad_step for rank in ranks])
+        images = done * self.train.global_batch_size
+        self.images, self.busy_seconds = self.images + images, self.busy_seconds + seconds
+        values = self._means(ranks) | {
+            "epoch": self._epoch_at(self.state.step),
+            "lr": self.lr,
+            "images_per_second": images / seconds,
+            "data_wait": min(1.0, max(rank.data_wait for rank in ranks)),
+            "memory_gb": max(rank.memory_gb for rank in ranks),
+        }
+        self._show(values)
+        stop = next((rank.signal for rank in ranks if rank.signal is not None), None)
+        if self.state.step % self.per_epoch == 0:
+            self.state.close_epoch()
+        if not self._epoch_pending():
+            self._log(values)
+        elif stop is None:
+            self._log(values | self._end_epoch())
+        else:
+            self.state.unlogged = values
+        if stop is not None or ranks[0].save:
+            self._save()
+        if stop is not None:
+            raise Interrupted(self._farewell(), stop)
+        self._open_window(ranks[0].next_report)
+
+    def _means(self, ranks: list[_Rank]) -> dict[str, float]:
+        """Mean of every sum over micro-batches and ranks."""
+        merged: Totals = {}
+        for name in ranks[0].sums:
+            totals, counts = zip(*(rank.sums[name] for rank in ranks), strict=True)
+            merged[name] = (sum(totals), sum(counts))
+        self.state.add_losses(merged)
+        return {name: total / count for name, (total, count) in merged.items()}
+
+    def _show(self, values: dict[str, float]) -> None:
+        steps_timed = self.images / self.train.global_batch_size
+        eta = (self.steps - self.state.step) * self.busy_seconds / steps_timed
+        text = status(values, eta, len(self.stream.broken.names))
+        self.display.update(self.state.step, (self.state.step - 1) // self.per_epoch + 1, text)
+
+    def _log(self, values: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log(self.state.step, values)
+
+    def _check(self, bad_steps: list[int]) -> None:
+        bad = [step for step in bad_steps if step >= 0]
+        if bad:
+            self._fail(min(bad))
+        self.recent_ids.clear()
+        if self.learner.overflowing:
+            raise TrainingError(
+                f"fp16 gradients overflow at every step up to step {self.state.step}; "
+                "use train.precision=bf16 or a lower learning rate"
+            )
+
+    def _fail(self, step: int) -> NoReturn:
+        ranks = self.world.gather([ids.tolist() for ids in self.recent_ids[step]])
+        ids = [sample for micro_batches in ranks for batch in micro_batches for sample in batch]
+        where = ""
+        if self.run is not None:
+            path = self.run.path / "non_finite.json"
+            text = json.dumps({"step": step + 1, "ids": ids}) + "\n"
+            self.world.once(lambda: write_text(path, text))
+            where = f" (all {len(ids)} in {path})"
+        shown = ", ".join(map(str, ids[:16])) + (", …" if len(ids) > 16 else "")
+        raise TrainingError(
+            f"loss or gradient is not finite at step {step + 1}, whose batch holds the samples "
+            f"{shown}{where}; the run stops here, and no checkpoint holds such weights"
+        )
+
+    # ---- ends of epochs, checkpoints
+
+    def _epoch_pending(self) -> bool:
+        epoch, rest = divmod(self.state.step, self.per_epoch)
+        due = epoch % self.train.evaluate_every == 0 or epoch == self.train.epochs
+        return rest == 0 and due and epoch > self.state.evaluated
+
+    def _end_epoch(self) -> dict[str, float]:
+        """Evaluate and export; the numbers of the evaluation."""
+        epoch = self.state.step // self.per_epoch
+        with self.learner.strategy.unwrapped():
+            values, self.state.best = self.world.once(lambda: self._evaluate(epoch))
+        self.learner.method.train()
+        self.state.evaluated, self.state.unlogged = epoch, {}
+        return values
+
+    def _evaluate(self, epoch: int) -> tuple[dict[str, float], Best | None]:
+        values = {} if self.on_evaluate is None else self.on_evaluate(epoch)
+        before, new = self.state.best, Best.among(values, epoch, self.state.step)
+        improved = new is not None and new.beats(before)
+        if values:
+            text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self.display.say(f"epoch {epoch}: {text}" + (" (best)" if improved else ""))
+        if self.on_export is not None:
+            self.on_export("last")
+            # Without any evaluation the last weights are the best there are.
+            if improved or (before is None and epoch == self.train.epochs):
+                self.on_export("best")
+        return values, new if improved else before
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.state.seconds += now - self.clock
+        self.clock = now
+
+    def _save(self) -> None:
+        if self.run is None:
+            return
+        self._tick()
+        checkpoint = self.learner.state() | {
+            "state": self.state.plain(),
+            "broken": self.stream.broken.state(),
+        }
+        folder = self.run.checkpoints
+        self.world.once(lambda: save_checkpoint(folder, self.state.step, checkpoint))
+        self.saved_at = time.monotonic()
+
+    def _farewell(self) -> str:
+        place = f"stopped after step {self.state.step} of {self.steps}"
+        if self.run is None:
+            return place
+        return f"{place}; saved in {self.run.path}, and the same command continues from there"

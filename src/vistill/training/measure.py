@@ -1,0 +1,81 @@
+"""What the loop measures without making the device wait: sums, faults, waiting time, memory."""
+
+import itertools
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vistill.batch import Batch
+from vistill.training.state import Totals
+
+
+class Sums:
+    """Running sums on the device, and the first step at which something was not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self._total: dict[str, Tensor] = {}
+        self._count: dict[str, int] = defaultdict(int)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=self._device)
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a scalar to the sum of `name`."""
+        value = value.detach().float()
+        self._total[name] = self._total[name] + value if name in self._total else value
+        self._count[name] += 1
+
+    def check(self, value: Tensor, step: int) -> None:
+        """Note `step` if `value` is not finite and no earlier step was noted."""
+        fault = ~torch.isfinite(value.detach()) & (self._bad_step < 0)
+        self._bad_step = torch.where(fault, step, self._bad_step)
+
+    def take(self) -> tuple[Totals, int]:
+        """(sum, count) of every name and the first bad step (-1: none); the one host read."""
+        stacked = torch.stack([t.double() for t in (*self._total.values(), self._bad_step)])
+        *values, bad = stacked.tolist()
+        sums = {name: (v, self._count[name]) for name, v in zip(self._total, values, strict=True)}
+        self._reset()
+        return sums, int(bad)
+
+
+class Feed:
+    """The batches of a stream, with the seconds that the loop waited for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._source = self._batches = batches
+        self.waited = 0.0
+
+    def peek(self) -> Batch:
+        """The next batch, which stays the next."""
+        first = next(self._batches)
+        self._batches = itertools.chain([first], self._batches)
+        return first
+
+    def take(self) -> Batch:
+        """The next batch."""
+        started = time.perf_counter()
+        batch = next(self._batches)
+        self.waited += time.perf_counter() - started
+        return batch
+
+    def close(self) -> None:
+        """End the stream's work behind the scenes."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Peak gigabytes: allocated on the CUDA device, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

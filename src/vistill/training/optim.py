@@ -1,0 +1,101 @@
+"""Parameter groups of pre-training and fine-tuning, and AdamW over them (specs/tinymim 3)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vistill.config.schema import OptimConfig
+
+Group = dict[str, Any]
+
+_STEM = ("cls_token", "pos_embed", "patch_embed", "mask_token", "reg_token")
+_NEVER_DECAYED = ("cls_token", "pos_embed")
+
+
+def peak_lr(optim: OptimConfig, global_batch_size: int) -> float:
+    """`optim.lr`, else `optim.base_lr` scaled linearly from a global batch of 256."""
+    return optim.base_lr * global_batch_size / 256 if optim.lr is None else optim.lr
+
+
+def pretrain_groups(module: nn.Module, weight_decay: float) -> list[Group]:
+    """Two groups: biases and 1-D parameters never decay, everything else does, tokens included.
+
+    Frozen parameters are in neither.
+    """
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim <= 1 or name.endswith(".bias")
+            (no_decay if exempt else decay).append(parameter)
+    return [
+        {"params": no_decay, "weight_decay": 0.0},
+        {"params": decay, "weight_decay": weight_decay},
+    ]
+
+
+def vit_layer(name: str, depth: int) -> int:
+    """Layer of a ViT's parameter: 0 stem and tokens, k block k (from 1), depth + 1 the rest."""
+    head, _, rest = name.partition(".")
+    if head in _STEM:
+        return 0
+    return int(rest.partition(".")[0]) + 1 if head == "blocks" else depth + 1
+
+
+def layer_decay_groups(
+    module: nn.Module,
+    weight_decay: float,
+    layer_decay: float,
+    depth: int,
+    *,
+    prefix: str = "",
+    layer_of: Callable[[str, int], int] = vit_layer,
+) -> list[Group]:
+    """Groups whose `lr_scale` falls by `layer_decay` per layer below the head.
+
+    Args:
+        module: backbone, or a classifier around it.
+        weight_decay: for all but 1-D parameters, class token and position table.
+        layer_decay: γ; a parameter of layer i gets γ^(depth + 1 − i).
+        depth: blocks of the backbone.
+        prefix: in front of the backbone's parameter names in `module`, such as `backbone.`; any
+            parameter without it belongs to the head.
+        layer_of: (name without prefix, depth) → layer.
+    """
+    groups: dict[tuple[int, bool], Group] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = name.removeprefix(prefix)
+        layer = layer_of(inner, depth) if name.startswith(prefix) else depth + 1
+        exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
+        group = groups.setdefault(
+            (layer, exempt),
+            {
+                "params": [],
+                "weight_decay": 0.0 if exempt else weight_decay,
+                "lr_scale": layer_decay ** (depth + 1 - layer),
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def trainable(groups: Iterable[Group]) -> list[Group]:
+    """The groups without frozen parameters and without empty groups."""
+    kept = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
+    return [group for group in kept if group["params"]]
+
+
+def adamw(groups: list[Group], optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over `groups`; the loop sets the rate at every step."""
+    fused = all(p.is_cuda or p.device.type == "cpu" for g in groups for p in g["params"])
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

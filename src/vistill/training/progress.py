@@ -1,0 +1,76 @@
+"""What the user sees while a run goes on: a live line in a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+_PLAIN_SECONDS = 15.0
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, with days in front where there are any."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    clock = f"{hour}:{minute:02}:{second:02}"
+    return f"{days}d {clock}" if days else clock
+
+
+def status(values: dict[str, float], eta: float, broken: int) -> str:
+    """One line: losses, rates, waiting, memory, time to go."""
+    terms = ", ".join(
+        f"{name.removeprefix('loss/')} {value:.4g}"
+        for name, value in values.items()
+        if name.startswith("loss/")
+    )
+    parts = [
+        f"loss {values['loss']:.4g}" + (f" ({terms})" if terms else ""),
+        f"lr {values['lr']:.2e}",
+        f"{values['images_per_second']:.0f} img/s",
+        f"data wait {values['data_wait']:.0%}",
+        f"mem {values['memory_gb']:.1f} GB",
+        f"ETA {duration(eta)}",
+    ]
+    return " · ".join([*parts, f"{broken} broken"] if broken else parts)
+
+
+class Display:
+    """Progress on standard error: a bar in a terminal, else a line every quarter of a minute."""
+
+    def __init__(self, step: int, steps: int, epochs: int, *, shown: bool) -> None:
+        self._shown, self._steps, self._epochs = shown, steps, epochs
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._last = float("-inf")
+        if shown and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=steps, completed=step, status="starting")
+            self._bar.start()
+
+    def update(self, step: int, epoch: int, text: str) -> None:
+        """Show `text` for the finished `step` of `epoch`, both counted from 1."""
+        place = f"epoch {epoch}/{self._epochs}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=place, status=text)
+        elif self._shown and (
+            time.monotonic() - self._last > _PLAIN_SECONDS or step == self._steps
+        ):
+            self._last = time.monotonic()
+            self._console.print(f"{place} · step {step}/{self._steps} · {text}", markup=False)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._shown:
+            self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        if self._bar is not None:
+            self._bar.stop()

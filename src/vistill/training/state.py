@@ -1,0 +1,132 @@
+"""What a run is asked, what it remembers between sessions, and what it comes to."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
+
+from vistill.batch import Batch
+
+Totals = dict[str, tuple[float, int]]
+"""(sum, count) by name."""
+
+
+class Broken(Protocol):
+    """The unreadable samples met so far: name → reason."""
+
+    names: dict[str, str]
+
+    def state(self) -> Any:
+        """Plain data for a checkpoint."""
+
+    def load(self, state: Any) -> None:
+        """The inverse of `state`."""
+
+
+class Stream(Protocol):
+    """What the loop asks of its data; `vistill.data.TrainStream` has it."""
+
+    @property
+    def broken(self) -> Broken:
+        """Unreadable samples so far."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps per epoch."""
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimiser step and rank."""
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Micro-batches of this rank from a global step on."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: lowest held-out loss, or highest kNN accuracy without one."""
+
+    metric: str
+    value: float
+    epoch: int
+    step: int
+
+    def beats(self, other: "Best | None") -> bool:
+        """Whether this one is better; NaN never is."""
+        if self.value != self.value:
+            return False
+        sign = -1 if self.metric == "held_out_loss" else 1
+        return other is None or sign * self.value > sign * other.value
+
+    @classmethod
+    def among(cls, values: dict[str, float], epoch: int, step: int) -> Self | None:
+        """The number among `values` that decides; None where there is none."""
+        for metric in ("held_out_loss", "knn"):
+            if metric in values:
+                return cls(metric, values[metric], epoch, step)
+        return None
+
+
+@dataclass
+class State:
+    """The plain part of a checkpoint.
+
+    Attributes:
+        step: finished optimiser steps.
+        evaluated: the last epoch whose end was dealt with.
+        best: the best evaluation.
+        terms: mean of every loss over the last finished epoch.
+        epoch_sums: losses of the epoch under way.
+        unlogged: numbers of the last step that wait for an evaluation to be logged with.
+        seconds: wall time of all sessions.
+    """
+
+    step: int = 0
+    evaluated: int = 0
+    best: Best | None = None
+    terms: dict[str, float] = field(default_factory=dict)
+    epoch_sums: Totals = field(default_factory=dict)
+    unlogged: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """As dicts and numbers, which a checkpoint may hold."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "State":
+        """The inverse of `plain`."""
+        best = plain["best"]
+        return cls(**(plain | {"best": None if best is None else Best(**best)}))
+
+    def add_losses(self, sums: Totals) -> None:
+        """Count losses towards the mean of the epoch under way."""
+        for name, (total, count) in sums.items():
+            if name.startswith("loss"):
+                before, n = self.epoch_sums.get(name, (0.0, 0))
+                self.epoch_sums[name] = (before + total, n + count)
+
+    def close_epoch(self) -> None:
+        """Turn the sums of the finished epoch into `terms`."""
+        self.terms = {name: total / n for name, (total, n) in self.epoch_sums.items()}
+        self.epoch_sums = {}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        steps: optimiser steps.
+        epochs: passes over the pictures.
+        terms: mean over the last epoch of `loss` and of every `loss/TERM`.
+        best: the best evaluation; None without any.
+        seconds: wall time over all sessions of the run.
+        images_per_second: of this session's steps, over all ranks; 0 without any.
+    """
+
+    steps: int
+    epochs: int
+    terms: dict[str, float]
+    best: Best | None
+    seconds: float
+    images_per_second: float

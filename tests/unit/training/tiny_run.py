@@ -1,0 +1,220 @@
+"""A tiny method on a tiny stream: everything the training loop asks for, in milliseconds.
+
+Run as a script it is one training session: `python tiny_run.py OUT …`, which
+fault tests kill, resume and start under several ranks.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vistill.batch import Batch, Losses
+from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.methods.base import Method, TrainedModule
+from vistill.models.backbone import Backbone, Normalization, Tap
+from vistill.training.distributed import connect
+from vistill.training.errors import Interrupted, TrainingError
+from vistill.training.loop import fit
+from vistill.training.run_folder import RunFolder
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, width)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + torch.tanh(self.fc(x))
+
+
+class TinyBackbone(Backbone):
+    width, depth, num_heads, num_prefix_tokens = 8, 2, (), 0
+    image_size, normalization, taps = (4, 4), Normalization(), frozenset(("block", "norm"))
+    origin, build = "random", None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation_checkpointing = False
+        self.patch_embed = nn.Conv2d(3, 8, 2, 2)
+        self.blocks = nn.ModuleList(Layer(8) for _ in range(self.depth))
+        self.dropout = nn.Dropout(0.1)  # draws from the global generator, like foreign models
+        self.norm = nn.LayerNorm(8)
+
+    def tap(self, images, taps, *, visible=None, drop_path_noise=None):
+        x = self.patch_embed(images).flatten(2).mT
+        found = {}
+        for number, block in enumerate(self.blocks, start=1):
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            x = self.dropout(x)
+            found[Tap("block", number)] = x
+        if any(tap.kind == "norm" for tap in taps):
+            found[Tap("norm", self.depth)] = self.norm(x)
+        return {tap: found[tap] for tap in taps}
+
+
+class TinyTrained(TrainedModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = TinyBackbone()
+        self.head = nn.Linear(8, 8)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, batch: Batch, targets: Tensor) -> Losses:
+        self.seen += 1
+        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
+        error = self.head(x) - targets
+        mse = error.square().mean()
+        l1 = error.abs().mean()
+        return Losses(mse + 0.1 * l1, {"mse": mse.detach(), "l1": l1.detach()})
+
+
+class TinyMethod(Method):
+    """Learns from a random teacher; `student.norm` never gets a gradient."""
+
+    def __init__(self, seed: int = 0, dropout: float = 0.1) -> None:
+        torch.manual_seed(seed)
+        super().__init__(TinyTrained(), TinyBackbone())
+        self.trained.student.dropout.p = dropout
+
+    def targets(self, batch: Batch) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher(batch.unit_pixels())
+
+
+class NoBroken:
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    def state(self) -> dict[str, str]:
+        return dict(self.names)
+
+    def load(self, state: dict[str, str]) -> None:
+        self.names = dict(state)
+
+
+class SyntheticStream:
+    """Random pictures, a function of epoch and position alone."""
+
+    def __init__(
+        self,
+        *,
+        samples: int = 24,
+        global_batch_size: int = 8,
+        micro_batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        delay: float = 0.0,
+        poison: int | None = None,
+    ) -> None:
+        self.global_batch_size = global_batch_size
+        self.per_rank = global_batch_size // world_size
+        self.micro = micro_batch_size or self.per_rank
+        self.steps_per_epoch = samples // global_batch_size
+        self.accumulation = self.per_rank // self.micro
+        self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
+        self.broken = NoBroken()
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        for step in range(start_step, stop_step):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(epoch))
+            start = within * self.global_batch_size + self.rank * self.per_rank
+            for first in range(start, start + self.per_rank, self.micro):
+                ids = order[first : first + self.micro]
+                time.sleep(self.delay)
+                yield self.batch(ids, epoch, step)
+
+    def batch(self, ids: Tensor, epoch: int, step: int) -> Batch:
+        pixels = torch.stack(
+            [
+                torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1000 * epoch + i))
+                for i in ids.tolist()
+            ]
+        )
+        if step == self.poison:
+            pixels[0, 0, 0, 0] = float("nan")
+        return Batch(pixels=pixels, seeds=ids + 1000 * epoch, ids=ids)
+
+
+def open_run(path: Path, world=None, **options) -> RunFolder:
+    options = {"fingerprint": {"seed": 0}, "config": "seed: 0\n"} | options
+    return RunFolder.open(path, world=world or connect("cpu"), **options)
+
+
+def optim_config(**options) -> OptimConfig:
+    return OptimConfig(**({"lr": 0.01, "warmup_epochs": 1.0} | options))
+
+
+def train_config(**options) -> TrainConfig:
+    defaults = {"epochs": 3, "global_batch_size": 8, "device": "cpu", "loggers": ()}
+    return TrainConfig(**(defaults | options))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--cadence", type=int, default=1)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--micro", type=int)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--poison", type=int)
+    parser.add_argument("--wide", type=int, default=0, help="megabytes that a checkpoint weighs")
+    args = parser.parse_args()
+    world = connect("cpu")
+    method = TinyMethod(dropout=args.dropout)
+    if args.wide:
+        method.trained.register_buffer("weight", torch.zeros(args.wide * 250_000))
+    stream = SyntheticStream(
+        samples=args.samples,
+        micro_batch_size=args.micro,
+        rank=world.rank,
+        world_size=world.size,
+        delay=args.delay,
+        poison=args.poison,
+    )
+    run = open_run(args.out, world)
+    try:
+        result = fit(
+            method,
+            stream,
+            optim=optim_config(clip_norm=1.0),
+            train=train_config(
+                epochs=args.epochs, checkpoint_steps=args.cadence, strategy=args.strategy
+            ),
+            seed=0,
+            run=run,
+            on_evaluate=lambda epoch: {"held_out_loss": 1.0 / epoch},
+            on_export=lambda name: torch.save(
+                method.trained.state_dict(), args.out / "export" / f"{name}.pt"
+            ),
+            progress=False,
+            log_seconds=0.0,
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if world.main:
+        (args.out / "result.json").write_text(json.dumps(result.terms))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
