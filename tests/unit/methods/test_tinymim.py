@@ -1,0 +1,119 @@
+"""Every switch of TinyMIM trains what it should, and what does not fit is refused."""
+
+import itertools
+
+import pytest
+import torch
+
+from vistill.batch import Batch
+from vistill.errors import UserError
+from vistill.methods import build_method
+from vistill.methods.base import freeze_unreached
+from vistill.methods.tinymim import TinyMIM
+from vistill.models.backbone import Tap
+from vistill.models.vit import VisionTransformer
+
+DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+def vit(width: int, depth: int = 2, heads: int = 2, **changes) -> VisionTransformer:
+    sizes = {"image_size": 16, "patch_size": 8, "embed_dim": width, "depth": depth}
+    return VisionTransformer(**(sizes | {"num_heads": heads} | changes))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return Batch(pixels, seeds=torch.arange(3) * 977, ids=torch.arange(3))
+
+
+KINDS = ("output", "block", "attention", "ffn", "qkv")
+PAIRS = (("qk", "vv"), ("qq", "kk", "vv"), ("qk",))
+AXES = [
+    *({"target": "feature", "feature": {"kind": k, "residual": r}}
+      for k, r in itertools.product(KINDS, (False, True))),
+    *({"relation": {"pairs": p, "softmax": s}} for p, s in itertools.product(PAIRS, (True, False))),
+    *({"target": "class_token", "class_token": {"loss": n}} for n in ("kl", "mse", "smooth_l1")),
+    {"relation": {"heads": 4}},
+    {"input": "masked", "mask_ratio": 0.5},
+    {"input": "masked", "mask_ratio": 0.5,
+     "aux_mim": {"weight": 1.0, "decoder": DECODER}},
+    {"teacher_block": 1},
+    {"teacher_drop_path": 0.3},
+    {"student_color_jitter": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+def test_every_switch_gives_a_loss_and_gradients(axis, batch):
+    torch.manual_seed(0)
+    method = TinyMIM(vit(16), vit(24, depth=3), **axis)
+    losses = method(batch)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert losses.total > 0
+    torch.testing.assert_close(sum(losses.terms.values()), losses.total.detach())
+    gradient = method.backbone.blocks[0].attn.qkv.weight.grad
+    assert gradient.abs().sum() > 0
+    assert all(p.grad is None for p in method.teacher.parameters())
+    # The same batch gives the same loss: every draw comes from the seeds.
+    torch.testing.assert_close(method(batch).total, losses.total, atol=0, rtol=0)
+
+
+def test_parameters_behind_the_relation_are_frozen_and_no_others(batch):
+    method = TinyMIM(vit(16), vit(24))
+    frozen = set(freeze_unreached(method, batch))
+    last = "student.blocks.1"
+    assert frozen == {
+        f"{last}.attn.proj.weight", f"{last}.attn.proj.bias",
+        f"{last}.norm2.weight", f"{last}.norm2.bias",
+        f"{last}.mlp.fc1.weight", f"{last}.mlp.fc1.bias",
+        f"{last}.mlp.fc2.weight", f"{last}.mlp.fc2.bias",
+        "student.norm.weight", "student.norm.bias",
+    }  # fmt: skip
+    assert all(p.grad is None for p in method.trained.parameters())
+
+
+def test_the_teacher_stays_in_eval_and_out_of_the_state(batch):
+    method = TinyMIM(vit(16), vit(24))
+    method.train()
+    assert not method.teacher.training
+    assert not any("teacher" in name for name in method.state_dict())
+    assert TinyMIM(vit(16), vit(24), teacher_drop_path=0.1).teacher.training
+
+
+def test_default_block_is_18_of_24():
+    assert TinyMIM(vit(16), vit(24, depth=24)).target.teacher_tap == Tap("qkv", 18)
+    assert TinyMIM(vit(16), vit(24, depth=3)).target.teacher_tap == Tap("qkv", 3)
+
+
+def test_student_jitter_is_for_training_only(batch):
+    method = TinyMIM(vit(16), vit(24), student_drop_path=0.0)
+    plain = TinyMIM(method.backbone, method.teacher, student_drop_path=0.0,
+                    student_color_jitter=None)  # fmt: skip
+    assert not torch.equal(method(batch).total, plain(batch).total)
+    method.eval()
+    plain.eval()
+    assert torch.equal(method(batch).total, plain(batch).total)
+
+
+@pytest.mark.parametrize(
+    ("build", "part"),
+    [
+        (lambda: TinyMIM(vit(16), vit(24), teacher_block=3), "the teacher has 2 blocks"),
+        (lambda: TinyMIM(vit(16), vit(24), relation={"heads": 3}), "width 16 cannot be split"),
+        (lambda: TinyMIM(vit(16, image_size=32), vit(24)), "17 tokens and the teacher 5"),
+        (lambda: TinyMIM(vit(16, class_token=False), vit(24)), "4 tokens and the teacher 5"),
+        (
+            lambda: TinyMIM(vit(16, class_token=False), vit(24), target="class_token"),
+            "the student has no class token",
+        ),
+        (lambda: build_method("tinymim", vit(16), None, options={}), "needs a teacher"),
+        (lambda: build_method("mae", vit(16, class_token=False), None, options={}), "class token"),
+    ],
+)
+def test_what_does_not_fit_is_refused(build, part):
+    with pytest.raises(UserError) as error:
+        build()
+    assert part in str(error.value)

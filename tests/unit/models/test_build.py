@@ -1,0 +1,170 @@
+"""Models by name, from files and from objects."""
+
+import argparse
+
+import pytest
+import torch
+
+from vistill.errors import UserError
+from vistill.models.backbone import Normalization, Tap
+from vistill.models.build import create_backbone, load_backbone, load_teacher
+from vistill.models.export import read_backbone, save_backbone
+from vistill.models.hooked import ModuleBackbone
+from vistill.models.vit import VisionTransformer
+
+SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(**SIZES).eval()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "args": argparse.Namespace(lr=1.0), "epoch": 3},
+        lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+        lambda state: {"module": {f"encoder.{k}": v for k, v in state.items()}},
+        lambda state: state,
+        lambda state: {
+            "model": state
+            | {"mask_token": torch.zeros(1, 1, 8), "decoder_pred.bias": torch.ones(2)}
+        },
+    ],
+)
+def test_published_layouts_are_recognised(tmp_path, vit, wrap):
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(vit.state_dict()), path)
+    loaded = load_backbone(f"file:{path},num_heads=2").eval()
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), vit(images))
+
+
+def test_missing_and_unexpected_names_are_told(tmp_path, vit):
+    state = vit.state_dict()
+    state["blocks.0.attn.extra"] = state.pop("blocks.1.mlp.fc2.bias")
+    path = tmp_path / "broken.pth"
+    torch.save(state, path)
+    with pytest.raises(UserError) as error:
+        load_backbone(f"file:{path},num_heads=2")
+    assert "missing blocks.1.mlp.fc2.bias" in str(error.value)
+    assert "unexpected blocks.0.attn.extra" in str(error.value)
+
+
+def test_fine_tuned_files_without_final_norm_load(tmp_path, vit):
+    state = {k: v for k, v in vit.state_dict().items() if not k.startswith("norm.")}
+    state |= {"fc_norm.weight": torch.ones(24), "head.weight": torch.ones(5, 24)}
+    path = tmp_path / "finetuned.pth"
+    torch.save({"model": state}, path)
+    tap = Tap("block", 2)
+    images = torch.randn(1, 3, 32, 32)
+    loaded = load_backbone(f"file:{path},num_heads=2").eval()
+    assert torch.equal(loaded.tap(images, [tap])[tap], vit.tap(images, [tap])[tap])
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_hostile_pickles_are_refused(tmp_path, capsys):
+    path = tmp_path / "hostile.pth"
+    torch.save({"model": Hostile()}, path)
+    with pytest.raises(UserError, match="cannot read weights"):
+        load_backbone(f"file:{path}")
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_save_and_read_back(tmp_path, vit):
+    vit.normalization = Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    save_backbone(vit, tmp_path / "export", step=7)
+    loaded = read_backbone(tmp_path / "export").eval()
+    assert loaded.normalization == vit.normalization
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), vit(images))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_timm_models_tap_like_timm(name):
+    backbone = load_backbone(f"timm/{name}", image_size=112).eval()
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=0, img_size=112).eval()
+    inner = backbone.module if isinstance(backbone, ModuleBackbone) else backbone
+    inner.load_state_dict(module.state_dict())
+    images = torch.randn(1, 3, 112, 112)
+    tap = Tap("block", 2)
+    with torch.no_grad():
+        expected = module.forward_intermediates(
+            images, indices=[1], output_fmt="NLC", intermediates_only=True,
+            return_prefix_tokens=True,
+        )[0]  # fmt: skip
+        patches, prefix = expected
+        torch.testing.assert_close(
+            backbone.tap(images, [tap])[tap], torch.cat([prefix, patches], 1), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_rotary_models_do_not_offer_qkv():
+    assert "qkv" not in load_backbone("timm/eva02_tiny_patch14_224", image_size=112).taps
+
+
+def test_any_module_with_blocks_can_be_wrapped_and_exits_early():
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(3))
+
+    class Tiny(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2) @ torch.ones(3, 6)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    backbone = ModuleBackbone(Tiny(), blocks="layers", width=6, image_size=4)
+    calls = []
+    layers[2].register_forward_hook(lambda *_: calls.append(1))
+    images = torch.randn(2, 3, 4, 4)
+    tap = Tap("block", 2)
+    first = backbone.tap(images, [tap])[tap]
+    assert first.shape == (2, 16, 6)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ("vit_smol", "vit_small"),
+        ("timm/vit_smal_patch16_224", "vit_small_patch16_224"),
+        ("timm/resnet18", "no list of transformer blocks"),
+        ("timm/vit_tiny_patch16_224:best", "':pretrained'"),
+        ("run:/no/such/run", "no run /no/such/run"),
+        ("file:/no/such/file.pth", "no weight file /no/such/file.pth"),
+    ],
+)
+def test_bad_names_get_one_sentence(spec, part):
+    with pytest.raises(UserError) as error:
+        load_backbone(spec)
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_random_teachers_must_be_asked_for():
+    with pytest.raises(UserError, match="--teacher-weights random"):
+        load_teacher("vit_tiny", image_size=32)
+    assert load_teacher("vit_tiny", weights="random", image_size=32).origin == "random"
+
+
+def test_sizes_that_do_not_fit_are_told():
+    with pytest.raises(UserError, match=r"student\.embed_dim"):
+        create_backbone("vit", depth=2, num_heads=2)
+    with pytest.raises(UserError, match="7 heads"):
+        create_backbone("vit_tiny", image_size=32, num_heads=7)
+    with pytest.raises(UserError, match="multiple of the patch size"):
+        create_backbone("vit_tiny", image_size=30)
