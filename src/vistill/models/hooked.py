@@ -70,6 +70,11 @@ class ModuleBackbone(Backbone):
         kinds: list[TapKind] = ["block", *(k for k, name in self._parts.items() if name)]
         self.taps = frozenset((*kinds, "norm") if norm else kinds)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks, first to last."""
+        return self._blocks
+
     def _module_of(self, tap: Tap) -> nn.Module:
         if tap.kind == "norm":
             return self.module.get_submodule(self._norm or "")
