@@ -111,7 +111,9 @@ def evaluate(
         str | None, typer.Option(help="Test pictures; default: a stratified part of --data.")
     ] = None,
     protocols: Annotated[str, typer.Option(help="Any of knn,linear,finetune.")] = "knn,linear",
-    labels: Annotated[str, typer.Option(help="Shares of the labels, such as 0.01,0.1,1.")] = "1",
+    labels: Annotated[
+        str, typer.Option(help="Label budgets: shares such as 0.01,0.1,1, or 5/class.")
+    ] = "1",
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
     random_init: Annotated[
         bool, typer.Option("--random-init", help="Same architecture with fresh weights.")
@@ -128,7 +130,9 @@ def evaluate(
         data=data,
         test=test,
         protocols=_split(protocols),
-        labels=_numbers(labels, "--labels", float),
+        labels=[
+            part if "/" in part else _numbers(part, "--labels", float)[0] for part in _split(labels)
+        ],
         seeds=_numbers(seeds, "--seeds", int),
         random_init=random_init,
         out=out,
@@ -142,7 +146,9 @@ def export(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="What to export.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
     format: Annotated[str, typer.Option(help="timm, torch or onnx.")] = "timm",
-    which: Annotated[str, typer.Option(help="best or last, of a run.")] = "best",
+    which: Annotated[
+        str | None, typer.Option(help="best or last of a run; default: best where there is one.")
+    ] = None,
 ) -> None:
     """Write a trained backbone for use elsewhere."""
     from vistill import api

@@ -4,3 +4,9 @@ Importing this costs little: the functions load torch when they begin to work.
 """
 
 from vistill.api import recipes as recipes
+from vistill.api.evaluate import evaluate as evaluate
+from vistill.api.export import export as export
+from vistill.api.export import load_backbone as load_backbone
+from vistill.api.pretrain import pretrain as pretrain
+from vistill.api.results import EvaluateResult as EvaluateResult
+from vistill.api.results import PretrainResult as PretrainResult

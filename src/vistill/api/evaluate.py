@@ -1,0 +1,132 @@
+"""`evaluate`: any backbone measured by nearest neighbours, linear probe and fine-tuning."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistill.api.export import backbone_reference, load_backbone
+from vistill.api.pretrain import read_overrides
+from vistill.api.results import EvaluateResult
+from vistill.config.evaluation import EvaluateConfig
+from vistill.config.loading import build_config
+from vistill.config.overrides import set_override
+from vistill.errors import UserError
+
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
+
+
+def evaluate(
+    backbone: "str | os.PathLike[str] | Backbone",
+    *,
+    data: str | os.PathLike[str],
+    test: str | os.PathLike[str] | None = None,
+    protocols: Sequence[str] = ("knn", "linear"),
+    labels: Sequence[float | str] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    random_init: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> EvaluateResult:
+    """Measure a backbone on labelled pictures.
+
+    Args:
+        backbone: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
+        data: labelled pictures. A folder with `train/` and `val/` or `test/` is split that way;
+            otherwise, without `test`, a stratified fifth is tested on.
+        test: labelled pictures to test on.
+        protocols: any of `knn`, `linear`, `finetune`.
+        labels: shares of the training labels, or `N/class`.
+        seeds: each draws the labels, the head and the order.
+        random_init: the same architecture with fresh weights, as a baseline.
+        out: write the scores to this JSON file.
+        overrides: further settings of `vistill.config.evaluation`, such as `finetune.epochs=100`.
+
+    Raises:
+        UserError: something to mend, told in one sentence before any work.
+    """
+    settings = read_overrides(overrides)
+    train, test = _parts(os.fspath(data), test)
+    flags = {
+        "model": str(backbone) if isinstance(backbone, str | os.PathLike) else "object",
+        "weights": "random" if random_init else None,
+        "train": train,
+        "test": test,
+        "protocols": list(protocols),
+        "budgets": list(labels),
+        "seeds": list(seeds),
+    }
+    for key, value in flags.items():
+        if value is not None:
+            set_override(settings, key, value)
+    config = build_config(EvaluateConfig, {}, settings)
+    reference = backbone_reference(backbone)
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise UserError(f"folder {Path(out).parent} does not exist")
+
+    from vistill.data import default_workers, open_source
+    from vistill.evaluation.evaluate import evaluate_backbone
+    from vistill.evaluation.metrics import summarize
+    from vistill.files import write_atomic
+
+    train_source = open_source(train)
+    test_source = None if test is None else open_source(os.fspath(test))
+    model = load_backbone(reference)
+    if random_init:
+        model = _fresh(model, config.seeds[0])
+    elif model.origin.endswith("random"):
+        raise UserError(
+            f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
+            "file:PATH, or say --random-init if that is what you want"
+        )
+    scores = evaluate_backbone(
+        model,
+        train_source,
+        test_source,
+        protocols=config.protocols,
+        budgets=config.budgets,
+        seeds=config.seeds,
+        image_size=config.image_size,
+        pool=config.pool,
+        batch_size=config.batch_size,
+        workers=default_workers() if config.workers is None else config.workers,
+        device=config.device,
+        test_share=config.test_share,
+        knn=config.knn,
+        linear=config.linear,
+        finetune=config.finetune,
+    )
+    result = EvaluateResult(
+        config=config.model_dump(mode="json"),
+        weights=model.origin,
+        scores=tuple(scores),
+        summaries=tuple(summarize(scores)),
+    )
+    if out is not None:
+        write_atomic(Path(out), result.to_json())
+    return result
+
+
+def _parts(data: str, test: Any) -> tuple[str, str | None]:
+    """Training and test pictures, from the usual subfolders where `data` has them."""
+    if test is not None:
+        return data, os.fspath(test)
+    folder = Path(data)
+    for name in ("val", "test"):
+        if (folder / "train").is_dir() and (folder / name).is_dir():
+            return str(folder / "train"), str(folder / name)
+    return data, None
+
+
+def _fresh(model: "Backbone", seed: int) -> "Backbone":
+    import torch
+
+    from vistill.models.build import rebuild
+
+    if model.build is None:
+        raise UserError("a model given as an object without `build` cannot be built afresh")
+    torch.manual_seed(seed)
+    fresh = rebuild(model.build)
+    fresh.normalization = model.normalization
+    return fresh

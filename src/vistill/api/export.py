@@ -1,0 +1,145 @@
+"""`export` and `load_backbone`: trained backbones for use elsewhere."""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vistill.config.suggest import did_you_mean
+from vistill.errors import UserError
+
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
+
+FORMATS = ("timm", "torch", "onnx")
+_KINDS = ("run:", "file:", "timm/")
+
+
+def export(
+    source: "str | os.PathLike[str] | Backbone",
+    *,
+    out: str | os.PathLike[str],
+    format: Literal["timm", "torch", "onnx"] | str = "timm",
+    which: Literal["best", "last"] | str | None = None,
+) -> list[Path]:
+    """Write a backbone for use elsewhere and return the files.
+
+    `timm`: `model.safetensors` and `model.json`, whose `timm` entry is what `timm.create_model`
+    takes to build a model that loads the weights with `strict=True`. `torch`: the same two files
+    for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
+    `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and their mean `pooled` `[B, D]`; it normalises
+    its input itself. Also needs the extra `vistill[onnx]`.
+
+    Args:
+        source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
+        out: folder to write to; made if missing.
+        format: see above.
+        which: `best` or `last` of a run; None: the best where there is one.
+
+    Raises:
+        UserError: no such backbone, or it cannot be had in that format.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    if which not in (None, "best", "last"):
+        raise UserError(f"which must be best or last, not {which!r}")
+    if format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
+        raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
+    reference = backbone_reference(source, which=which)
+    target = Path(out)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"the output folder {target} is a file")
+
+    from vistill.models.export import save_backbone, timm_build
+
+    backbone = load_backbone(reference)
+    if format == "onnx":
+        return _export_onnx(backbone, target)
+    if format == "timm" and timm_build(backbone) is None:
+        raise UserError(f"timm has no model like {source}; use --format torch")
+    save_backbone(backbone, target)
+    return [target / "model.safetensors", target / "model.json"]
+
+
+def load_backbone(
+    source: "str | os.PathLike[str] | Backbone", *, image_size: int | None = None
+) -> "Backbone":
+    """A backbone with its weights, ready for `backbone.pooled(backbone.normalization(pixels))`.
+
+    Args:
+        source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME[:pretrained]`, the name of a ViT
+            (random weights) or a `Backbone`.
+        image_size: side of the square input in pixels; None: the model's own.
+
+    Raises:
+        UserError: there is no such model, or its weights do not fit.
+    """
+    from vistill.models.build import load_backbone
+
+    return load_backbone(backbone_reference(source), image_size=image_size).eval()
+
+
+def backbone_reference(source: Any, *, which: str | None = None) -> Any:
+    """`run:DIR` for a folder, `file:PATH` for a file, anything else as it is.
+
+    Raises:
+        UserError: a path that is not there, or a run without the export that is asked for.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source
+    text = os.fspath(source)
+    if not text.startswith(_KINDS):
+        if Path(text).is_dir():
+            text = f"run:{text}"
+        elif Path(text).is_file():
+            text = f"file:{text}"
+        elif os.sep in text:
+            raise UserError(f"{text} does not exist")
+    if which is None or not text.startswith("run:"):
+        return text
+    folder = Path(text.removeprefix("run:")) / "export" / which
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: {text.removeprefix('run:')} is no finished run")
+    return f"run:{folder}"
+
+
+def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
+    import torch
+    from torch import Tensor, nn
+
+    from vistill.files import write_atomic
+
+    class FromPixels(nn.Module):
+        """Normalises and names what comes out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+            tokens = backbone(backbone.normalization(pixels))
+            return tokens, tokens[:, backbone.num_prefix_tokens :].mean(dim=1)
+
+    program = torch.onnx.export(
+        FromPixels().eval(),
+        (torch.rand(2, 3, *backbone.image_size),),
+        input_names=["pixels"],
+        output_names=["tokens", "pooled"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "input": {"pixels": ["batch", 3, *backbone.image_size], "range": [0, 1]},
+        "outputs": {
+            "tokens": f"[batch, tokens, {backbone.width}] after the final norm",
+            "pooled": f"[batch, {backbone.width}], mean of the patch tokens",
+        },
+        "origin": backbone.origin,
+    }
+    write_atomic(folder / "model.onnx", program.model_proto.SerializeToString())
+    write_atomic(folder / "onnx.json", json.dumps(description, indent=2) + "\n")
+    return [folder / "model.onnx", folder / "onnx.json"]

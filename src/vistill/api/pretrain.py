@@ -1,0 +1,147 @@
+"""`pretrain`: checks what it is asked before any work, then runs one student or a chain of them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vistill.api.results import PretrainResult
+from vistill.config.chain import stage_config, stage_names
+from vistill.config.loading import load_config
+from vistill.config.overrides import Overrides, parse_overrides, set_override
+from vistill.config.schema import RunConfig
+from vistill.errors import UserError
+
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
+
+_WITHOUT_TEACHER = ("mae",)
+
+
+def pretrain(
+    recipe: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
+    teacher: "str | Backbone | None" = None,
+    teacher_weights: Literal["random"] | str | None = None,
+    student: "str | Backbone | None" = None,
+    chain: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> PretrainResult | None:
+    """Pre-train a student, with a teacher where the method has one.
+
+    The same call with the same folder continues an interrupted run.
+
+    Args:
+        recipe: a method, a packaged recipe or a `.yaml` file; None: TinyMIM's defaults.
+        data: pictures: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards or a `.zip`.
+        out: folder of the run.
+        teacher: `timm/NAME[:pretrained]`, `run:DIR`, `file:PATH` or a `Backbone`.
+        teacher_weights: `random` allows a teacher that nobody trained.
+        student: `vit_small` and the like, `timm/NAME`, or a `Backbone`.
+        chain: students of a sequential distillation, largest first, each taught by the one before;
+            stages are folders `1-NAME`, `2-NAME`, ... in `out`, finished ones are skipped.
+        overwrite: move an existing run aside (`OUT.old-1`) and start anew.
+        dry_run: check everything, print the settings, write nothing and return None.
+        overrides: settings over the recipe, `["optim.lr=1e-3"]` or `{"optim.lr": 1e-3}`.
+
+    Raises:
+        UserError: something to mend, told in one sentence before any work.
+        vistill.training.errors.TrainingError: the loss became infinite, or the disk is full.
+        vistill.training.errors.Interrupted: SIGTERM or SIGINT; the run was saved.
+    """
+    settings = read_overrides(overrides)
+    names = {"teacher": teacher, "student": student}
+    objects = {side: model for side, model in names.items() if not isinstance(model, str | None)}
+    flags = {
+        "data.train": None if data is None else os.fspath(data),
+        "teacher.model": _name(teacher),
+        "teacher.weights": teacher_weights,
+        "student.model": _name(student),
+        "chain": chain.split(",") if isinstance(chain, str) else chain and list(chain),
+    }
+    for key, value in flags.items():
+        if value is not None:
+            set_override(settings, key, value)
+    config = load_config(recipe, settings)
+    _check(config, student_given=("student", "model") in settings)
+
+    from vistill.api.stage import run_stage
+
+    if config.chain is None:
+        return run_stage(config, Path(out), **objects, overwrite=overwrite, dry_run=dry_run)
+    return _run_chain(config, Path(out), objects, overwrite=overwrite, dry_run=dry_run)
+
+
+def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Overrides:
+    """Overrides as words or as a mapping of dotted keys."""
+    if not isinstance(overrides, Mapping):
+        return parse_overrides(overrides)
+    settings: Overrides = {}
+    for key, value in overrides.items():
+        set_override(settings, key, value)
+    return settings
+
+
+def _name(model: Any) -> str | None:
+    if model is None or isinstance(model, str):
+        return model
+    from vistill.models.backbone import Backbone
+
+    if not isinstance(model, Backbone):
+        raise UserError(
+            f"a {type(model).__name__} has to be wrapped first, so that vistill knows its blocks: "
+            "see vistill.models.hooked.ModuleBackbone"
+        )
+    return f"object:{type(model).__name__}"
+
+
+def _check(config: RunConfig, *, student_given: bool) -> None:
+    """What the schema cannot see: settings that need or exclude each other."""
+    from vistill.config.suggest import did_you_mean
+    from vistill.models.sizes import VIT_SIZES
+
+    method, teacher = config.method.name, config.teacher
+    if config.data.train is None:
+        raise UserError(f"{method} needs pictures: give --data PATH")
+    if method in _WITHOUT_TEACHER and (teacher.model or config.chain):
+        what = "a chain" if config.chain else f"the teacher {teacher.model}"
+        raise UserError(f"{method} learns without a teacher, so {what} has no use; leave it out")
+    if method not in _WITHOUT_TEACHER and teacher.model is None:
+        raise UserError(
+            f"{method} needs a teacher: give --teacher run:DIR, file:PATH or timm/NAME:pretrained"
+        )
+    if config.chain and student_given:
+        raise UserError("a chain names its students itself: give --chain or --student, not both")
+    sizes = config.student.model_fields_set - {"model", "drop_path", "init"}
+    for name in config.chain or (config.student.model,):
+        if name.startswith("timm/") and sizes:
+            raise UserError(f"{name} has its own sizes, so student.{min(sizes)} has no use")
+        known = name in VIT_SIZES or name == "vit" or name.startswith(("timm/", "object:"))
+        if not known:
+            raise UserError(f"unknown model {name!r}{did_you_mean(name, [*VIT_SIZES, 'vit'])}")
+
+
+def _run_chain(
+    config: RunConfig, out: Path, objects: dict[str, Any], *, overwrite: bool, dry_run: bool
+) -> PretrainResult | None:
+    from vistill.api.stage import build, claim_chain, finished, publish_chain, run_stage
+
+    folders = [out / name for name in stage_names(config)]
+    teachers = [None, *(f"run:{folder}" for folder in folders)]
+    stages = [stage_config(config, i, teachers[i]) for i in range(len(folders))]
+    pupil = objects.get("teacher")
+    for stage in stages:  # with untrained pupils as teachers: does every stage fit the next?
+        pupil = build(stage, teacher=pupil).backbone
+    if dry_run:
+        run_stage(stages[0], folders[0], **objects, dry_run=True)
+        return None
+    claim_chain(config, out, overwrite=overwrite)
+    results: list[PretrainResult | None] = []
+    for stage, folder in zip(stages, folders, strict=True):
+        given = {} if results else objects
+        results.append(finished(folder) or run_stage(stage, folder, **given))
+    return publish_chain(out, [result for result in results if result is not None])

@@ -1,0 +1,91 @@
+"""What the commands return: plain data that prints itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vistill.evaluation.metrics import Score, Summary
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a pre-training run came to.
+
+    Attributes:
+        out: folder of the run.
+        backbone: folder of the exported student, the best where there was a way to tell.
+        steps: optimiser steps.
+        epochs: passes over the pictures.
+        terms: mean of every loss term over the last epoch.
+        best: metric, value, epoch and step of the best evaluation, or None.
+        seconds: wall time over all sessions.
+        stages: results of a chain's students, the last of which is this one; empty without a chain.
+    """
+
+    out: Path
+    backbone: Path
+    steps: int
+    epochs: int
+    terms: Mapping[str, float]
+    best: Mapping[str, Any] | None
+    seconds: float
+    stages: tuple["PretrainResult", ...] = ()
+
+    def __str__(self) -> str:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
+        best = ""
+        if self.best is not None:
+            best = f"; best {self.best['metric']} {self.best['value']:.4g}"
+            best += f" after epoch {self.best['epoch']}"
+        return f"finished {self.steps} steps: {terms}{best}\nbackbone: {self.backbone}"
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps(asdict(self), default=str, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "PretrainResult":
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        values["out"], values["backbone"] = Path(values["out"]), Path(values["backbone"])
+        return cls(**values | {"stages": ()})
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation came to.
+
+    Attributes:
+        config: the evaluation's settings.
+        weights: where the backbone's weights came from.
+        scores: one per protocol, label budget and seed.
+        summaries: one per protocol and label budget, over all seeds.
+    """
+
+    config: Mapping[str, Any]
+    weights: str
+    scores: "tuple[Score, ...]"
+    summaries: "tuple[Summary, ...]"
+
+    def __str__(self) -> str:
+        head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
+        lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
+        for one in self.summaries:
+            share = one.budget if isinstance(one.budget, str) else f"{100 * one.budget:g} %"
+            top5 = "" if one.top5 is None else f"{100 * one.top5:.1f}"
+            lines.append(
+                f"{one.protocol:<9} {f'{share} ({one.labels_used})':>14} {100 * one.top1:>8.1f} "
+                f"{f'{100 * one.low:.1f} – {100 * one.high:.1f}':>15} {top5:>8}".rstrip()
+            )
+        if self.summaries:
+            kind = self.summaries[0].interval
+            what = "of the test set (Wilson)" if kind == "wilson" else "over seeds (Student's t)"
+            lines.append(f"intervals {what}; {self.summaries[0].n_test} test pictures")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """All numbers as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"

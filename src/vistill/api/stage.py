@@ -1,0 +1,258 @@
+"""One pre-training run from a checked configuration: build, describe, train, evaluate, export."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import vistill
+from vistill.api.probes import Probes
+from vistill.api.results import PretrainResult
+from vistill.config.schema import RunConfig
+from vistill.data import (
+    Source,
+    TrainStream,
+    TrainTransform,
+    default_workers,
+    open_source,
+    split_held_out,
+)
+from vistill.files import write_atomic
+from vistill.methods import build_method
+from vistill.methods.base import Method
+from vistill.models.backbone import Backbone
+from vistill.models.build import create_backbone, load_backbone, load_teacher
+from vistill.models.checkpoints import load_named
+from vistill.models.export import save_backbone
+from vistill.training.distributed import World, connect
+from vistill.training.loop import fit
+from vistill.training.optim import peak_lr
+from vistill.training.run_folder import RunFolder
+
+# What may change when a run is continued: it decides where, how fast and how often, not what.
+_VOLATILE = {
+    "data": {"workers", "max_broken"},
+    "train": {
+        "micro_batch_size",
+        "compile",
+        "activation_checkpointing",
+        "strategy",
+        "device",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "evaluate_every",
+        "knn_probe",
+        "loggers",
+    },
+}
+_RESULT = "result.json"
+
+
+def build(
+    config: RunConfig, *, teacher: Backbone | None = None, student: Backbone | None = None
+) -> Method:
+    """The method with its student and teacher.
+
+    Args:
+        config: of one run (no chain).
+        teacher: instead of `config.teacher.model`.
+        student: instead of a fresh `config.student.model`.
+
+    Raises:
+        UserError: a model is unknown, its weights are missing, or the two do not fit together.
+    """
+    torch.manual_seed(config.seed)
+    side, sizes = config.data.image_size, config.student
+    if student is None:
+        student = create_backbone(
+            sizes.model,
+            image_size=side,
+            **sizes.model_dump(exclude={"model", "drop_path", "init"}),
+        )
+    if sizes.init is not None:
+        start = load_backbone(sizes.init, image_size=side)
+        load_named(student, start.state_dict(), sizes.init)
+    if teacher is None and config.teacher.model is not None:
+        teacher = load_teacher(
+            config.teacher.model, weights=config.teacher.weights, image_size=side
+        )
+    return build_method(
+        config.method.name,
+        student,
+        teacher,
+        options=config.method.model_dump(exclude={"name"}),
+        teacher_block=config.teacher.block,
+        teacher_drop_path=config.teacher.drop_path,
+        student_drop_path=sizes.drop_path,
+    )
+
+
+def run_stage(
+    config: RunConfig,
+    out: Path,
+    *,
+    teacher: Backbone | None = None,
+    student: Backbone | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> PretrainResult | None:
+    """Run, or continue, one pre-training in `out`; None after a dry run.
+
+    Raises:
+        UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
+    """
+    world = connect(config.train.device)
+    assert config.data.train is not None
+    source = open_source(config.data.train)
+    train, held_out = split_held_out(len(source), config.data.held_out, config.seed)
+    method = build(config, teacher=teacher, student=student)
+    stream = _stream(config, source, train, world)
+    lines = _describe(config, method, source, len(held_out), stream.steps_per_epoch)
+    if dry_run:
+        print("\n".join(lines))
+        return None
+
+    origin = None if method.teacher is None else method.teacher.origin
+    run = RunFolder.open(
+        out,
+        fingerprint={
+            **_fingerprint(config),
+            "pictures": source.fingerprint(),
+            "teacher_weights": origin,
+        },
+        config=config_text(config),
+        world=world,
+        overwrite=overwrite,
+        environment={"teacher_weights": origin, "pictures": len(source)},
+    )
+    if world.main:
+        print("\n".join([*lines, f"output   {out}{' (continues)' if run.resumed else ''}"]))
+
+    def export(which: str) -> None:
+        save_backbone(
+            method.backbone,
+            out / "export" / which,
+            origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
+            teacher=origin,
+        )
+
+    fitted = fit(
+        method,
+        stream,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        run=run,
+        on_evaluate=Probes(config, method, source, train, held_out, world.device),
+        on_export=export,
+    )
+    best = fitted.best
+    result = PretrainResult(
+        out=out,
+        backbone=out / "export" / "best",
+        steps=fitted.steps,
+        epochs=fitted.epochs,
+        terms=fitted.terms,
+        best=None if best is None else vars(best),
+        seconds=fitted.seconds,
+    )
+    if world.main:
+        write_atomic(out / _RESULT, result.to_json())
+    return result
+
+
+def config_text(config: RunConfig) -> str:
+    """The whole configuration as YAML, which `pretrain` takes as a recipe."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def finished(out: Path) -> PretrainResult | None:
+    """The result of the finished run in `out`, or None."""
+    path = out / _RESULT
+    if not path.is_file():
+        return None
+    print(f"finished {out}")
+    return PretrainResult.from_json(path.read_text(encoding="utf-8"))
+
+
+def claim_chain(config: RunConfig, out: Path, *, overwrite: bool) -> None:
+    """Make `out` the folder of this chain.
+
+    Raises:
+        UserError: it belongs to something else.
+    """
+    RunFolder.open(
+        out,
+        fingerprint=_fingerprint(config),
+        config=config_text(config),
+        world=connect(config.train.device),
+        overwrite=overwrite,
+    )
+
+
+def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
+    """Copy the last student's exports into `out`, so that `run:OUT` is that student."""
+    last = stages[-1]
+    if connect().main:
+        for source in sorted((last.out / "export").glob("*/*")):
+            target = out / source.relative_to(last.out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, source.read_bytes())
+    return PretrainResult(**vars(last) | {"out": out, "stages": tuple(stages)})
+
+
+def _fingerprint(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_VOLATILE)
+
+
+def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> TrainStream:
+    data, train = config.data, config.train
+    transform = TrainTransform(
+        size=data.image_size,
+        scale=data.crop_scale,
+        ratio=data.crop_ratio,
+        interpolation=data.interpolation,
+        flip=data.flip,
+    )
+    return TrainStream(
+        source,
+        indices,
+        transform,
+        seed=config.seed,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        workers=default_workers() if data.workers is None else data.workers,
+        max_broken=data.max_broken,
+    )
+
+
+def _describe(
+    config: RunConfig, method: Method, source: Source, held_out: int, steps: int
+) -> list[str]:
+    """The resolved configuration in short."""
+    student, teacher, train, optim = method.backbone, method.teacher, config.train, config.optim
+    lines = [f"method   {config.method.name}"]
+    if teacher is not None:
+        block = f", block {config.teacher.block}" if config.teacher.block else ""
+        lines.append(
+            f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
+            f"weights: {teacher.origin}"
+        )
+    lines.append(
+        f"student  {config.student.model}: {_millions(student)}, {config.data.image_size} px"
+    )
+    classes = f", {len(source.classes)} classes" if source.classes else ""
+    lines.append(f"data     {source.name}: {len(source)} pictures{classes}, {held_out} held out")
+    lr = peak_lr(optim, train.global_batch_size)
+    lines.append(
+        f"train    {train.epochs} epochs of {steps} steps, batch {train.global_batch_size}, "
+        f"learning rate {lr:.3g}, warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
+    )
+    return lines
+
+
+def _millions(model: Backbone) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

@@ -1,0 +1,146 @@
+"""The import floors of the package: arrows only point down, nothing heavy is imported early."""
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import vistill
+
+ROOT = Path(vistill.__file__).parent
+FLOORS = [
+    {"cli"},
+    {"api"},
+    {"training", "evaluation", "analysis"},
+    {"methods"},
+    {"models", "align", "views", "targets", "losses"},
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+EVERYWHERE = {"batch", "errors", "files"}
+HEAVY = {"torchvision", "timm", "transformers", "open_clip"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str, *, at_import_only: bool = False) -> Iterator[str]:
+    """Modules that `module` imports, those inside functions included unless told otherwise."""
+    tree = ast.parse(MODULES[module].read_text())
+    nodes = _run_at_import(tree) if at_import_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} uses a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        guarded = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+        if not guarded and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+            yield from _run_at_import(child)
+
+
+def room(module: str) -> str:
+    """`vistill.data.folder` → `data`; the package itself is the public face of `api`."""
+    return [*module.split("."), "api"][1]
+
+
+def may_import(importer: str, imported: str) -> bool:
+    a, b = room(importer), room(imported)
+    if a == b or b in EVERYWHERE or imported == "vistill":
+        return True
+    if b == "config":
+        return FLOOR.get(a, 9) <= 2
+    if b == "data":
+        return FLOOR.get(a, 9) in (1, 2)
+    if a not in FLOOR or b not in FLOOR:
+        return False
+    # Maths may use maths, and fine-tuning uses the training loop; no other neighbours.
+    level = (a, b) == ("evaluation", "training") or FLOOR[a] == FLOOR[b] == len(FLOORS) - 1
+    return FLOOR[a] < FLOOR[b] or level
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_down(module: str) -> None:
+    wrong = [
+        name
+        for name in imports(module)
+        if name.partition(".")[0] == "vistill" and not may_import(module, name)
+    ]
+    assert not wrong, f"{module} must not import {wrong}"
+
+
+def test_every_room_is_known() -> None:
+    rooms = {room(module) for module in MODULES}
+    assert rooms <= set(FLOOR) | EVERYWHERE | {"config", "data"}
+
+
+def test_no_circle() -> None:
+    graph = {
+        module: {name for name in imports(module, at_import_only=True) if name in MODULES}
+        - {module}
+        for module in MODULES
+        if module != "vistill"
+    }
+    for names in graph.values():
+        names.discard("vistill")  # holds the version and lazy names only
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_circle_between_rooms() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in MODULES:
+        if module != "vistill":
+            used = {room(name) for name in imports(module) if name in MODULES and "." in name}
+            graph.setdefault(room(module), set()).update(used - {room(module)})
+    TopologicalSorter(graph).prepare()
+
+
+def test_loader_processes_start_light() -> None:
+    for module in MODULES:
+        if room(module) == "data":
+            assert not {name.partition(".")[0] for name in imports(module)} & HEAVY, module
+
+
+def test_maths_reads_no_files() -> None:
+    for module in MODULES:
+        if room(module) in {"methods", "align", "views", "targets", "losses"}:
+            used = {name.partition(".")[0] for name in imports(module)}
+            assert not used & {"os", "io", "pathlib", "yaml", "json", "pydantic"}, module
+
+
+LIGHT = ["vistill", "vistill.cli", "vistill.api", "vistill.config.loading"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [f"import {', '.join(LIGHT)}", "from vistill.cli import main; main(['--help'])"],
+    ids=["import", "help"],
+)
+def test_starts_in_well_under_half_a_second(code: str) -> None:
+    check = f"{code}; import sys; sys.exit(bool({{'torch', 'numpy', 'timm'}} & set(sys.modules)))"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr or "torch or numpy was imported"
+    assert min(seconds) < 1.5  # about 0.2 s on an idle machine
