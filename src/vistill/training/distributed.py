@@ -5,6 +5,7 @@ import copy
 import datetime
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -129,7 +130,10 @@ class Replicated:
 
     Attributes:
         module: what holds the trained parameters.
+        collective: whether all ranks have to gather the state together; else rank 0 has it all.
     """
+
+    collective = False
 
     def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
         self.method, self.world = method, world
@@ -138,9 +142,12 @@ class Replicated:
         if compiled:
             called = cast(nn.Module, torch.compile(called))
         if world.size > 1:
-            called = DistributedDataParallel(
-                called, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():
+                # torch renames `broadcast_buffers`; the new name is missing from older versions.
+                warnings.simplefilter("ignore", FutureWarning)
+                called = DistributedDataParallel(
+                    called, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         self._called = cast(TrainedModule, called)
         method.trained = self._called
 
@@ -178,6 +185,8 @@ class Sharded(Replicated):
     `fully_shard` turns parameters into shards for good, so the module that the caller gave is kept
     apart and filled again where somebody looks at it: for evaluation, for exports and at the end.
     """
+
+    collective = True
 
     def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
         from torch.distributed.device_mesh import init_device_mesh

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vistill.errors import UserError
+from vistill.training.errors import TrainingError
 from vistill.training.run_folder import RunFolder, write_text
 
 
@@ -25,13 +26,16 @@ class JsonLines:
     """One object per line in `metrics.jsonl`."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._file = run.metrics.open("a")
+        self._path = run.metrics
+        self._file = run.metrics.open("ab", buffering=0)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line, on the disk before this returns."""
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write((json.dumps({"step": step} | values) + "\n").encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise TrainingError(f"cannot write {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -175,6 +175,7 @@ class _Loop:
             self._log(state.unlogged | self._end_epoch())
             self._save()
         self._open_window(1)
+        self.first_step, self.started = state.step, time.monotonic()
         while state.step < self.steps:
             self._one_step()
             state.step += 1
@@ -204,7 +205,15 @@ class _Loop:
         for index in range(accumulation):
             batch = self.feed.take()
             self.recent_ids[step].append(batch.ids)
-            losses = self.learner.accumulate(batch, accumulation, last=index == accumulation - 1)
+            try:
+                losses = self.learner.accumulate(
+                    batch, accumulation, last=index == accumulation - 1
+                )
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"out of GPU memory at step {step + 1} with {len(batch)} samples at a time; "
+                    "lower train.micro_batch_size or set train.activation_checkpointing=true"
+                ) from error
             self.sums.check(losses.total, step)
             self.sums.add("loss", losses.total)
             for name, term in losses.terms.items():
@@ -282,8 +291,9 @@ class _Loop:
         return {name: total / count for name, (total, count) in merged.items()}
 
     def _show(self, values: dict[str, float]) -> None:
-        steps_timed = self.images / self.train.global_batch_size
-        eta = (self.steps - self.state.step) * self.busy_seconds / steps_timed
+        # Evaluations and checkpoints so far count in, as they will come again.
+        done, left = self.state.step - self.first_step, self.steps - self.state.step
+        eta = left * (time.monotonic() - self.started) / done
         text = status(values, eta, len(self.stream.broken.names))
         self.display.update(self.state.step, (self.state.step - 1) // self.per_epoch + 1, text)
 
@@ -356,10 +366,9 @@ class _Loop:
         if self.run is None:
             return
         self._tick()
-        checkpoint = self.learner.state() | {
-            "state": self.state.plain(),
-            "broken": self.stream.broken.state(),
-        }
+        checkpoint = {"state": self.state.plain(), "broken": self.stream.broken.state()}
+        if self.world.main or self.learner.strategy.collective:
+            checkpoint |= self.learner.state()
         folder = self.run.checkpoints
         self.world.once(lambda: save_checkpoint(folder, self.state.step, checkpoint))
         self.saved_at = time.monotonic()

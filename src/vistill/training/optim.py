@@ -91,7 +91,8 @@ def trainable(groups: Iterable[Group]) -> list[Group]:
 
 def adamw(groups: list[Group], optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over `groups`; the loop sets the rate at every step."""
-    fused = all(p.is_cuda or p.device.type == "cpu" for g in groups for p in g["params"])
+    devices = {p.device.type for group in groups for p in group["params"]}
+    fused = devices <= {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=fused)
 
 

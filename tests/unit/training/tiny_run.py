@@ -6,6 +6,9 @@ fault tests kill, resume and start under several ranks.
 
 import argparse
 import json
+import os
+import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -117,6 +120,7 @@ class SyntheticStream:
         world_size: int = 1,
         delay: float = 0.0,
         poison: int | None = None,
+        full_from: int | None = None,
     ) -> None:
         self.global_batch_size = global_batch_size
         self.per_rank = global_batch_size // world_size
@@ -124,6 +128,7 @@ class SyntheticStream:
         self.steps_per_epoch = samples // global_batch_size
         self.accumulation = self.per_rank // self.micro
         self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
+        self.full_from = full_from
         self.broken = NoBroken()
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -143,6 +148,9 @@ class SyntheticStream:
                 for i in ids.tolist()
             ]
         )
+        if step == self.full_from:
+            # No file may grow beyond this: writes fail as on a full disk, but for this process.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
         if step == self.poison:
             pixels[0, 0, 0, 0] = float("nan")
         return Batch(pixels=pixels, seeds=ids + 1000 * epoch, ids=ids)
@@ -162,6 +170,26 @@ def train_config(**options) -> TrainConfig:
     return TrainConfig(**(defaults | options))
 
 
+def die_in(moment: str, file: str) -> None:
+    """Kill this process when it is about to flush or rename `file`."""
+
+    def fatal(act):
+        def wrapped(target, *args):
+            name = (
+                target.name if isinstance(target, Path) else os.readlink(f"/proc/self/fd/{target}")
+            )
+            if str(name).endswith(file):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(target, *args)
+
+        return wrapped
+
+    if moment == "fsync":
+        os.fsync = fatal(os.fsync)
+    else:
+        Path.replace = fatal(Path.replace)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -174,7 +202,12 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--poison", type=int)
     parser.add_argument("--wide", type=int, default=0, help="megabytes that a checkpoint weighs")
+    parser.add_argument("--die-in", choices=["fsync", "replace"])
+    parser.add_argument("--die-at-step", type=int)
+    parser.add_argument("--full-from-step", type=int)
     args = parser.parse_args()
+    if args.die_in:
+        die_in(args.die_in, f".partial-step-{args.die_at_step:08}.pt")
     world = connect("cpu")
     method = TinyMethod(dropout=args.dropout)
     if args.wide:
@@ -186,6 +219,7 @@ def main() -> int:
         world_size=world.size,
         delay=args.delay,
         poison=args.poison,
+        full_from=args.full_from_step,
     )
     run = open_run(args.out, world)
     try:

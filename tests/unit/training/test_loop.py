@@ -1,0 +1,303 @@
+"""The loop on a tiny method: what is trained, when things happen, how it stops."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from tiny_run import (
+    SyntheticStream,
+    TinyMethod,
+    open_run,
+    optim_config,
+    train_config,
+)
+from torch import nn
+
+from vistill.errors import UserError
+from vistill.training.errors import Interrupted, TrainingError
+from vistill.training.loop import fit, step_seed
+
+
+def run_fit(method=None, stream=None, run=None, train=None, optim=None, **options):
+    return fit(
+        method or TinyMethod(),
+        stream or SyntheticStream(),
+        optim=optim or optim_config(),
+        train=train or train_config(),
+        seed=0,
+        run=run,
+        **({"progress": False, "log_seconds": 0.0} | options),
+    )
+
+
+def weights(method):
+    return {name: value.clone() for name, value in method.trained.state_dict().items()}
+
+
+def lines(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def same(a, b, **tolerance):
+    for name in a.keys() - {"seen"}:
+        torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def test_learns_and_reports(tmp_path):
+    run = open_run(tmp_path / "run")
+    result = run_fit(run=run, train=train_config(epochs=8))
+    logged = lines(run)
+    assert [line["step"] for line in logged] == list(range(1, 25))
+    assert logged[-1]["loss"] < 0.9 * logged[0]["loss"]
+    assert (result.steps, result.epochs) == (24, 8)
+    last_epoch = [line["loss"] for line in logged[-3:]]
+    assert result.terms["loss"] == pytest.approx(sum(last_epoch) / 3)
+    for line in logged:
+        assert line["loss"] == pytest.approx(line["loss/mse"] + 0.1 * line["loss/l1"], rel=1e-5)
+        assert {"lr", "grad_norm", "images_per_second", "data_wait", "memory_gb"} <= line.keys()
+
+
+def test_learning_rate_of_every_step(tmp_path):
+    run = open_run(tmp_path / "run")
+    run_fit(run=run, optim=optim_config(lr=0.4, warmup_epochs=1.0, min_lr=0.1))
+    rates = [line["lr"] for line in lines(run)]
+    assert rates[:3] == pytest.approx([0.0, 0.4 / 3, 0.8 / 3])
+    assert rates[3] == pytest.approx(0.4)
+    assert rates[6] == pytest.approx(0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * 0.5)))
+
+
+def test_default_rate_scales_with_the_global_batch(tmp_path):
+    run = open_run(tmp_path / "run")
+    run_fit(run=run, optim=optim_config(lr=None, base_lr=0.32, warmup_epochs=0.0))
+    assert lines(run)[0]["lr"] == pytest.approx(0.32 * 8 / 256)
+
+
+def test_accumulation_is_the_whole_batch():
+    whole, parts = TinyMethod(dropout=0), TinyMethod(dropout=0)
+    run_fit(whole)
+    run_fit(parts, SyntheticStream(micro_batch_size=2))
+    same(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+
+
+def test_unreached_parameters_and_teacher_stay(tmp_path):
+    method = TinyMethod()
+    nn.init.normal_(method.trained.student.norm.weight)
+    before, teacher = weights(method), [p.clone() for p in method.teacher.parameters()]
+    run_fit(method, optim=optim_config(weight_decay=0.5))
+    after = weights(method)
+    assert torch.equal(before["student.norm.weight"], after["student.norm.weight"])
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+    assert all(map(torch.equal, teacher, method.teacher.parameters()))
+    assert all(p.requires_grad for p in method.trained.parameters())
+
+
+def test_groups_scale_the_rate_and_lose_frozen_parameters():
+    method = TinyMethod()
+    before = weights(method)
+    groups = [
+        {"params": list(method.trained.student.parameters()), "lr_scale": 0.0},
+        {"params": list(method.trained.head.parameters())},
+    ]
+    run_fit(method, groups=groups, optim=optim_config(weight_decay=0.0))
+    after = weights(method)
+    assert torch.equal(before["student.patch_embed.weight"], after["student.patch_embed.weight"])
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_layer_decay_of_pretraining():
+    method = TinyMethod()
+    before = weights(method)
+    run_fit(method, optim=optim_config(layer_decay=1e-9, weight_decay=0.0))
+    after = weights(method)
+    name = "student.patch_embed.weight"
+    torch.testing.assert_close(before[name], after[name], atol=1e-7, rtol=0)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_clipping_bounds_the_step_but_logs_the_norm(tmp_path):
+    run = open_run(tmp_path / "run")
+    run_fit(run=run, optim=optim_config(clip_norm=1e-12, eps=1.0, weight_decay=0.0))
+    logged = lines(run)
+    assert logged[0]["grad_norm"] > 0.1
+    # Adam with eps 1 moves by about the clipped gradient: nowhere.
+    assert logged[-1]["loss"] == pytest.approx(logged[0]["loss"], rel=0.2)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_stays_near_fp32(precision):
+    exact, rough = TinyMethod(dropout=0), TinyMethod(dropout=0)
+    seen = []
+    head = rough.trained.head
+    head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    run_fit(exact)
+    run_fit(rough, train=train_config(precision=precision))
+    assert seen[-1] == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert all(p.dtype == torch.float32 for p in rough.trained.parameters())
+    same(weights(exact), weights(rough), atol=0.05, rtol=0.1)
+
+
+def test_fp16_that_always_overflows_stops():
+    method = TinyMethod()
+    method.trained.head.register_full_backward_hook(lambda m, gi, go: tuple(g * 1e30 for g in gi))
+    with pytest.raises(TrainingError, match="bf16"):
+        run_fit(method, train=train_config(precision="fp16", epochs=20))
+
+
+def test_activation_checkpointing_recomputes_with_the_same_result():
+    plain, recomputed = TinyMethod(), TinyMethod()
+    run_fit(plain)
+    run_fit(recomputed, train=train_config(activation_checkpointing=True))
+    same(weights(plain), weights(recomputed), atol=0, rtol=0)
+    calls = [m.trained.student.blocks[0].calls for m in (plain, recomputed)]
+    assert calls[1] > 1.5 * calls[0]
+    assert recomputed.backbone.activation_checkpointing is False
+
+
+def test_activation_checkpointing_needs_a_backbone_that_can():
+    method = TinyMethod()
+    del method.backbone.activation_checkpointing
+    with pytest.raises(UserError, match="TinyBackbone"):
+        run_fit(method, train=train_config(activation_checkpointing=True))
+
+
+def test_evaluation_decides_the_best(tmp_path):
+    run, exports, epochs = open_run(tmp_path / "run"), [], []
+    losses = {2: 0.5, 4: 0.3, 5: 0.4}
+
+    def evaluate(epoch):
+        epochs.append(epoch)
+        return {"held_out_loss": losses[epoch], "knn": 0.9}
+
+    train = train_config(epochs=5, evaluate_every=2)
+    result = run_fit(run=run, train=train, on_evaluate=evaluate, on_export=exports.append)
+    assert epochs == [2, 4, 5]
+    assert exports == ["last", "best", "last", "best", "last"]
+    assert (result.best.metric, result.best.value, result.best.epoch) == ("held_out_loss", 0.3, 4)
+    logged = {line["step"]: line.get("held_out_loss") for line in lines(run)}
+    assert {step: v for step, v in logged.items() if v} == {6: 0.5, 12: 0.3, 15: 0.4}
+
+
+def test_knn_decides_where_there_is_no_held_out_loss():
+    accuracy = {1: 0.2, 2: 0.6, 3: 0.6}
+    result = run_fit(on_evaluate=lambda epoch: {"knn": accuracy[epoch]})
+    assert (result.best.metric, result.best.epoch) == ("knn", 2)
+
+
+def test_without_evaluation_last_is_best():
+    exports = []
+    result = run_fit(on_export=exports.append)
+    assert exports == ["last", "last", "last", "best"]
+    assert result.best is None
+
+
+def test_nan_stops_names_its_samples_and_is_never_saved(tmp_path):
+    run = open_run(tmp_path / "run")
+    stream = SyntheticStream(poison=4)
+    bad = next(stream.iterate(4, 5)).ids.tolist()
+    with pytest.raises(TrainingError, match="step 5") as caught:
+        # Reports far apart: the fault is found in time all the same, at the end of the epoch.
+        run_fit(stream=stream, run=run, log_seconds=100.0)
+    assert ", ".join(map(str, bad)) in str(caught.value)
+    told = json.loads((run.path / "non_finite.json").read_text())
+    assert told == {"step": 5, "ids": bad}
+    saved = [torch.load(p)["state"]["step"] for p in run.checkpoints.iterdir()]
+    assert saved == [3]
+
+
+def test_signal_saves_and_resumes_to_the_same_weights(tmp_path):
+    whole, run = TinyMethod(), open_run(tmp_path / "run")
+    run_fit(whole)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    class Signalled(SyntheticStream):
+        def batch(self, ids, epoch, step):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(ids, epoch, step)
+
+    with pytest.raises(Interrupted, match="step 5 of 9") as caught:
+        run_fit(stream=Signalled(), run=run)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+    resumed = TinyMethod(seed=9)
+    teacher = TinyMethod().teacher
+    resumed.teacher.load_state_dict(teacher.state_dict())
+    run_fit(resumed, run=open_run(tmp_path / "run"))
+    same(weights(whole), weights(resumed), atol=0, rtol=0)
+    assert [line["step"] for line in lines(run)] == list(range(1, 10))
+
+
+def test_signal_at_the_end_of_an_epoch_evaluates_after_the_resume(tmp_path):
+    run, epochs = open_run(tmp_path / "run"), []
+
+    class Signalled(SyntheticStream):
+        def batch(self, ids, epoch, step):
+            if step == 8:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(ids, epoch, step)
+
+    def evaluate(epoch):
+        epochs.append(epoch)
+        return {"held_out_loss": 0.1}
+
+    with pytest.raises(Interrupted) as caught:
+        run_fit(stream=Signalled(), run=run, on_evaluate=evaluate)
+    assert (caught.value.exit_code, epochs) == (130, [1, 2])
+    result = run_fit(run=open_run(tmp_path / "run"), on_evaluate=evaluate)
+    assert epochs == [1, 2, 3]
+    assert result.terms["loss"] > 0
+    logged = lines(run)
+    assert [line["step"] for line in logged] == list(range(1, 10))
+    assert {"loss", "held_out_loss"} <= logged[-1].keys()
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    first, run = TinyMethod(), open_run(tmp_path / "run")
+    result = run_fit(first, run=run, on_evaluate=lambda epoch: {"knn": 0.5})
+    again, epochs = TinyMethod(seed=5), []
+    repeated = run_fit(again, run=open_run(tmp_path / "run"), on_evaluate=epochs.append)
+    same(weights(first), weights(again), atol=0, rtol=0)
+    assert epochs == []
+    assert (repeated.terms, repeated.best) == (result.terms, result.best)
+
+
+def test_a_step_does_not_depend_on_history():
+    assert len({step_seed(0, step, rank) for step in range(50) for rank in range(2)}) == 100
+    torch.manual_seed(1)
+    first, second = TinyMethod(), TinyMethod()
+    run_fit(first)
+    torch.manual_seed(2)
+    run_fit(second, on_evaluate=lambda epoch: {"x": torch.rand(()).item()})
+    same(weights(first), weights(second), atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_compiled_agrees():
+    plain, compiled = TinyMethod(dropout=0), TinyMethod(dropout=0)
+    run_fit(plain)
+    run_fit(compiled, train=train_config(compile=True))
+    same(weights(plain), weights(compiled), atol=1e-5, rtol=1e-4)
+    assert "tap" not in vars(compiled.teacher)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_no_step_waits_for_the_device():
+    class Watched(SyntheticStream):
+        def iterate(self, start, stop):
+            # Reports, which may wait, come after steps 1, 5 and 10.
+            modes = {6: "error", 9: "default"}
+            for number, batch in enumerate(super().iterate(start, stop)):
+                for name in ("pixels", "seeds", "ids"):
+                    setattr(batch, name, getattr(batch, name).pin_memory())
+                torch.cuda.set_sync_debug_mode(modes.get(number, torch.cuda.get_sync_debug_mode()))
+                yield batch
+
+    try:
+        train = train_config(epochs=1, device="cuda", precision="fp16")
+        run_fit(stream=Watched(samples=80), train=train, log_seconds=1e9)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
