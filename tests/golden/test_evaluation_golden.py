@@ -99,7 +99,7 @@ def test_drop_path(golden):
 
 def test_train_steps(golden):
     case = golden("finetune_train_steps")
-    config, close = case.config, dict(atol=case.atol, rtol=case.rtol)
+    config, close = case.config, {"atol": case.atol, "rtol": case.rtol}
     classifier = build(case).train()
     groups = layer_decay_groups(
         classifier,
@@ -147,12 +147,10 @@ def test_train_steps(golden):
 
 def test_linear_probe_with_lars(golden):
     case = golden("linprobe_lars")
-    config, close = case.config, dict(atol=case.atol, rtol=case.rtol)
+    config, close = case.config, {"atol": case.atol, "rtol": case.rtol}
     head = ProbeHead(config["dim"], config["classes"], seed=0)
     head.linear.load_state_dict({"weight": case.state["1.weight"], "bias": case.state["1.bias"]})
-    optimizer = LARS(
-        head.linear.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
-    )
+    optimizer = LARS(head.linear.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
     head.train()
     for step in range(config["iters"]):
         loss = F.cross_entropy(head(case.inputs["features"][step]), case.inputs["labels"][step])
@@ -219,6 +217,4 @@ def test_transfer_of_a_student(golden, kind):
         "logits": classifier.logits(case.inputs["imgs"]),
     }
     for key, value in found.items():
-        torch.testing.assert_close(
-            value, case.output[key], atol=case.atol, rtol=case.rtol, msg=key
-        )
+        torch.testing.assert_close(value, case.output[key], atol=case.atol, rtol=case.rtol, msg=key)

@@ -18,6 +18,7 @@ from vistill.config.suggest import did_you_mean
 Protocol = Literal["knn", "linear", "finetune"]
 Pool = Literal["avg", "cls"]
 
+
 def _published(
     epochs: int,
     base_lr: float,
@@ -50,8 +51,8 @@ FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "mae_large": _published(50, 1e-3, 0.75, 0.2),
     "mae_huge": _published(50, 1e-3, 0.75, 0.3),
 }
-"""What a recipe sets; the fields' own defaults are `small`. The learning rate, batch and layer decay
-of `tinymim_small` and `tinymim_tiny` are ours: their authors published none."""
+"""What a recipe sets; the fields' own defaults are `small`. Batch, learning rate, layer decay and
+drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors published none."""
 
 
 def check_budget(budget: float | str) -> float | str:
@@ -92,8 +93,8 @@ class LinearProbeConfig(Section):
     batch_size: PositiveInt = Field(default=16384)
     """Features per step, at most the size of the training set."""
     base_lrs: tuple[PositiveFloat, ...] = Field(default=(0.1, 1.0, 10.0, 100.0), min_length=1)
-    """Learning rates for a batch of 256, scaled linearly; among several the best on a split of the
-    training set is taken. Published: 0.1 alone, for 1.28 million pictures."""
+    """Learning rates for a batch of up to 256, scaled linearly above; among several the best on a
+    split of the training set is taken. Published: 0.1 alone, for 1.28 million pictures."""
     warmup_epochs: NonNegativeFloat = Field(default=10.0)
     """Epochs of linear warm-up from zero; at most a tenth of the run."""
     weight_decay: NonNegativeFloat = Field(default=0.0)
@@ -132,8 +133,9 @@ class FineTuneConfig(Section):
     """Factor on the learning rate per layer below the head."""
     clip_norm: PositiveFloat | None = Field(default=None)
     """Clip the global gradient norm at this value; default: no clipping."""
-    drop_path: Rate = Field(default=0.1)
-    """Stochastic depth of the last block, rising linearly from 0 in the first."""
+    drop_path: Rate | None = Field(default=None)
+    """Stochastic depth of the last block, rising linearly from 0 in the first; default: 0.1 where
+    the backbone has stochastic depth."""
     mixup: float = Field(default=0.0, ge=0.0, le=2.0)
     """Parameter of mixup's Beta distribution (0: off)."""
     cutmix: float = Field(default=0.0, ge=0.0, le=2.0)

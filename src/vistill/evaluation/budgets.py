@@ -35,7 +35,8 @@ def label_budget(labels: np.ndarray, budget: float | str, seed: int) -> np.ndarr
         smallest = min(map(len, groups))
         if count > smallest:
             raise UserError(
-                f"the budget {budget} asks for more pictures than the smallest class has ({smallest})"
+                f"the budget {budget} asks for more pictures than the smallest class has "
+                f"({smallest})"
             )
         chosen = [group[:count] for group in groups]
     else:

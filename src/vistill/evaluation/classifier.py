@@ -1,7 +1,7 @@
 """A backbone with a classification head, trained as a method (spec tinymim, 7)."""
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from vistill.models.backbone import Backbone, Tap
 from vistill.views.noise import Stream
 
 _EPS = 1e-6
+_DROP_PATH = 0.1
 
 
 def soft_cross_entropy(
@@ -30,8 +31,8 @@ def soft_cross_entropy(
 class Classifier(TrainedModule):
     """Backbone, pooling, linear head; its forward is the training loss.
 
-    With `avg` the patch tokens of the last block, before the backbone's final norm, are averaged and
-    normalised by `fc_norm`; with `cls` the class token after the final norm is taken.
+    With `avg` the patch tokens of the last block, before the backbone's final norm, are averaged
+    and normalised by `fc_norm`; with `cls` the class token after the final norm is taken.
 
     Args:
         backbone: becomes part of the classifier and is trained.
@@ -126,27 +127,37 @@ def build_classifier(
     backbone = prepare_backbone(backbone, image_size, pool)
     backbone.requires_grad_(True)
     if options.num_heads is not None:
-        _require(backbone, "unify_heads", "finetune.num_heads")
+        unify_heads = _ability(backbone, "unify_heads", "finetune.num_heads")
         if backbone.width % options.num_heads:
             raise UserError(
                 f"finetune.num_heads={options.num_heads} does not divide the backbone's width "
                 f"of {backbone.width}"
             )
-        backbone.unify_heads(options.num_heads)
-    if options.drop_path > 0:
-        _require(backbone, "set_drop_path", "finetune.drop_path")
+        unify_heads(options.num_heads)
+    if options.drop_path or hasattr(backbone, "set_drop_path"):
+        rate = _DROP_PATH if options.drop_path is None else options.drop_path
         last = max(1, backbone.depth - 1)
-        backbone.set_drop_path([options.drop_path * i / last for i in range(backbone.depth)])
-    elif hasattr(backbone, "set_drop_path"):
-        backbone.set_drop_path(0.0)
+        set_drop_path = _ability(backbone, "set_drop_path", "finetune.drop_path")
+        set_drop_path([rate * i / last for i in range(backbone.depth)])
     if options.reset_last_block == "zero_residual":
-        _require(backbone, "blocks", "finetune.reset_last_block")
-        for linear in (backbone.blocks[-1].attn.proj, backbone.blocks[-1].mlp.fc2):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        _zero_residual(_ability(backbone, "blocks", "finetune.reset_last_block")[-1])
     method = Method(Classifier(backbone, num_classes, pool=pool, options=options, seed=seed))
     freeze_unreached(method, _two_grey_pictures(image_size))
     return method
+
+
+def _zero_residual(block: nn.Module) -> None:
+    """Make a block the identity whose branches still learn."""
+    for name in ("attn.proj", "mlp.fc2"):
+        try:
+            linear = block.get_submodule(name)
+        except AttributeError:
+            raise UserError(
+                f"finetune.reset_last_block=zero_residual needs {name} in the last block, "
+                "which this backbone lacks"
+            ) from None
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
 
 
 def prepare_backbone(backbone: Backbone, image_size: int, pool: Literal["avg", "cls"]) -> Backbone:
@@ -159,19 +170,23 @@ def prepare_backbone(backbone: Backbone, image_size: int, pool: Literal["avg", "
         raise UserError("pool=cls needs a class token, which this backbone lacks; use pool=avg")
     backbone = copy.deepcopy(backbone).cpu()
     if tuple(backbone.image_size) != (image_size, image_size):
-        _require(backbone, "resize", "image_size")
+        resize = _ability(backbone, "resize", "image_size")
         try:
-            backbone.resize(image_size)
+            resize(image_size)
         except ValueError as error:
-            raise UserError(f"image_size={image_size} does not suit the backbone: {error}") from None
+            problem = f"image_size={image_size} does not suit the backbone: {error}"
+            raise UserError(problem) from None
     return backbone
 
 
-def _require(backbone: Backbone, attribute: str, setting: str) -> None:
+def _ability(backbone: Backbone, attribute: str, setting: str) -> Any:
+    """What only some backbones have, and `setting` needs."""
     if not hasattr(backbone, attribute):
         raise UserError(
-            f"{setting} cannot be set for this backbone ({backbone.origin}), which has no {attribute}"
+            f"{setting} cannot be set for this backbone ({backbone.origin}), "
+            f"which has no {attribute}"
         )
+    return getattr(backbone, attribute)
 
 
 def _two_grey_pictures(image_size: int) -> Batch:

@@ -26,7 +26,7 @@ def random_erasing(
         seeds: every draw of a sample derives from its seed.
         probability: of erasing anything.
     """
-    batch, channels, height, width = images.shape
+    _batch, channels, height, width = images.shape
     draws = per_sample_uniform(seeds, 3 + 2 * _ATTEMPTS, Stream.RANDOM_ERASING)
     area = (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[:, 3 : 3 + _ATTEMPTS]) * height * width
     aspect = ((2 * draws[:, 3 + _ATTEMPTS :] - 1) * _LOG_ASPECT).exp()

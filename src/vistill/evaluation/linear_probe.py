@@ -1,8 +1,8 @@
 """MAE's linear probe (spec tinymim, 7) on cached features, where an epoch is a matrix product.
 
-Left out against the published protocol: random crops and flips, since every picture is seen once, in
-its test view. Added: the batch shrinks with the training set, a run has a least number of steps, and
-the learning rate may be chosen among several on a part of the training set, because LARS at the
+Left out against the published protocol: random crops and flips, since every picture is seen once,
+in its test view. Added: the batch shrinks with the training set, a run has a least number of steps,
+and the learning rate may be chosen among several on a part of the training set, because LARS at the
 published rate hardly moves the weights in the few steps that a small set gives.
 """
 
@@ -65,13 +65,13 @@ def _choose_rate(
     """The base rate with the best accuracy on a stratified fifth of the training set.
 
     Among equals the smaller rate wins. Where some class has a single example nothing can be held
-    out, and the middle one of the rates is taken.
+    out, and the upper of the middle rates is taken.
     """
     rates = sorted(options.base_lrs)
     if len(rates) == 1:
         return rates[0]
     if labels.bincount()[labels.unique()].min() < 2:
-        return rates[(len(rates) - 1) // 2]
+        return rates[len(rates) // 2]
     fit, check = (
         torch.from_numpy(part).to(labels.device)
         for part in split_labelled(labels.cpu().numpy(), 0.2, seed)
@@ -107,7 +107,7 @@ def _train(
         for step, chosen in enumerate(order[: steps * batch].split(batch)):
             optimizer.param_groups[0]["lr"] = learning_rate(
                 epoch + step / steps,
-                lr=base_lr * batch / 256,
+                lr=base_lr * max(1.0, batch / 256),
                 min_lr=0.0,
                 warmup_epochs=warmup,
                 epochs=epochs,

@@ -1,0 +1,310 @@
+"""Measure one backbone by kNN, linear probe and fine-tuning over label budgets and seeds."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from vistill.config.evaluation import (
+    FineTuneConfig,
+    KNNConfig,
+    LinearProbeConfig,
+    Pool,
+    Protocol,
+)
+from vistill.config.suggest import did_you_mean
+from vistill.data import Source
+from vistill.errors import UserError
+from vistill.evaluation.budgets import label_budget, split_labelled
+from vistill.evaluation.classifier import build_classifier, prepare_backbone
+from vistill.evaluation.features import Features, collect, pooling
+from vistill.evaluation.finetune import class_scores, fine_tune
+from vistill.evaluation.knn import knn_votes
+from vistill.evaluation.linear_probe import linear_probe
+from vistill.evaluation.metrics import Score, score
+from vistill.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled pictures of a source.
+
+    Attributes:
+        source: of the pictures.
+        indices: positions of those with a label.
+        classes: label of every position of the source, counted as in the training source.
+    """
+
+    source: Source
+    indices: np.ndarray
+    classes: np.ndarray
+
+
+def evaluate_backbone(
+    backbone: Backbone,
+    train_source: Source,
+    test_source: Source | None = None,
+    *,
+    protocols: Sequence[Protocol] = ("knn", "linear", "finetune"),
+    budgets: Sequence[float | str] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    image_size: int | None = None,
+    pool: Pool = "avg",
+    batch_size: int = 64,
+    workers: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    test_share: float = 0.2,
+    knn: KNNConfig | None = None,
+    linear: LinearProbeConfig | None = None,
+    finetune: FineTuneConfig | None = None,
+    progress: bool = True,
+) -> list[Score]:
+    """One score per protocol, budget and seed.
+
+    kNN with all labels has nothing random and is run for the first seed only.
+
+    Args:
+        backbone: what is measured; it is left as it is.
+        train_source: labelled pictures to learn from.
+        test_source: labelled pictures to test on; None takes a stratified `test_share` of
+            `train_source`, the same for all seeds.
+        protocols: any of `knn`, `linear`, `finetune`.
+        budgets: shares of the training labels in (0, 1], or `N/class`.
+        seeds: each draws the budget, the head and the order of the pictures.
+        image_size: side of the inputs; None: the backbone's own.
+        pool: feature of a picture: mean of the patch tokens or class token.
+        batch_size: pictures per forward pass where nothing is trained.
+        workers: loader processes.
+        device: where to compute.
+        test_share: share tested on without a `test_source`.
+        knn, linear, finetune: options of the protocols.
+        progress: whether to show anything.
+
+    Raises:
+        UserError: no labels, differing classes, or settings that do not suit the backbone.
+    """
+    for name in protocols:
+        if name not in get_args(Protocol):
+            raise UserError(f"unknown protocol {name!r}{did_you_mean(name, get_args(Protocol))}")
+    train, test, num_classes = labelled_parts(train_source, test_source, test_share)
+    chosen = {
+        (budget, seed): train.indices[label_budget(train.classes[train.indices], budget, seed)]
+        for budget in budgets
+        for seed in seeds
+    }
+    size = backbone.image_size[0] if image_size is None else image_size
+    model = prepare_backbone(backbone, size, pool)
+    finetune = finetune or FineTuneConfig()
+    if "finetune" in protocols:
+        build_classifier(
+            model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
+        )
+    runner = _Runner(
+        model, train, test, num_classes, size, pool, batch_size, workers, device, progress
+    )
+    scores = []
+    for protocol in protocols:
+        for (budget, seed), labels in chosen.items():
+            if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
+                continue
+            runner.say(f"{protocol}, budget {budget}, seed {seed}: {len(labels)} labels")
+            if protocol == "knn":
+                found = runner.knn(labels, knn or KNNConfig())
+            elif protocol == "linear":
+                found = runner.linear(labels, linear or LinearProbeConfig(), seed)
+            else:
+                found = runner.finetune(labels, finetune, seed)
+            scores.append(
+                score(
+                    found.scores,
+                    found.labels,
+                    protocol=protocol,
+                    budget=budget,
+                    labels_used=found.labels_used,
+                    seed=seed,
+                    seconds=found.seconds,
+                    broken=found.broken,
+                )
+            )
+    return scores
+
+
+def labelled_parts(
+    train_source: Source, test_source: Source | None, test_share: float = 0.2
+) -> tuple[Labelled, Labelled, int]:
+    """Training pictures, test pictures and the number of classes.
+
+    Raises:
+        UserError: a source without labels, a single class, or classes that differ.
+    """
+    train = _labelled(train_source)
+    if test_source is None:
+        fit, held_out = split_labelled(train.classes, test_share)
+        test = Labelled(train_source, held_out, train.classes)
+        train = Labelled(train_source, fit, train.classes)
+    else:
+        test = _labelled(test_source, like=train_source)
+    number = len(train_source.classes or ())
+    if number < 2:
+        raise UserError(f"{train_source.name} has a single class; an evaluation needs two")
+    return train, test, number
+
+
+def _labelled(source: Source, like: Source | None = None) -> Labelled:
+    """The labelled pictures of `source`, its classes renumbered as in `like`."""
+    known = None if source.labels is None else source.labels >= 0
+    if source.labels is None or source.classes is None or known is None or not known.any():
+        raise UserError(
+            f"{source.name} has no labels, which an evaluation needs: one folder per class, or a "
+            "list with a label column"
+        )
+    classes = source.labels.astype(np.int64)
+    if like is not None and source.classes != like.classes:
+        classes = np.where(known, _renumbering(source, like)[classes], -1)
+    return Labelled(source, np.flatnonzero(known), classes)
+
+
+def _renumbering(source: Source, like: Source) -> np.ndarray:
+    """Number in `like` of every class of `source`."""
+    ours, theirs = source.classes or [], like.classes or []
+    extra, missing = set(ours) - set(theirs), set(theirs) - set(ours)
+    if extra or missing:
+        told = [f"only in {source.name}: {', '.join(sorted(extra)[:5])}"] if extra else []
+        told += [f"only in {like.name}: {', '.join(sorted(missing)[:5])}"] if missing else []
+        raise UserError(f"the classes of training and test pictures differ; {'; '.join(told)}")
+    place = {name: number for number, name in enumerate(theirs)}
+    return np.array([place[name] for name in ours])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Class scores of the test pictures that can be read."""
+
+    scores: Tensor
+    labels: Tensor
+    labels_used: int
+    seconds: float
+    broken: tuple[str, ...]
+
+
+@dataclass
+class _Runner:
+    """Runs the protocols; features are extracted when first asked for and kept."""
+
+    model: Backbone
+    train: Labelled
+    test: Labelled
+    num_classes: int
+    image_size: int
+    pool: Pool
+    batch_size: int
+    workers: int
+    device: Literal["auto", "cpu", "cuda"]
+    progress: bool
+    kept: dict[bool, Features] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+    @property
+    def place(self) -> torch.device:
+        """Where tensors go."""
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(automatic if self.device == "auto" else self.device)
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        if self.progress:
+            Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+    def knn(self, chosen: np.ndarray, options: KNNConfig) -> _Found:
+        bank, labels, queries = self._features_for(chosen)
+        start = time.monotonic()
+        votes = knn_votes(
+            bank, labels, queries, self.num_classes, k=options.k, temperature=options.temperature
+        )
+        return self._tested(self._features(test=True), votes, len(labels), start)
+
+    def linear(self, chosen: np.ndarray, options: LinearProbeConfig, seed: int) -> _Found:
+        features, labels, queries = self._features_for(chosen)
+        start = time.monotonic()
+        scores = linear_probe(
+            features, labels, queries, self.num_classes, options=options, seed=seed
+        )
+        return self._tested(self._features(test=True), scores, len(labels), start)
+
+    def finetune(self, chosen: np.ndarray, options: FineTuneConfig, seed: int) -> _Found:
+        start = time.monotonic()
+        classifier = fine_tune(
+            self.model,
+            self.train.source,
+            chosen,
+            num_classes=self.num_classes,
+            options=options,
+            image_size=self.image_size,
+            pool=self.pool,
+            seed=seed,
+            workers=self.workers,
+            device=self.device,
+            progress=self.progress,
+        )
+        found = collect(
+            classifier,
+            class_scores(classifier),
+            self.test.source,
+            self.test.indices,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            device=self.place,
+            progress="testing" if self.progress else None,
+        )
+        return self._tested(found, found.features, len(chosen), start)
+
+    def _tested(self, found: Features, scores: Tensor, used: int, start: float) -> _Found:
+        new = sorted(set(found.broken) - self.told)
+        if new:
+            self.say(f"{len(new)} unreadable test pictures are left out: {', '.join(new)}")
+            self.told.update(new)
+        return _Found(
+            scores=scores.cpu(),
+            labels=torch.from_numpy(self.test.classes)[found.ids],
+            labels_used=used,
+            seconds=time.monotonic() - start,
+            broken=tuple(sorted(found.broken)),
+        )
+
+    def _features_for(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Features and labels of the chosen training pictures, and the test features."""
+        train = self._features(test=False)
+        rows = torch.from_numpy(np.isin(train.ids.numpy(), chosen))
+        if int(rows.sum()) < 2:
+            raise UserError(
+                f"fewer than two of the chosen pictures of {self.train.source.name} can be read"
+            )
+        labels = torch.from_numpy(self.train.classes)[train.ids[rows]]
+        test = self._features(test=True)
+        return (
+            train.features[rows].to(self.place),
+            labels.to(self.place),
+            test.features.to(self.place),
+        )
+
+    def _features(self, *, test: bool) -> Features:
+        if test not in self.kept:
+            part = self.test if test else self.train
+            self.kept[test] = collect(
+                self.model,
+                pooling(self.model, self.pool),
+                part.source,
+                part.indices,
+                image_size=self.image_size,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                device=self.place,
+                progress=f"features of {part.source.name}" if self.progress else None,
+            )
+        return self.kept[test]

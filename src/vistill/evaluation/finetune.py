@@ -1,0 +1,150 @@
+"""Fine-tuning of a whole backbone on labelled pictures, by the loop that pre-trains (spec 7)."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from vistill.batch import Batch
+from vistill.config.evaluation import FineTuneConfig
+from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.data import Source, TrainStream, TrainTransform
+from vistill.evaluation.classifier import Classifier, build_classifier
+from vistill.models.backbone import Backbone
+from vistill.models.vit import VisionTransformer
+from vistill.training.loop import fit
+from vistill.training.optim import Group, layer_decay_groups, vit_layer
+
+_RATIO = (3 / 4, 4 / 3)
+_MAX_BROKEN = 0.5
+"""A label budget may be a handful of pictures, of which one may be broken."""
+
+
+def fine_tune(
+    backbone: Backbone,
+    source: Source,
+    indices: np.ndarray,
+    *,
+    num_classes: int,
+    options: FineTuneConfig | None = None,
+    image_size: int,
+    pool: Literal["avg", "cls"] = "avg",
+    seed: int = 0,
+    workers: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: bool = True,
+) -> Classifier:
+    """Train a classifier that starts from a copy of `backbone`; the original is left as it is.
+
+    Args:
+        backbone: where the weights come from.
+        source: of the labelled pictures.
+        indices: which of them to learn from.
+        num_classes: outputs of the head.
+        options: recipe; its batch shrinks to the number of pictures and its epochs grow to
+            `min_steps`.
+        image_size: side of the square crop.
+        pool: which feature is classified.
+        seed: of head, order and augmentation.
+        workers: loader processes.
+        device: where to train.
+        progress: whether to show anything.
+
+    Raises:
+        UserError: the backbone cannot do what the options ask.
+    """
+    options = options or FineTuneConfig()
+    batch = min(options.global_batch_size, len(indices))
+    micro_batch = _micro_batch(batch, options.micro_batch_size)
+    stream = TrainStream(
+        source,
+        indices,
+        TrainTransform(
+            image_size, options.crop_scale, _RATIO, "bicubic", options.flip, options.rand_augment
+        ),
+        seed=seed,
+        global_batch_size=batch,
+        micro_batch_size=micro_batch,
+        workers=workers,
+        max_broken=_MAX_BROKEN,
+    )
+    epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
+    method = build_classifier(
+        backbone, num_classes, image_size=image_size, pool=pool, options=options, seed=seed
+    )
+    classifier = method.trained
+    assert isinstance(classifier, Classifier)
+    optim = OptimConfig(
+        base_lr=options.base_lr,
+        lr=options.lr,
+        min_lr=options.min_lr,
+        warmup_epochs=min(options.warmup_epochs, epochs / 10),
+        weight_decay=options.weight_decay,
+        betas=(0.9, 0.999),
+        clip_norm=options.clip_norm,
+        layer_decay=options.layer_decay,
+    )
+    train = TrainConfig(
+        epochs=epochs,
+        global_batch_size=batch,
+        micro_batch_size=micro_batch,
+        precision=options.precision,
+        device=device,
+        knn_probe=False,
+    )
+    groups = finetune_groups(classifier, options)
+    fit(method, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
+    stream.close()
+    return classifier
+
+
+def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:
+    """Layer-decay groups of a classifier around any backbone that lists its blocks."""
+    backbone = classifier.student
+    if isinstance(backbone, VisionTransformer):
+        layer_of = vit_layer
+    else:
+        layers = _layers_by_name(backbone)
+
+        def layer_of(name: str, depth: int) -> int:
+            return layers[name]
+
+    return layer_decay_groups(
+        classifier,
+        options.weight_decay,
+        options.layer_decay,
+        backbone.depth,
+        prefix="student.",
+        layer_of=layer_of,
+    )
+
+
+def _layers_by_name(backbone: Backbone) -> dict[str, int]:
+    """0 in front of the blocks, k in block k; behind them only the final norm is ever trained."""
+    blocks: Any = getattr(backbone, "blocks", ())
+    owner = {
+        id(parameter): number
+        for number, block in enumerate(blocks, start=1)
+        for parameter in block.parameters()
+    }
+    return {
+        name: owner.get(id(parameter), backbone.depth + 1 if _is_final_norm(name) else 0)
+        for name, parameter in backbone.named_parameters()
+    }
+
+
+def _is_final_norm(name: str) -> bool:
+    return name.removeprefix("module.").startswith("norm.")
+
+
+def _micro_batch(batch: int, wanted: int | None) -> int:
+    """The largest divisor of the batch that is not above the wanted micro-batch."""
+    most = batch if wanted is None else min(wanted, batch)
+    return next(size for size in range(most, 0, -1) if batch % size == 0)
+
+
+def class_scores(classifier: Classifier) -> Callable[[Batch], Tensor]:
+    """The logits of a batch in its test view, for `vistill.evaluation.features.collect`."""
+    return lambda batch: classifier.logits(classifier.student.normalization(batch.unit_pixels()))

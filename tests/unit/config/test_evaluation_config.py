@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import pytest
+
+from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig, FineTuneConfig
+from vistill.config.loading import build_config
+from vistill.config.overrides import parse_overrides
+from vistill.errors import UserError
+
+
+def config(*words: str) -> EvaluateConfig:
+    return build_config(EvaluateConfig, {}, parse_overrides(words))
+
+
+def test_recipes_are_the_published_settings():
+    base = FineTuneConfig(recipe="mae_base")
+    assert (base.epochs, base.global_batch_size, base.base_lr, base.lr) == (100, 1024, 5e-4, None)
+    assert (base.layer_decay, base.drop_path, base.mixup, base.cutmix) == (0.65, 0.1, 0.8, 1.0)
+    assert (base.label_smoothing, base.random_erasing, base.min_lr) == (0.1, 0.25, 1e-6)
+    assert FineTuneConfig(recipe="tinymim_tiny").num_heads == 3
+
+
+@pytest.mark.parametrize("name", FINETUNE_RECIPES)
+def test_every_recipe_is_valid_and_survives_a_round_trip(name):
+    made = FineTuneConfig(recipe=name)
+    assert FineTuneConfig.model_validate(made.model_dump()) == made
+
+
+def test_overrides_win_over_the_recipe():
+    made = config("finetune.recipe=mae_large", "finetune.epochs=7").finetune
+    assert (made.epochs, made.drop_path) == (7, 0.2)
+
+
+def test_base_lr_switches_the_absolute_rate_off():
+    assert config("finetune.base_lr=1e-3").finetune.lr is None
+    both = config("finetune.base_lr=1e-3", "finetune.lr=1e-4").finetune
+    assert both.lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("finetune.recipe=mae_bas", "mae_base"),
+        ("finetune.mixupp=1", "finetune.mixup"),
+        ("budgets=[2.0]", "label budget"),
+        ("protocols=[kn]", "knn"),
+        ("test_share=0", "test_share"),
+    ],
+)
+def test_mistakes_are_told(word, message):
+    with pytest.raises(UserError, match=message):
+        config(word)
+
+
+def test_budgets():
+    assert config("budgets=[0.01, 1, 5/class]").budgets == (0.01, 1.0, "5/class")
+
+
+def test_importing_it_does_not_import_torch():
+    code = "import sys, vistill.config.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

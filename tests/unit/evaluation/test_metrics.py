@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+
+from vistill.evaluation.metrics import Score, score, summarize, t_interval, top_k_hits
+from vistill.evaluation.metrics import wilson_interval as wilson
+
+
+def test_top_k_counts_ranks():
+    scores = torch.tensor([[0.1, 0.5, 0.4], [0.9, 0.0, 0.1], [0.2, 0.3, 0.5]])
+    labels = torch.tensor([2, 0, 0])
+    assert [top_k_hits(scores, labels, k) for k in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_ties_go_to_the_lower_class_so_constant_scores_are_at_chance():
+    labels = torch.arange(4).repeat(5)
+    assert top_k_hits(torch.zeros(20, 4), labels, 1) == 5
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_scores_that_are_not_finite_never_hit(value):
+    scores = torch.full((3, 4), value)
+    assert top_k_hits(scores, torch.zeros(3, dtype=torch.long), 4) == 0
+
+
+def test_wilson_matches_published_values():
+    # Newcombe 1998, table I: 81/263 and 0/20.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+
+
+def test_t_interval_matches_a_textbook_case():
+    mean, low, high = t_interval([0.70, 0.72, 0.74])
+    assert mean == pytest.approx(0.72)
+    assert high - mean == pytest.approx(4.3027 * 0.02 / math.sqrt(3), abs=1e-6)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_t_interval_beyond_the_table_is_continuous():
+    few, many = [0.0, 1.0] * 10 + [0.5], [0.0, 1.0] * 11
+    widths = [(t_interval(v)[2] - t_interval(v)[0]) * math.sqrt(len(v)) for v in (few, many)]
+    assert widths[0] / widths[1] == pytest.approx(1.0, abs=0.03)
+
+
+def make(seed: int, top1: float, protocol: str = "knn") -> Score:
+    return Score(protocol, 1.0, 100, seed, top1, None, top1 - 0.1, top1 + 0.1, 50, 1.0)
+
+
+def test_summary_uses_wilson_for_one_seed_and_t_for_several():
+    one, several = summarize([make(0, 0.5), make(0, 0.6, "linear"), make(1, 0.7, "linear")])
+    assert (one.interval, one.low, one.high) == ("wilson", 0.4, 0.6)
+    assert several.interval == "t"
+    assert several.top1 == pytest.approx(0.65)
+    assert several.seeds == (0, 1)
+    assert several.low < 0.6
+    assert several.high > 0.7
+
+
+def test_top5_needs_more_than_five_classes():
+    labels = torch.zeros(4, dtype=torch.long)
+    facts = {"protocol": "knn", "budget": 1.0, "labels_used": 4, "seed": 0, "seconds": 0.0}
+    assert score(torch.rand(4, 5), labels, **facts).top5 is None
+    assert score(torch.zeros(4, 6), labels, **facts).top5 == 1.0
