@@ -130,11 +130,14 @@ class Learner:
 
     def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
         """Forward and backward of one of `share` micro-batches of a step."""
-        kind = self.world.device.type
+        device = self.world.device
+        if device.type == "cuda":
+            # A copy from pageable memory would make the host wait for the device.
+            batch = replace(batch, pixels=batch.pixels.pin_memory())
         enabled = self.dtype is not None
         with self.strategy.accumulating(last):
-            with torch.autocast(kind, self.dtype or torch.bfloat16, enabled=enabled):
-                losses: Losses = self.method(batch.to(self.world.device))
+            with torch.autocast(device.type, self.dtype or torch.bfloat16, enabled=enabled):
+                losses: Losses = self.method(batch.to(device))
             self.scaler.scale(losses.total / share).backward()
         return losses
 

@@ -366,7 +366,10 @@ class _Loop:
         if self.run is None:
             return
         self._tick()
-        checkpoint = {"state": self.state.plain(), "broken": self.stream.broken.state()}
+        broken: dict[str, str] = {}
+        for names in self.world.gather(self.stream.broken.state()):
+            broken |= names
+        checkpoint = {"state": self.state.plain(), "broken": broken}
         if self.world.main or self.learner.strategy.collective:
             checkpoint |= self.learner.state()
         folder = self.run.checkpoints

@@ -3,17 +3,24 @@
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Self
 
 _WATCHED = (signal.SIGTERM, signal.SIGINT)
+_ECHO_SECONDS = 1.0
 
 
 class StopSignals:
-    """While entered, the first signal is noted in `received`; a second one acts as usual."""
+    """While entered, the first signal is noted in `received`; a second Ctrl-C ends at once.
+
+    A scheduler and `torchrun` between them often send the same signal twice: a repeated SIGTERM
+    changes nothing, and a repeated SIGINT only does when it is too late to be an echo.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._before: dict[int, Any] = {}
         self._owner = os.getpid()
 
@@ -34,6 +41,7 @@ class StopSignals:
             # A forked loader process: it ends when told to; Ctrl-C is its parent's business.
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
-            return
-        self.received = signum
-        signal.signal(signum, self._before[signum])
+        elif self.received is None:
+            self.received, self._received_at = signum, time.monotonic()
+        elif signum == signal.SIGINT and time.monotonic() - self._received_at > _ECHO_SECONDS:
+            raise KeyboardInterrupt

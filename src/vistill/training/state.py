@@ -15,10 +15,10 @@ class Broken(Protocol):
 
     names: dict[str, str]
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, str]:
         """Plain data for a checkpoint."""
 
-    def load(self, state: Any) -> None:
+    def load(self, state: dict[str, str]) -> None:
         """The inverse of `state`."""
 
 

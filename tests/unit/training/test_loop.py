@@ -291,8 +291,6 @@ def test_no_step_waits_for_the_device():
             # Reports, which may wait, come after steps 1, 5 and 10.
             modes = {6: "error", 9: "default"}
             for number, batch in enumerate(super().iterate(start, stop)):
-                for name in ("pixels", "seeds", "ids"):
-                    setattr(batch, name, getattr(batch, name).pin_memory())
                 torch.cuda.set_sync_debug_mode(modes.get(number, torch.cuda.get_sync_debug_mode()))
                 yield batch
 

@@ -121,6 +121,7 @@ class SyntheticStream:
         delay: float = 0.0,
         poison: int | None = None,
         full_from: int | None = None,
+        stop_at: int | None = None,
     ) -> None:
         self.global_batch_size = global_batch_size
         self.per_rank = global_batch_size // world_size
@@ -128,7 +129,7 @@ class SyntheticStream:
         self.steps_per_epoch = samples // global_batch_size
         self.accumulation = self.per_rank // self.micro
         self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
-        self.full_from = full_from
+        self.full_from, self.stop_at = full_from, stop_at
         self.broken = NoBroken()
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -151,8 +152,10 @@ class SyntheticStream:
         if step == self.full_from:
             # No file may grow beyond this: writes fail as on a full disk, but for this process.
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-        if step == self.poison:
-            pixels[0, 0, 0, 0] = float("nan")
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.poison and self.rank == 0:
+            pixels[0, 0, 0, 0] = float("nan")  # one sample of one rank
         return Batch(pixels=pixels, seeds=ids + 1000 * epoch, ids=ids)
 
 
@@ -198,6 +201,8 @@ def main() -> int:
     parser.add_argument("--cadence", type=int, default=1)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--strategy", default="ddp")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--micro", type=int)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--poison", type=int)
@@ -205,6 +210,7 @@ def main() -> int:
     parser.add_argument("--die-in", choices=["fsync", "replace"])
     parser.add_argument("--die-at-step", type=int)
     parser.add_argument("--full-from-step", type=int)
+    parser.add_argument("--stop-at-step", type=int)
     args = parser.parse_args()
     if args.die_in:
         die_in(args.die_in, f".partial-step-{args.die_at_step:08}.pt")
@@ -220,6 +226,7 @@ def main() -> int:
         delay=args.delay,
         poison=args.poison,
         full_from=args.full_from_step,
+        stop_at=args.stop_at_step,
     )
     run = open_run(args.out, world)
     try:
@@ -228,7 +235,11 @@ def main() -> int:
             stream,
             optim=optim_config(clip_norm=1.0),
             train=train_config(
-                epochs=args.epochs, checkpoint_steps=args.cadence, strategy=args.strategy
+                epochs=args.epochs,
+                checkpoint_steps=args.cadence,
+                strategy=args.strategy,
+                precision=args.precision,
+                compile=args.compile,
             ),
             seed=0,
             run=run,
