@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import CELLS, run
+from command_line import CELLS, run
 from safetensors.torch import load_file
 
 import vistill
@@ -21,16 +21,13 @@ def test_evaluate_prints_a_table_and_writes_json(mae_run: Path, tmp_path: Path) 
     done = run(*words, "--labels", "0.5,1", "--out", out, "workers=0", "device=cpu", *quick)
     rows = done.stdout.splitlines()
     assert rows[0].split()[0] == "protocol"
-    assert [row.split()[0] for row in rows[1:7]] == [
-        n for n in ("knn", "linear", "finetune") * 1 for _ in "ab"
-    ]
-    scores = json.loads(out.read_text())
-    assert scores["weights"].startswith("run ")
-    assert {score["n_test"] for score in scores["scores"]} == {15}
-    assert {score["labels_used"] for score in scores["scores"]} == {12, 27}
-    assert all(
-        0 <= score["low"] <= score["top1"] <= score["high"] <= 1 for score in scores["scores"]
-    )
+    assert [row.split()[0] for row in rows[1:7:2]] == ["knn", "linear", "finetune"]
+    content = json.loads(out.read_text())
+    assert content["weights"].startswith("run ")
+    scores = content["scores"]
+    assert {score["n_test"] for score in scores} == {15}
+    assert {score["labels_used"] for score in scores} == {12, 27}
+    assert all(0 <= score["low"] <= score["top1"] <= score["high"] <= 1 for score in scores)
 
 
 def test_random_init_is_a_baseline(mae_run: Path, tmp_path: Path) -> None:

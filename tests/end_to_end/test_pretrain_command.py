@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CELLS, MAE, SIZES, command, environment, run
+from command_line import CELLS, MAE, SIZES, command, environment, run
 from safetensors.torch import load_file
 
 from vistill.config.loading import load_config
@@ -89,7 +89,7 @@ def test_a_chain_is_one_resumable_command(mae_run: Path, tmp_path: Path) -> None
 
 
 def test_sigterm_saves_and_the_same_command_continues(tmp_path: Path) -> None:
-    settings = [*MAE, "train.epochs=150", "train.evaluate_every=50", "train.knn_probe=false"]
+    settings = [*MAE, "train.epochs=40", "train.evaluate_every=20", "train.knn_probe=false"]
     words = ["pretrain", "mae", "--data", CELLS / "train", *settings, "--out"]
     out = tmp_path / "stopped"
     process = subprocess.Popen(
@@ -101,7 +101,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert re.search(r"stopped after step \d+ of 300; saved in .*, and the same command", err)
+    assert re.search(r"stopped after step \d+ of 80; saved in .*, and the same command", err)
 
     continued = run(*words, out)
     assert "(continues)" in continued.stdout

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles, EvalTransform, Source, eval_batches
-from vistill.evaluation.features import Features, extract_features
+from vistill.evaluation.features import extract_features
 from vistill.evaluation.knn import knn_votes
 from vistill.methods.base import Method
 
@@ -86,7 +87,7 @@ class Probes:
             yield replace(batch, seeds=batch.ids)
 
     def _knn(self) -> float:
-        def features(indices: np.ndarray) -> Features:
+        def features(indices: np.ndarray) -> tuple[Tensor, Tensor, dict[str, str]]:
             return extract_features(
                 self.method.backbone,
                 self.source,
@@ -98,7 +99,7 @@ class Probes:
                 device=self.device,
             )
 
-        bank, queries = features(self.bank), features(self.queries)
-        classes = int(bank.labels.max()) + 1
-        votes = knn_votes(bank.features, bank.labels, queries.features, classes)
-        return float((votes.argmax(dim=1) == queries.labels).float().mean()) * 100
+        bank, bank_labels, _ = features(self.bank)
+        queries, labels, _ = features(self.queries)
+        votes = knn_votes(bank, bank_labels, queries, int(bank_labels.max()) + 1)
+        return float((votes.argmax(dim=1) == labels).float().mean()) * 100

@@ -35,7 +35,9 @@ class PretrainResult:
     stages: tuple["PretrainResult", ...] = ()
 
     def __str__(self) -> str:
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items())
+        terms = ", ".join(
+            f"{name.removeprefix('loss/')} {value:.4g}" for name, value in self.terms.items()
+        )
         best = ""
         if self.best is not None:
             best = f"; best {self.best['metric']} {self.best['value']:.4g}"

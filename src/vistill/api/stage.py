@@ -221,7 +221,7 @@ def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> Tr
         transform,
         seed=config.seed,
         global_batch_size=train.global_batch_size,
-        micro_batch_size=train.micro_batch_size,
+        micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
         rank=world.rank,
         world_size=world.size,
         workers=default_workers() if data.workers is None else data.workers,
@@ -242,7 +242,8 @@ def _describe(
             f"weights: {teacher.origin}"
         )
     lines.append(
-        f"student  {config.student.model}: {_millions(student)}, {config.data.image_size} px"
+        f"student  {config.student.model}: {_millions(student)}, {student.width} wide, "
+        f"{student.depth} blocks, {config.data.image_size} px"
     )
     classes = f", {len(source.classes)} classes" if source.classes else ""
     lines.append(f"data     {source.name}: {len(source)} pictures{classes}, {held_out} held out")
