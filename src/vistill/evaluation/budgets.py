@@ -44,6 +44,11 @@ def label_budget(labels: np.ndarray, budget: float | str, seed: int) -> np.ndarr
     return np.sort(np.concatenate(chosen))
 
 
+def budget_text(budget: float | str) -> str:
+    """`0.01` → `1 %`, `5/class` as it is."""
+    return budget if isinstance(budget, str) else f"{100 * budget:g} %"
+
+
 def split_labelled(
     labels: np.ndarray, test_share: float = 0.2, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -18,12 +18,12 @@ from vistill.config.evaluation import (
     Protocol,
 )
 from vistill.config.suggest import did_you_mean
-from vistill.data import Source
+from vistill.data import Source, default_workers
 from vistill.errors import UserError
-from vistill.evaluation.budgets import label_budget, split_labelled
+from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
 from vistill.evaluation.classifier import build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
-from vistill.evaluation.finetune import class_scores, fine_tune
+from vistill.evaluation.finetune import class_scores, fine_tune, training_view
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, score
@@ -56,7 +56,7 @@ def evaluate_backbone(
     image_size: int | None = None,
     pool: Pool = "avg",
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     test_share: float = 0.2,
     knn: KNNConfig | None = None,
@@ -79,7 +79,7 @@ def evaluate_backbone(
         image_size: side of the inputs; None: the backbone's own.
         pool: feature of a picture: mean of the patch tokens or class token.
         batch_size: pictures per forward pass where nothing is trained.
-        workers: loader processes.
+        workers: loader processes; None: one a core, at most 8.
         device: where to compute.
         test_share: share tested on without a `test_source`.
         knn, linear, finetune: options of the protocols.
@@ -98,12 +98,19 @@ def evaluate_backbone(
         for seed in seeds
     }
     size = backbone.image_size[0] if image_size is None else image_size
+    if "norm" not in backbone.taps and (pool == "cls" or {*protocols} - {"finetune"}):
+        raise UserError(
+            f"this backbone ({backbone.origin}) has no final norm, behind which features are read; "
+            "only fine-tuning with pool=avg does without"
+        )
     model = prepare_backbone(backbone, size, pool)
     finetune = finetune or FineTuneConfig()
     if "finetune" in protocols:
+        training_view(finetune, size)
         build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
         )
+    workers = default_workers() if workers is None else workers
     runner = _Runner(
         model, train, test, num_classes, size, pool, batch_size, workers, device, progress
     )
@@ -112,7 +119,7 @@ def evaluate_backbone(
         for (budget, seed), labels in chosen.items():
             if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
                 continue
-            runner.say(f"{protocol}, budget {budget}, seed {seed}: {len(labels)} labels")
+            runner.say(f"{protocol} with {budget_text(budget)} = {len(labels)} labels, seed {seed}")
             if protocol == "knn":
                 found = runner.knn(labels, knn or KNNConfig())
             elif protocol == "linear":

@@ -61,9 +61,7 @@ def fine_tune(
     stream = TrainStream(
         source,
         indices,
-        TrainTransform(
-            image_size, options.crop_scale, _RATIO, "bicubic", options.flip, options.rand_augment
-        ),
+        training_view(options, image_size),
         seed=seed,
         global_batch_size=batch,
         micro_batch_size=micro_batch,
@@ -98,6 +96,17 @@ def fine_tune(
     fit(method, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
     stream.close()
     return classifier
+
+
+def training_view(options: FineTuneConfig, image_size: int) -> TrainTransform:
+    """Random crop, flip and RandAugment; erasing and mixing follow on the device.
+
+    Raises:
+        UserError: an augmentation that cannot be read.
+    """
+    return TrainTransform(
+        image_size, options.crop_scale, _RATIO, "bicubic", options.flip, options.rand_augment
+    )
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

@@ -47,6 +47,7 @@ def vit() -> VisionTransformer:
 QUICK = FineTuneConfig(
     epochs=12, min_steps=0, global_batch_size=12, lr=3e-3, rand_augment=None, random_erasing=0.0
 )
+QUIET = {"device": "cpu", "workers": 0, "progress": False}
 SHORT = LinearProbeConfig(min_steps=100)
 
 
@@ -59,8 +60,7 @@ def test_all_protocols_and_budgets(folders, vit):
         seeds=(0, 1),
         linear=SHORT,
         finetune=QUICK,
-        device="cpu",
-        progress=False,
+        **QUIET,
     )
     found = [(s.protocol, s.budget, s.seed, s.labels_used) for s in scores]
     assert found == [
@@ -74,8 +74,7 @@ def test_all_protocols_and_budgets(folders, vit):
     assert all(s.top1 > 0.8 for s in scores if s.budget == 1.0)
     assert all(torch.equal(before[k], v) for k, v in vit.state_dict().items())
     again = evaluate_backbone(
-        vit, *map(open_source, folders), seeds=(1,), linear=SHORT, finetune=QUICK, device="cpu",
-        progress=False,
+        vit, *map(open_source, folders), seeds=(1,), linear=SHORT, finetune=QUICK, **QUIET,
     )  # fmt: skip
     same = {s.protocol: s.top1 for s in scores if s.seed == 1 and s.budget == 1.0}
     assert {s.protocol: s.top1 for s in again if s.protocol != "knn"} == same
@@ -129,7 +128,7 @@ def test_unreadable_test_pictures_are_left_out_and_named(folders, vit, tmp_path,
     broken.write_bytes(broken.read_bytes()[:60])
     (score,) = evaluate_backbone(
         vit, open_source(folders[0]), open_source(str(tmp_path / "test")), protocols=("knn",),
-        device="cpu",
+        device="cpu", workers=0,
     )  # fmt: skip
     assert score.n_test == 17
     assert [name.endswith("1_0.png") for name in score.broken] == [True]
@@ -139,12 +138,20 @@ def test_unreadable_test_pictures_are_left_out_and_named(folders, vit, tmp_path,
 def test_classes_in_another_order_are_matched_by_name(folders, vit):
     test = open_source(folders[1])
     plain = evaluate_backbone(
-        vit, open_source(folders[0]), test, protocols=("knn",), device="cpu", progress=False
+        vit,
+        open_source(folders[0]),
+        test,
+        protocols=("knn",),
+        **QUIET,
     )
     test.classes = test.classes[::-1]
     test.labels = 2 - test.labels
     turned = evaluate_backbone(
-        vit, open_source(folders[0]), test, protocols=("knn",), device="cpu", progress=False
+        vit,
+        open_source(folders[0]),
+        test,
+        protocols=("knn",),
+        **QUIET,
     )
     assert turned[0].top1 == plain[0].top1
 
@@ -168,6 +175,8 @@ def test_mistakes_are_told_before_any_work(folders, vit, monkeypatch):
         evaluate_backbone(vit, source, protocols=("liner",))
     with pytest.raises(UserError, match="num_heads=5"):
         evaluate_backbone(vit, source, finetune=FineTuneConfig(num_heads=5))
+    with pytest.raises(UserError, match="rand-x"):
+        evaluate_backbone(vit, source, finetune=FineTuneConfig(rand_augment="rand-x"))
     with pytest.raises(UserError, match="99/class"):
         evaluate_backbone(vit, source, budgets=("99/class",))
 
