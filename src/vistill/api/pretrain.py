@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,6 +117,9 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
         )
     if config.chain and student_given:
         raise UserError("a chain names its students itself: give --chain or --student, not both")
+    for extra in config.train.loggers:
+        if find_spec(extra) is None:
+            raise UserError(f"train.loggers={extra} needs an extra: pip install 'vistill[{extra}]'")
     sizes = config.student.model_fields_set - {"model", "drop_path", "init"}
     for name in config.chain or (config.student.model,):
         if name.startswith("timm/") and sizes:
@@ -134,8 +138,8 @@ def _run_chain(
     teachers = [None, *(f"run:{folder}" for folder in folders)]
     stages = [stage_config(config, i, teachers[i]) for i in range(len(folders))]
     pupil = objects.get("teacher")
-    for stage in stages:  # with untrained pupils as teachers: does every stage fit the next?
-        pupil = build(stage, teacher=pupil).backbone
+    for i, stage in enumerate(stages):  # with untrained pupils: does every stage fit the next?
+        pupil = build(stage, teacher=pupil, untrained=i > 0).backbone
     if dry_run:
         run_stage(stages[0], folders[0], **objects, dry_run=True)
         return None

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import save
 
 import vistill
 from vistill.api.probes import Probes
@@ -50,7 +51,11 @@ _RESULT = "result.json"
 
 
 def build(
-    config: RunConfig, *, teacher: Backbone | None = None, student: Backbone | None = None
+    config: RunConfig,
+    *,
+    teacher: Backbone | None = None,
+    student: Backbone | None = None,
+    untrained: bool = False,
 ) -> Method:
     """The method with its student and teacher.
 
@@ -58,6 +63,7 @@ def build(
         config: of one run (no chain).
         teacher: instead of `config.teacher.model`.
         student: instead of a fresh `config.student.model`.
+        untrained: allow a teacher with random weights, whatever `config` says.
 
     Raises:
         UserError: a model is unknown, its weights are missing, or the two do not fit together.
@@ -73,9 +79,11 @@ def build(
     if sizes.init is not None:
         start = load_backbone(sizes.init, image_size=side)
         load_named(student, start.state_dict(), sizes.init)
-    if teacher is None and config.teacher.model is not None:
+    if config.teacher.model is not None:
         teacher = load_teacher(
-            config.teacher.model, weights=config.teacher.weights, image_size=side
+            teacher or config.teacher.model,
+            weights="random" if untrained else config.teacher.weights,
+            image_size=side,
         )
     return build_method(
         config.method.name,
@@ -130,9 +138,14 @@ def run_stage(
         print("\n".join([*lines, f"output   {out}{' (continues)' if run.resumed else ''}"]))
 
     def export(which: str) -> None:
+        folder = out / "export" / which
+        if method.backbone.build is None:  # a module of the user's own: only they can build it
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / "model.safetensors", save(method.backbone.state_dict()))
+            return
         save_backbone(
             method.backbone,
-            out / "export" / which,
+            folder,
             origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
             teacher=origin,
         )
@@ -147,6 +160,7 @@ def run_stage(
         on_evaluate=Probes(config, method, source, train, held_out, world.device),
         on_export=export,
     )
+    method.backbone.origin = f"run {out}"
     best = fitted.best
     result = PretrainResult(
         out=out,

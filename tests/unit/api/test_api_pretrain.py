@@ -1,0 +1,145 @@
+"""`vistill.pretrain` from Python: objects for models, mappings for settings, extras, exit codes."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+import vistill
+from vistill import cli
+from vistill.api.evaluate import _parts
+from vistill.api.export import backbone_reference
+from vistill.errors import UserError
+from vistill.models.build import create_backbone
+from vistill.models.hooked import ModuleBackbone
+from vistill.training.errors import Interrupted, TrainingError
+
+CELLS = Path(__file__).parents[2] / "data" / "cells"
+SETTINGS = {
+    "data.image_size": 32,
+    "data.workers": 0,
+    "data.held_out": 0.0,
+    "train.epochs": 1,
+    "train.global_batch_size": 9,
+    "train.device": "cpu",
+    "train.loggers": [],
+    "optim.warmup_epochs": 0,
+}
+
+
+def tiny_module() -> TimmViT:
+    torch.manual_seed(0)
+    return TimmViT(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=0)
+
+
+def wrapped(**arguments: Any) -> ModuleBackbone:
+    return ModuleBackbone(
+        tiny_module(),
+        blocks="blocks",
+        width=48,
+        image_size=32,
+        num_heads=3,
+        norm="norm",
+        qkv="attn.qkv",
+        **arguments,
+    )
+
+
+def test_models_as_objects(tmp_path: Path) -> None:
+    teacher, student = wrapped(), wrapped()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    result = vistill.pretrain(
+        data=CELLS / "train",
+        out=tmp_path / "run",
+        teacher=teacher,
+        student=student,
+        overrides=SETTINGS | {"student.drop_path": 0.0},
+    )
+    assert result is not None
+    assert result.steps == 3
+    assert (result.backbone / "model.safetensors").exists()
+    changed = [n for n, value in student.state_dict().items() if (value != before[n]).any()]
+    assert "module.blocks.0.mlp.fc1.weight" in changed
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert student.origin == f"run {tmp_path / 'run'}"
+
+
+def test_a_random_object_is_a_random_teacher(tmp_path: Path) -> None:
+    teacher = create_backbone(
+        "vit", image_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3
+    )
+    with pytest.raises(UserError, match="random weights"):
+        vistill.pretrain(
+            data=CELLS / "train", out=tmp_path / "run", teacher=teacher, overrides=SETTINGS
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bare_module_is_told_how_to_come(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ModuleBackbone"):
+        vistill.pretrain(data=CELLS, out=tmp_path, teacher=tiny_module())  # type: ignore[arg-type]
+
+
+def test_an_absent_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    absent = {"wandb", "onnx"}
+    for function in (vistill.pretrain, vistill.export):
+        monkeypatch.setitem(
+            function.__globals__,
+            "find_spec",
+            lambda name: None if name in absent else found(name),
+        )
+    with pytest.raises(UserError, match=r"pip install 'vistill\[wandb\]'"):
+        vistill.pretrain("mae", data="x", out=tmp_path, overrides=["train.loggers=[wandb]"])
+    with pytest.raises(UserError, match=r"pip install 'vistill\[onnx\]'"):
+        vistill.export("x", out=tmp_path, format="onnx")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Interrupted("stopped; the same command continues", 15), 143, "stopped; the same"),
+        (Interrupted("stopped", 2), 130, "stopped"),
+        (TrainingError("loss of step 3 is not finite"), 1, "error: loss of step 3"),
+    ],
+)
+def test_how_a_run_ends_is_the_exit_code(
+    error: Exception,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def end(*args: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vistill.api.pretrain", end)
+    assert cli.main(["pretrain", "mae", "--out", "x"]) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("weights.pth").touch()
+    assert backbone_reference("runs") == "run:runs"
+    assert backbone_reference(Path("weights.pth")) == "file:weights.pth"
+    assert backbone_reference("vit_tiny") == "vit_tiny"
+    assert backbone_reference("timm/x:pretrained") == "timm/x:pretrained"
+    with pytest.raises(UserError, match="runs is no finished run"):
+        backbone_reference("runs", which="last")
+
+
+def test_usual_subfolders_are_used(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert _parts(folder, None) == (folder, None)
+    (tmp_path / "train").mkdir()
+    assert _parts(folder, None) == (folder, None)
+    (tmp_path / "test").mkdir()
+    assert _parts(folder, None) == (f"{folder}/train", f"{folder}/test")
+    (tmp_path / "val").mkdir()
+    assert _parts(folder, None) == (f"{folder}/train", f"{folder}/val")
+    assert _parts(folder, "other") == (folder, "other")
