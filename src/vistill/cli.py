@@ -92,7 +92,7 @@ def pretrain(
         overrides=[word for word in words or [] if "=" in word],
     )
     if result is not None:
-        typer.echo(str(result))
+        api.say(result)
 
 
 @app.command()

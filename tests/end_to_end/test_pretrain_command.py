@@ -130,4 +130,5 @@ def test_two_ranks_print_and_write_once(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("method   mae") == 1
+    assert done.stdout.count("finished 2 steps") == 1
     assert (tmp_path / "r" / "export" / "best" / "model.safetensors").exists()

@@ -8,6 +8,7 @@ import vistill
 from vistill.cli import main
 from vistill.config.loading import recipe_names
 
+TIMM = ["--student", "timm/vit"]
 BOTH = ["--student", "vit_base", "--chain", "vit_base"]
 
 
@@ -70,6 +71,10 @@ def test_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["pretrain", "--out", "x", "--data", "y", "data.train=z"],
             "data.train is set twice: 'z' and 'y'",
+        ),
+        (
+            ["pretrain", "mae", "--out", "x", "--data", "y", "student.depth=3", *TIMM],
+            "timm/vit has its own sizes, so student.depth has no use",
         ),
         (["evaluate", "x"], "evaluate needs labelled pictures: give --data PATH"),
         (["evaluate", "x", "--data", "y", "--seeds", "1,b"], "--seeds must be numbers"),

@@ -10,3 +10,4 @@ from vistill.api.export import load_backbone as load_backbone
 from vistill.api.pretrain import pretrain as pretrain
 from vistill.api.results import EvaluateResult as EvaluateResult
 from vistill.api.results import PretrainResult as PretrainResult
+from vistill.api.results import say as say

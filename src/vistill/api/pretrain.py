@@ -10,7 +10,7 @@ from vistill.api.results import PretrainResult
 from vistill.config.chain import stage_config, stage_names
 from vistill.config.loading import load_config
 from vistill.config.overrides import Overrides, parse_overrides, set_override
-from vistill.config.schema import RunConfig
+from vistill.config.schema import RunConfig, StudentConfig
 from vistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -120,10 +120,16 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
     for extra in config.train.loggers:
         if find_spec(extra) is None:
             raise UserError(f"train.loggers={extra} needs an extra: pip install 'vistill[{extra}]'")
-    sizes = config.student.model_fields_set - {"model", "drop_path", "init"}
+    usual = StudentConfig()
+    sizes = [
+        name
+        for name in StudentConfig.model_fields
+        if name not in ("model", "drop_path", "init")
+        and getattr(config.student, name) != getattr(usual, name)
+    ]
     for name in config.chain or (config.student.model,):
         if name.startswith("timm/") and sizes:
-            raise UserError(f"{name} has its own sizes, so student.{min(sizes)} has no use")
+            raise UserError(f"{name} has its own sizes, so student.{sizes[0]} has no use")
         known = name in VIT_SIZES or name == "vit" or name.startswith(("timm/", "object:"))
         if not known:
             raise UserError(f"unknown model {name!r}{did_you_mean(name, [*VIT_SIZES, 'vit'])}")

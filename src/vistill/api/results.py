@@ -1,6 +1,7 @@
-"""What the commands return: plain data that prints itself."""
+"""What the commands return and say: plain data that prints itself, once for all ranks."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vistill.evaluation.metrics import Score, Summary
+
+
+def main_rank() -> bool:
+    """Whether this process is the one of `torchrun`'s ranks that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: object) -> None:
+    """Print, on one rank only."""
+    if main_rank():
+        print(text, flush=True)
 
 
 @dataclass(frozen=True)

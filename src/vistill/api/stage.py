@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 import vistill
 from vistill.api.probes import Probes
-from vistill.api.results import PretrainResult
+from vistill.api.results import PretrainResult, main_rank, say
 from vistill.config.schema import RunConfig
 from vistill.data import (
     Source,
@@ -118,7 +118,7 @@ def run_stage(
     stream = _stream(config, source, train, world)
     lines = _describe(config, method, source, len(held_out), stream.steps_per_epoch)
     if dry_run:
-        print("\n".join(lines))
+        say("\n".join(lines))
         return None
 
     origin = None if method.teacher is None else method.teacher.origin
@@ -134,8 +134,7 @@ def run_stage(
         overwrite=overwrite,
         environment={"teacher_weights": origin, "pictures": len(source)},
     )
-    if world.main:
-        print("\n".join([*lines, f"output   {out}{' (continues)' if run.resumed else ''}"]))
+    say("\n".join([*lines, f"output   {out}{' (continues)' if run.resumed else ''}"]))
 
     def export(which: str) -> None:
         folder = out / "export" / which
@@ -186,7 +185,7 @@ def finished(out: Path) -> PretrainResult | None:
     path = out / _RESULT
     if not path.is_file():
         return None
-    print(f"finished {out}")
+    say(f"finished {out}")
     return PretrainResult.from_json(path.read_text(encoding="utf-8"))
 
 
@@ -208,7 +207,7 @@ def claim_chain(config: RunConfig, out: Path, *, overwrite: bool) -> None:
 def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
     """Copy the last student's exports into `out`, so that `run:OUT` is that student."""
     last = stages[-1]
-    if connect().main:
+    if main_rank():
         for source in sorted((last.out / "export").glob("*/*")):
             target = out / source.relative_to(last.out)
             target.parent.mkdir(parents=True, exist_ok=True)
