@@ -1,0 +1,56 @@
+"""Pictures that cannot be read: one exception, and the account a run keeps of them."""
+
+import logging
+from collections.abc import Iterable
+
+from vistill.errors import UserError
+
+LOG = logging.getLogger("vistill.data")
+LISTED = 20
+
+
+class BrokenImage(Exception):
+    """This one picture cannot be used; the text says why."""
+
+
+class BrokenFiles:
+    """Names and reasons of the pictures that were skipped.
+
+    Each is logged once. Above `max_share` of `total` pictures the run is stopped.
+    """
+
+    def __init__(self, total: int, max_share: float) -> None:
+        self.total = total
+        self.max_share = max_share
+        self.names: dict[str, str] = {}
+
+    def add(self, found: Iterable[tuple[str, str]]) -> None:
+        """Note `(name, reason)` pairs.
+
+        Raises:
+            UserError: with the list, when too many pictures are broken.
+        """
+        for name, reason in found:
+            if name not in self.names:
+                self.names[name] = reason
+                LOG.warning("skipped a broken picture: %s (%s)", name, reason)
+        if len(self.names) > self.max_share * self.total:
+            share = len(self.names) / self.total
+            raise UserError(
+                f"{len(self.names)} of {self.total} pictures ({share:.1%}) cannot be read, more "
+                f"than data.max_broken={self.max_share:g} allows: {self.listed()}"
+            )
+
+    def listed(self) -> str:
+        """The names with their reasons on one line, the first few of many."""
+        shown = [f"{name} ({reason})" for name, reason in list(self.names.items())[:LISTED]]
+        more = len(self.names) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+
+    def state(self) -> dict[str, str]:
+        """What a checkpoint has to keep."""
+        return dict(self.names)
+
+    def load(self, state: dict[str, str]) -> None:
+        """Continue the account of an earlier process, without logging its names again."""
+        self.names = dict(state)

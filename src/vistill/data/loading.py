@@ -1,0 +1,178 @@
+"""Reading batches, in this process or in loader processes; a picture is decoded to uint8 only."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch.utils.data import DataLoader, Dataset
+
+from vistill.batch import Batch
+from vistill.data.broken import BrokenFiles, BrokenImage
+from vistill.data.decode import decode_image
+from vistill.data.order import replacement, sample_seeds
+from vistill.data.source import Source
+from vistill.data.transforms import Transform
+from vistill.errors import UserError
+
+MAX_WORKERS = 8
+REPLACEMENTS = 32
+KILLED = ("exited unexpectedly", "is killed by signal")
+
+
+class Request(NamedTuple):
+    """One micro-batch to be read: positions in the source, in an epoch."""
+
+    epoch: int
+    samples: Int[np.ndarray, " b"]
+
+
+class SampleReader(Dataset[dict[str, Any]]):
+    """Answers a Request with tensors and the broken pictures it met.
+
+    Args:
+        source: where the pictures are.
+        transform: from a decoded picture to pixels of one size.
+        seed: the run's seed.
+        pool: indices from which broken samples are replaced; None leaves them out instead.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        seed: int,
+        pool: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.pool = pool
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        broken: list[tuple[str, str]] = []
+        seeds = sample_seeds(self.seed, request.epoch, request.samples)
+        images, kept, ids = [], [], []
+        for position, (sample, seed) in enumerate(
+            zip(request.samples.tolist(), seeds.tolist(), strict=True)
+        ):
+            for attempt in range(REPLACEMENTS if self.pool is not None else 1):
+                if attempt and self.pool is not None:
+                    sample = int(self.pool[replacement(seed, attempt, len(self.pool))])
+                try:
+                    image = decode_image(self.source.read(sample))
+                except BrokenImage as error:
+                    broken.append((self.source.sample_name(sample), str(error)))
+                    continue
+                rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
+                # Height-width-channel memory stacks by plain copies.
+                images.append(self.transform(image, rng).permute(1, 2, 0))
+                kept.append(position)
+                ids.append(sample)
+                break
+        answer: dict[str, Any] = {"asked": len(seeds), "broken": broken}
+        if images:
+            answer["pixels"] = torch.stack(images).permute(0, 3, 1, 2)
+            answer["seeds"] = torch.from_numpy(seeds[kept])
+            answer["ids"] = torch.tensor(ids)
+            if self.source.labels is not None:
+                answer["labels"] = torch.from_numpy(self.source.labels[ids])
+        return answer
+
+
+def data_loader(
+    reader: SampleReader, requests: Iterable[Request], workers: int
+) -> DataLoader[dict[str, Any]]:
+    """Answers to the requests in their order, whatever the number of workers."""
+    return DataLoader(
+        reader,
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader must not draw from the global one
+    )
+
+
+def read_batches(
+    loader: DataLoader[dict[str, Any]], broken: BrokenFiles, *, whole: bool
+) -> Iterator[Batch]:
+    """Turn answers into batches and keep account of broken pictures.
+
+    Raises:
+        UserError: when too many pictures are broken, when `whole` batches cannot be filled, or when
+            a loader process was killed.
+    """
+    try:
+        for answer in loader:
+            broken.add(answer["broken"])
+            batch = {key: answer[key] for key in answer if key not in ("asked", "broken")}
+            if batch and (len(batch["ids"]) == answer["asked"] or not whole):
+                yield Batch(**batch)
+            elif whole:
+                raise UserError(
+                    f"{REPLACEMENTS} pictures in a row cannot be read: {broken.listed()}"
+                )
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in KILLED):
+            raise
+        raise UserError(
+            "a loader process was killed, which usually means that memory ran out; use fewer "
+            f"data.workers or a smaller train.micro_batch_size ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def eval_batches(
+    source: Source,
+    indices: Int[np.ndarray, " n"],
+    transform: Transform,
+    *,
+    batch_size: int,
+    workers: int,
+    broken: BrokenFiles,
+) -> Iterator[Batch]:
+    """Every sample once and in order; broken ones are left out and noted in `broken`.
+
+    Seeds depend on the sample alone, so that a method's loss can be compared between epochs.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    starts = range(0, len(indices), batch_size)
+    requests = [Request(0, indices[start : start + batch_size]) for start in starts]
+    reader = SampleReader(source, transform, seed=0)
+    loader = data_loader(reader, requests, min(workers, len(requests)))
+    yield from read_batches(loader, broken, whole=False)
+
+
+def default_workers(world_size: int = 1) -> int:
+    """Loader processes for each of `world_size` ranks on this machine: a core each, at most 8."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, min(MAX_WORKERS, cores // world_size))
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Signals to the whole group (Ctrl-C, a scheduler's warning) are for the main process, which may
+    # still want to finish a step and save. It ends its workers itself, with SIGTERM at exit.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,52 @@
+"""From a path to a Source."""
+
+import glob
+from pathlib import Path
+
+from vistill.data.archive import TarSource, ZipSource
+from vistill.data.folder import FolderSource
+from vistill.data.listing import open_csv, open_parquet, open_text
+from vistill.data.source import Source, missing
+from vistill.errors import UserError
+
+KINDS = "a folder, a .txt, .csv or .parquet list, .tar shards or a .zip"
+
+
+def open_source(path: str) -> Source:
+    """Open the pictures at `path`: a folder, a list, `.tar` shards (a glob for several), a `.zip`,
+    or a folder inside one (`pictures.zip/train`).
+
+    Raises:
+        UserError: in one sentence, when it is missing, empty, damaged or of another kind.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return FolderSource(place)
+    if not place.exists():
+        shards = [Path(found) for found in sorted(glob.glob(str(place), recursive=True))]
+        if shards:
+            return _shards(path, shards)
+        for parent in place.parents:
+            if parent.suffix.lower() == ".zip" and parent.is_file():
+                return ZipSource(path, parent, place.relative_to(parent).as_posix())
+        if glob.has_magic(str(place)):
+            raise UserError(f"nothing matches '{path}'")
+        raise missing(place)
+    match place.suffix.lower():
+        case ".txt":
+            return open_text(place)
+        case ".csv":
+            return open_csv(place)
+        case ".parquet":
+            return open_parquet(place)
+        case ".zip":
+            return ZipSource(path, place)
+        case _:
+            return _shards(path, [place])
+
+
+def _shards(path: str, files: list[Path]) -> TarSource:
+    for file in files:
+        if not {".tar", ".tgz", ".tbz2", ".txz"}.intersection(s.lower() for s in file.suffixes):
+            raise UserError(f"'{file}' is not {KINDS}")
+    return TarSource(path, files)

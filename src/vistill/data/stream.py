@@ -1,0 +1,137 @@
+"""The endless, resumable stream of training batches of one rank."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from torch.utils.data import DataLoader
+
+from vistill.batch import Batch
+from vistill.data.broken import BrokenFiles
+from vistill.data.loading import Request, SampleReader, data_loader, read_batches
+from vistill.data.order import epoch_order
+from vistill.data.source import Source
+from vistill.data.transforms import Transform
+from vistill.errors import UserError
+
+
+class StepRequests:
+    """What to read in global steps `start` to `stop`: pure arithmetic, nothing read before.
+
+    Every epoch is a fresh permutation of which the last `n % global_batch_size` pictures wait for
+    another. A rank reads a contiguous part of the global batch, cut into micro-batches.
+    """
+
+    def __init__(
+        self,
+        indices: Int[np.ndarray, " n"],
+        *,
+        seed: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.seed = seed
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.rank = rank
+        self.rank_batch_size = global_batch_size // world_size
+        if global_batch_size % (world_size * micro_batch_size):
+            raise UserError(
+                f"train.global_batch_size={global_batch_size} cannot be shared by {world_size} "
+                f"rank(s) in micro-batches of {micro_batch_size}"
+            )
+        self.steps_per_epoch = len(self.indices) // global_batch_size
+        if self.steps_per_epoch < 1:
+            raise UserError(
+                f"train.global_batch_size={global_batch_size} is larger than the number of "
+                f"training pictures, {len(self.indices)}"
+            )
+        self.start, self.stop = 0, 0
+
+    def __iter__(self) -> Iterator[Request]:
+        shuffled = None
+        for step in range(self.start, self.stop):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            if shuffled is None or within == 0:
+                shuffled = self.indices[epoch_order(len(self.indices), self.seed, epoch)]
+            first = within * self.global_batch_size + self.rank * self.rank_batch_size
+            for start in range(first, first + self.rank_batch_size, self.micro_batch_size):
+                yield Request(epoch, shuffled[start : start + self.micro_batch_size])
+
+
+class TrainStream:
+    """Micro-batches of training pictures, a function of seed and step alone.
+
+    The number of workers, the number of ranks and the step at which a run was resumed change
+    nothing. A broken picture is replaced by another one that its own seed picks.
+
+    Args:
+        source: where the pictures are.
+        indices: which of them to train on.
+        transform: from a decoded picture to pixels of one size.
+        seed: the run's seed.
+        global_batch_size: pictures per optimiser step over all ranks.
+        micro_batch_size: pictures per forward pass and rank.
+        rank, world_size: this process among all.
+        workers: loader processes; 0 reads in this one.
+        max_broken: share of unreadable pictures above which the run stops.
+
+    Attributes:
+        steps_per_epoch: optimiser steps in one pass over the pictures.
+        accumulation: micro-batches per step and rank.
+        broken: the pictures that were skipped so far.
+
+    Raises:
+        UserError: when the batch sizes do not fit the ranks or the number of pictures.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        indices: Int[np.ndarray, " n"],
+        transform: Transform,
+        *,
+        seed: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int,
+        max_broken: float,
+    ) -> None:
+        self._requests = StepRequests(
+            indices,
+            seed=seed,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        self._reader = SampleReader(source, transform, seed, self._requests.indices)
+        self._workers = workers
+        self._loader: DataLoader[dict[str, Any]] | None = None
+        self.steps_per_epoch = self._requests.steps_per_epoch
+        self.accumulation = self._requests.rank_batch_size // micro_batch_size
+        self.broken = BrokenFiles(len(self._requests.indices), max_broken)
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).
+
+        Epochs are crossed without a pause, and workers live on between calls; a new call ends the
+        one before.
+
+        Raises:
+            UserError: when too many pictures are broken or a loader process was killed.
+        """
+        self._requests.start, self._requests.stop = start_step, stop_step
+        if self._loader is None:
+            self._loader = data_loader(self._reader, self._requests, self._workers)
+        yield from read_batches(self._loader, self.broken, whole=True)
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self._loader = None

@@ -1,0 +1,101 @@
+"""From a decoded picture to the pixels of a batch: random crops to train, a centre crop to test.
+
+Everything stays uint8 in channels-last memory; normalisation belongs to each model.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vistill.data.crops import Bounds, Interpolation, centre_box, crop, random_box, resize
+from vistill.data.randaugment import RandAugment
+
+LARGEST_WITH_MARGIN = 224
+LONGEST_STRIP = 16
+
+
+class Transform(Protocol):
+    """What a loader applies to every decoded picture."""
+
+    def __call__(
+        self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 size size"]: ...
+
+
+class TrainTransform:
+    """Random resized crop, horizontal flip, optional RandAugment.
+
+    Args:
+        size: side of the result in pixels.
+        scale: smallest and largest share of the picture's area.
+        ratio: smallest and largest width over height.
+        interpolation: how crops are resized.
+        flip: probability of a horizontal flip.
+        rand_augment: e.g. `rand-m9-mstd0.5-inc1`, in timm's notation; None for none.
+        retries: tries for a box that fits; 0 for the clipped single draw of MAE's linear probe.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: Bounds = (0.2, 1.0),
+        ratio: Bounds = (3 / 4, 4 / 3),
+        interpolation: Interpolation = "bicubic",
+        flip: float = 0.5,
+        rand_augment: str | None = None,
+        *,
+        retries: int = 10,
+    ) -> None:
+        self.size = size
+        self.scale = scale
+        self.ratio = ratio
+        self.interpolation = interpolation
+        self.flip = flip
+        self.rand_augment = None if rand_augment is None else RandAugment(rand_augment)
+        self.retries = retries
+
+    def __call__(
+        self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 size size"]:
+        height, width = image.shape[1:]
+        box = random_box(height, width, self.scale, self.ratio, rng, self.retries)
+        # Crop first: a resize that knows the surroundings would blend them into the border.
+        image = resize(crop(image, box), self.size, self.size, self.interpolation)
+        if rng.random() < self.flip:
+            image = image.flip(-1)
+        return image if self.rand_augment is None else self.rand_augment(image, rng)
+
+
+class EvalTransform:
+    """Shorter side to `int(size / crop_ratio)`, then the centre; above 224 px without that margin.
+
+    Args:
+        size: side of the result in pixels.
+        crop_ratio: share of the resized shorter side that the crop keeps.
+        interpolation: how the picture is resized.
+    """
+
+    def __init__(
+        self, size: int, crop_ratio: float = 0.875, interpolation: Interpolation = "bicubic"
+    ) -> None:
+        self.size = size
+        self.shorter = int(size / crop_ratio) if size <= LARGEST_WITH_MARGIN else size
+        self.interpolation = interpolation
+
+    def __call__(
+        self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator | None = None
+    ) -> UInt8[Tensor, "3 size size"]:
+        height, width = image.shape[1:]
+        longest = LONGEST_STRIP * min(height, width)
+        if max(height, width) > longest:  # enlarging a one-pixel line whole would fill the memory
+            strip = centre_box(height, width, min(height, longest), min(width, longest))
+            image = crop(image, strip)
+            height, width = image.shape[1:]
+        if width <= height:
+            height, width = int(self.shorter * height / width), self.shorter
+        else:
+            height, width = self.shorter, int(self.shorter * width / height)
+        image = resize(image, height, width, self.interpolation)
+        return crop(image, centre_box(height, width, self.size, self.size))
