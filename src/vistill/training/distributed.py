@@ -205,9 +205,13 @@ class Sharded(Replicated):
         self.plain.cpu()
         method.trained = twin
 
-    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
         cast(Any, self.module).set_requires_gradient_sync(last)
-        return nullcontext()
+        with warnings.catch_warnings():
+            # Tapped signals are views; nobody changes them in place.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+            yield
 
     @contextmanager
     def unwrapped(self) -> Iterator[None]:

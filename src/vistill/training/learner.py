@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -141,7 +142,7 @@ class Learner:
             self.scaler.scale(losses.total / share).backward()
         return losses
 
-    def update(self, lr: float) -> Tensor:
+    def update(self, lr: float) -> Float[Tensor, ""]:
         """Clip and step at rate `lr`; the gradient norm before clipping, on the device."""
         self.scaler.unscale_(self.optimizer)
         norm = whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))

@@ -82,6 +82,7 @@ def fit(
             cleanup.enter_context(stopping)
 
         steps = stream.steps_per_epoch * train.epochs
+        cleanup.callback(stream.close)
         # A finished run gets one batch too: which parameters learn has to be known either way.
         feed = Feed(stream.iterate(min(state.step, steps - 1), steps))
         cleanup.callback(feed.close)

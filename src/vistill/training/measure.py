@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vistill.batch import Batch
@@ -26,13 +27,13 @@ class Sums:
         self._count: dict[str, int] = defaultdict(int)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=self._device)
 
-    def add(self, name: str, value: Tensor) -> None:
+    def add(self, name: str, value: Float[Tensor, ""]) -> None:
         """Add a scalar to the sum of `name`."""
         value = value.detach().float()
         self._total[name] = self._total[name] + value if name in self._total else value
         self._count[name] += 1
 
-    def check(self, value: Tensor, step: int) -> None:
+    def check(self, value: Float[Tensor, ""], step: int) -> None:
         """Note `step` if `value` is not finite and no earlier step was noted."""
         fault = ~torch.isfinite(value.detach()) & (self._bad_step < 0)
         self._bad_step = torch.where(fault, step, self._bad_step)

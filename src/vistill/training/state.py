@@ -40,6 +40,9 @@ class Stream(Protocol):
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Micro-batches of this rank from a global step on."""
 
+    def close(self) -> None:
+        """End loader processes, which would otherwise keep the interpreter from ending."""
+
 
 @dataclass(frozen=True)
 class Best:

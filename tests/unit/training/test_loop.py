@@ -60,6 +60,16 @@ def test_learns_and_reports(tmp_path):
         assert {"lr", "grad_norm", "images_per_second", "data_wait", "memory_gb"} <= line.keys()
 
 
+def test_closes_the_stream_even_after_a_fault():
+    for poison in (None, 2):
+        stream = SyntheticStream(poison=poison)
+        try:
+            run_fit(stream=stream)
+        except TrainingError:
+            assert poison is not None
+        assert stream.closed
+
+
 def test_learning_rate_of_every_step(tmp_path):
     run = open_run(tmp_path / "run")
     run_fit(run=run, optim=optim_config(lr=0.4, warmup_epochs=1.0, min_lr=0.1))

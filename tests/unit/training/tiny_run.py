@@ -140,6 +140,9 @@ class SyntheticStream:
                 time.sleep(self.delay)
                 yield self.batch(ids, epoch, step)
 
+    def close(self) -> None:
+        self.closed = True
+
     def batch(self, ids: Tensor, epoch: int, step: int) -> Batch:
         pixels = torch.stack(
             [
