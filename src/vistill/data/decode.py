@@ -57,11 +57,13 @@ def _orientation(data: bytes) -> int:
     if start < 0:
         return 1
     exif = Image.Exif()
-    try:
-        exif.load(data[start : start + EXIF_WITHIN])
-        return exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a damaged tag, which every parser reports in another way, turns nothing
-        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            exif.load(data[start : start + EXIF_WITHIN])
+            return exif.get(ExifTags.Base.Orientation, 1)
+        except Exception:  # a damaged tag, which Pillow reports in many ways, turns nothing
+            return 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Reading batches, in this process or in loader processes; a picture is decoded to uint8 only."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -169,10 +170,11 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_obey_parent, daemon=True).start()
 
 
-def _obey_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)

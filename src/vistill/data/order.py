@@ -28,7 +28,8 @@ def sample_seeds(seed: int, epoch: int, samples: Int[np.ndarray, " b"]) -> Int[n
 def replacement(slot_seed: int, attempt: int, n: int) -> int:
     """Position in 0..n-1 that stands in for a broken sample at the given attempt (from 1)."""
     state = np.array([slot_seed], dtype=np.int64).view(np.uint64)
-    return int(_mix(state + GAMMA * np.uint64(attempt))[0] % np.uint64(n))
+    step = np.array([attempt], dtype=np.uint64) * GAMMA  # arrays wrap around without a warning
+    return int(_mix(state + step)[0] % np.uint64(n))
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
