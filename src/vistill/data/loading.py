@@ -112,7 +112,7 @@ def read_batches(
             a loader process was killed.
     """
     try:
-        for answer in loader:
+        for answer in _answers(loader):
             broken.add(answer["broken"])
             batch = {key: answer[key] for key in answer if key not in ("asked", "broken")}
             if batch and (len(batch["ids"]) == answer["asked"] or not whole):
@@ -121,12 +121,12 @@ def read_batches(
                 raise UserError(
                     f"{REPLACEMENTS} pictures in a row cannot be read: {broken.listed()}"
                 )
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in KILLED):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in KILLED):
             raise
         raise UserError(
             "a loader process was killed, which usually means that memory ran out; use fewer "
-            f"data.workers or a smaller train.micro_batch_size ({str(error).splitlines()[0]})"
+            "data.workers or a smaller train.micro_batch_size"
         ) from error
 
 
@@ -157,6 +157,18 @@ def default_workers(world_size: int = 1) -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     return max(1, min(MAX_WORKERS, cores // world_size))
+
+
+def _answers(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Iterate, without torch's handler that reports a dead worker from the middle of other work.
+
+    Waiting for the worker's next batch notices its death as well.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    answers = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return answers
 
 
 def _as_it_is(answer: Any) -> Any:
