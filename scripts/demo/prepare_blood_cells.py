@@ -2,11 +2,11 @@
 
     python scripts/demo/prepare_blood_cells.py bccd.zip src/vistill/assets/blood_cells
 
-`bccd.zip` holds the Pascal VOC layout of github.com/Shenggan/BCCD_Dataset. Written are `photos.zip`,
-the photographs of the published training split at half size, for distillation without labels; and
-`cells.zip`, tiles of 64 pixels (128 in the original) from random places, labelled by the rarest thing
-that the annotations show there. Training tiles come from the photographs of the training split, test
-tiles from those of the validation and test splits.
+`bccd.zip` holds the Pascal VOC layout of github.com/Shenggan/BCCD_Dataset. Written are
+`photos.zip`, the photographs of the published training split at half size, for pre-training without
+labels; and `cells.zip`, tiles of 64 pixels (128 in the original) from random places, labelled by
+the rarest cells that the annotations show there. Training tiles come from the photographs of the
+training split, test tiles from those of the validation and test splits.
 """
 
 import io
@@ -43,13 +43,14 @@ def inside(box, tile) -> float:
 
 
 def label_of(tile, boxes) -> str | None:
-    """The rarest thing in the tile, or None where the annotations leave it open."""
+    """The rarest cells in the tile, or None where the annotations leave it open.
+
+    Tiles without any box are left out: many red cells of this data set are not annotated.
+    """
     share = {"WBC": 0.0, "Platelets": 0.0, "RBC": 0.0}
-    covered = 0.0
     for kind, box in boxes:
-        area = inside(box, tile)
-        covered += area
-        share[kind] = max(share[kind], area / ((box[2] - box[0]) * (box[3] - box[1])))
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        share[kind] = max(share[kind], inside(box, tile) / area)
     if share["WBC"] > 0.4:
         return "white_cell"
     if share["WBC"] > 0:
@@ -58,10 +59,7 @@ def label_of(tile, boxes) -> str | None:
         return "platelet"
     if share["Platelets"] > 0:
         return None
-    if share["RBC"] > 0.6:
-        return "red_cell"
-    side = TILE * SCALE
-    return "background" if covered < 0.05 * side * side else None
+    return "red_cells" if share["RBC"] > 0.6 else None
 
 
 def tiles_of(size, boxes, rng) -> list[tuple[str, int, int]]:

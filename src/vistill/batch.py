@@ -12,7 +12,8 @@ class Batch:
     """One micro-batch.
 
     Attributes:
-        pixels: uint8 in 0..255, or floating point in [0, 1]; `[B, 3, H, W]`, video `[B, 3, T, H, W]`.
+        pixels: uint8 in 0..255, or floating point in [0, 1]; `[B, 3, H, W]`, for video
+            `[B, 3, T, H, W]`.
         seeds: one int64 per sample, a function of run seed, epoch and sample only. Every random
             draw of a method derives from it, so that workers, ranks, accumulation and resuming
             cannot change a run (see `vistill.views.noise`).

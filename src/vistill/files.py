@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-PARTIAL_SUFFIX = ".partial"
+PARTIAL = ".partial-"
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` only once it is complete and on disk.
 
-    A killed writer leaves at most `path` + ".partial" behind; an earlier file stays as it was.
+    A killed writer leaves at most `.partial-NAME` beside it; an earlier file stays as it was.
     """
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
         with partial.open("wb") as file:
             yield file
@@ -25,14 +25,25 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) through `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what killed writers left in `folder`."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        path.unlink()

@@ -171,7 +171,7 @@ def test_target_definitions(golden):
 def test_class_token_and_feature_losses(golden):
     case = golden("reference_cls_feature_losses")
     linear = torch.nn.functional.linear
-    close = dict(atol=case.atol, rtol=case.rtol)
+    close = {"atol": case.atol, "rtol": case.rtol}
     projected = linear(
         case.inputs["student_cls"], case.state["cls_proj.weight"], case.state["cls_proj.bias"]
     )

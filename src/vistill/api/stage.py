@@ -27,6 +27,7 @@ from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.checkpoints import load_named
 from vistill.models.export import save_backbone
 from vistill.training.distributed import World, connect
+from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
 from vistill.training.optim import peak_lr
 from vistill.training.run_folder import RunFolder
@@ -111,6 +112,7 @@ def run_stage(
         UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
     """
     world = connect(config.train.device)
+    require_loggers(config.train.loggers)
     assert config.data.train is not None
     source = open_source(config.data.train)
     train, held_out = split_held_out(len(source), config.data.held_out, config.seed)
@@ -237,7 +239,7 @@ def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> Tr
         micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
         rank=world.rank,
         world_size=world.size,
-        workers=default_workers() if data.workers is None else data.workers,
+        workers=default_workers(world.size) if data.workers is None else data.workers,
         max_broken=data.max_broken,
     )
 

@@ -138,7 +138,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
     """Where to train; `auto` takes CUDA where there is one."""
     checkpoint_minutes: PositiveFloat = Field(default=10.0)
-    """Write a checkpoint at least this often, besides one at the end of every epoch."""
+    """Write a checkpoint at least this often, besides one after every evaluation."""
     checkpoint_steps: PositiveInt | None = Field(default=None)
     """Also write a checkpoint every so many steps."""
     evaluate_every: PositiveInt = Field(default=1)

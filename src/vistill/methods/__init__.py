@@ -1,14 +1,19 @@
 """One file a method; `build_method` finds it by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vistill.errors import UserError
-from vistill.methods.base import Method
-from vistill.methods.mae import MAE
-from vistill.methods.tinymim import TinyMIM
+from vistill.methods.base import Method, Reading
+from vistill.methods.mae import build_mae
+from vistill.methods.tinymim import build_tinymim
 from vistill.models.backbone import Backbone
-from vistill.models.vit import VisionTransformer
+
+# (student, teacher, how both are read, the method's own switches) → method
+BUILDERS: dict[str, Callable[[Backbone, Backbone | None, Reading, Mapping[str, Any]], Method]] = {
+    "mae": build_mae,
+    "tinymim": build_tinymim,
+}
 
 
 def build_method(
@@ -32,23 +37,7 @@ def build_method(
     Raises:
         UserError: if method, student and teacher do not fit together.
     """
-    if name == "mae":
-        if not isinstance(student, VisionTransformer) or not student.num_prefix_tokens:
-            raise UserError("mae needs a plain ViT student with a class token")
-        if student_drop_path:
-            student.set_drop_path(student_drop_path)
-        return MAE(student, **options)
-    if name == "tinymim":
-        if teacher is None:
-            raise UserError(
-                "tinymim needs a teacher: give --teacher timm/NAME:pretrained or run:DIR"
-            )
-        return TinyMIM(
-            student,
-            teacher,
-            teacher_block=teacher_block,
-            teacher_drop_path=teacher_drop_path,
-            student_drop_path=0.1 if student_drop_path is None else student_drop_path,
-            **options,
-        )
-    raise UserError(f"unknown method {name!r}; there are mae and tinymim")
+    if name not in BUILDERS:
+        raise UserError(f"unknown method {name!r}; there are {', '.join(BUILDERS)}")
+    reading = Reading(teacher_block, teacher_drop_path, student_drop_path)
+    return BUILDERS[name](student, teacher, reading, options)

@@ -5,6 +5,7 @@ only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teach
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,21 @@ class TrainedModule(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, targets: Any) -> Losses:
         """Run the student on its view of the batch and compare with `targets`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How student and teacher are read, whatever the method.
+
+    Attributes:
+        teacher_block: block of the teacher that is read, counted from 1; None: the method's own.
+        teacher_drop_path: drop path rate of the teacher.
+        student_drop_path: drop path rate of the student; None: the method's own.
+    """
+
+    teacher_block: int | None = None
+    teacher_drop_path: float = 0.0
+    student_drop_path: float | None = None
 
 
 class Method(nn.Module):

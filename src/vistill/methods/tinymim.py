@@ -13,8 +13,8 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
-from vistill.methods.base import Method, TrainedModule, drop_path_noise
-from vistill.methods.mae import DECODER, Painter
+from vistill.methods.base import Method, Reading, TrainedModule, drop_path_noise
+from vistill.methods.mae import DECODER, Painter, check_mask_ratio
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
@@ -247,6 +247,8 @@ class TinyMIM(Method):
         chosen = choose_target(target, student, teacher, block, options)
         _check_fit(student, teacher, chosen, masked=input == "masked")
 
+        if input == "masked" and isinstance(student, VisionTransformer):
+            check_mask_ratio(student, mask_ratio)
         rates = [student_drop_path] * (student.depth - 1) + [0.0]
         _set_drop_path(student, rates, "student")
         aux = options["aux_mim"]
@@ -329,3 +331,24 @@ def _set_drop_path(model: Backbone, rates: list[float], side: str) -> None:
         raise UserError(
             f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
         )
+
+
+def build_tinymim(
+    student: Backbone, teacher: Backbone | None, reading: Reading, options: Mapping[str, Any]
+) -> TinyMIM:
+    """TinyMIM from a configuration.
+
+    Raises:
+        UserError: if there is no teacher, or the two do not fit together.
+    """
+    if teacher is None:
+        raise UserError("tinymim needs a teacher: give --teacher timm/NAME:pretrained or run:DIR")
+    rate = 0.1 if reading.student_drop_path is None else reading.student_drop_path
+    return TinyMIM(
+        student,
+        teacher,
+        teacher_block=reading.teacher_block,
+        teacher_drop_path=reading.teacher_drop_path,
+        student_drop_path=rate,
+        **options,
+    )

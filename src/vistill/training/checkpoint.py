@@ -1,53 +1,21 @@
 """Checkpoints that survive a kill at any moment: written aside, renamed, verified when read."""
 
-import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
+from vistill.files import atomic_writer
 from vistill.training.distributed import sharded_like, whole
 from vistill.training.errors import TrainingError
 
 KEEP = 2
 _NAME = re.compile(r"step-(\d+)\.pt")
-_PARTIAL = ".partial-"
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """`write` into a file beside `path`, flush it to the disk and rename: all or nothing."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_partial(folder: Path) -> None:
-    """Delete what a killed `write_atomically` left in `folder`."""
-    for path in folder.glob(f"{_PARTIAL}*"):
-        path.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -64,7 +32,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     path = folder / f"step-{step:08d}.pt"
     try:
-        write_atomically(path, lambda file: torch.save(state, file))
+        with atomic_writer(path) as file:
+            torch.save(state, file)
     except (OSError, RuntimeError) as error:
         # torch wraps what the file raised in a RuntimeError of its own.
         cause = error if isinstance(error, OSError) else error.__context__ or error

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vistill.errors import UserError
+from vistill.files import write_atomic
 from vistill.training.errors import TrainingError
-from vistill.training.run_folder import RunFolder, write_text
+from vistill.training.run_folder import RunFolder
 
 
 class Logger(Protocol):
@@ -73,7 +74,7 @@ def _extra(name: str) -> Any:
 def _remembered(file: Path, new: str) -> str:
     """The identifier in `file`; a new one is written there first."""
     if not file.exists():
-        write_text(file, new)
+        write_atomic(file, new)
     return file.read_text()
 
 
@@ -110,7 +111,7 @@ class MLflow:
             self._mlflow.start_run(run_id=file.read_text())
         else:
             started = self._mlflow.start_run(run_name=run.path.name)
-            write_text(file, started.info.run_id)
+            write_atomic(file, started.info.run_id)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Send the values."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.files import write_atomic
 from vistill.methods.base import Method
 from vistill.training.checkpoint import load_newest, save_checkpoint
 from vistill.training.distributed import World, agree, connect
@@ -22,7 +23,7 @@ from vistill.training.loggers import Logger, open_loggers
 from vistill.training.measure import Feed, Sums, peak_memory_gb
 from vistill.training.optim import Group, peak_lr
 from vistill.training.progress import Display, status
-from vistill.training.run_folder import RunFolder, write_text
+from vistill.training.run_folder import RunFolder
 from vistill.training.schedule import learning_rate
 from vistill.training.signals import StopSignals
 from vistill.training.state import Best, FitResult, State, Stream, Totals
@@ -185,7 +186,7 @@ class _Loop:
             timely = cadence is not None and state.step % cadence == 0
             alone = self.world.size == 1 and self.stopping.received is not None
             if boundary or timely or alone or state.step >= self.report_at:
-                self._report(save=boundary or timely)
+                self._report(save=timely or (boundary and self._epoch_pending()))
         self._tick()
         return FitResult(
             steps=self.steps,
@@ -320,7 +321,7 @@ class _Loop:
         if self.run is not None:
             path = self.run.path / "non_finite.json"
             text = json.dumps({"step": step + 1, "ids": ids}) + "\n"
-            self.world.once(lambda: write_text(path, text))
+            self.world.once(lambda: write_atomic(path, text))
             where = f" (all {len(ids)} in {path})"
         shown = ", ".join(map(str, ids[:16])) + (", …" if len(ids) > 16 else "")
         raise TrainingError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vistill.errors import UserError
-from vistill.training.checkpoint import remove_partial, write_atomically
+from vistill.files import PARTIAL, remove_partial, write_atomic
 from vistill.training.distributed import World
 
 MARKER = "vistill.json"
@@ -134,7 +134,7 @@ class RunFolder:
                     kept.append(line + "\n")
             except ValueError:
                 continue
-        write_text(self.metrics, "".join(kept))
+        write_atomic(self.metrics, "".join(kept))
 
 
 def _describe(path: Path, config: str, environment: dict[str, Any]) -> None:
@@ -142,16 +142,11 @@ def _describe(path: Path, config: str, environment: dict[str, Any]) -> None:
     for name in _FOLDERS:
         (path / name).mkdir(exist_ok=True)
         remove_partial(path / name)
-    write_text(path / "config.yaml", config)
+    write_atomic(path / "config.yaml", config)
     sessions_path = path / "environment.json"
     sessions = json.loads(sessions_path.read_text()) if sessions_path.exists() else []
     sessions.append(_environment() | environment)
-    write_text(sessions_path, json.dumps(sessions, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the content of `path` in one go."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomic(sessions_path, json.dumps(sessions, indent=2) + "\n")
 
 
 def _claim(path: Path, fingerprint: dict[str, Any], overwrite: bool) -> bool:
@@ -171,14 +166,14 @@ def _claim(path: Path, fingerprint: dict[str, Any], overwrite: bool) -> bool:
         _move_aside(path)
     elif path.exists():
         # The marker is the first file written: a partial one is all a killed start can leave.
-        strangers = [p.name for p in path.iterdir() if p.name != f".partial-{MARKER}"]
+        strangers = [p.name for p in path.iterdir() if p.name != f"{PARTIAL}{MARKER}"]
         if strangers:
             raise UserError(
                 f"the output folder {path} is not empty and no vistill run "
                 f"(it holds {strangers[0]}); choose another one"
             )
     path.mkdir(parents=True, exist_ok=True)
-    write_text(marker, json.dumps({"format": 1, "fingerprint": fingerprint}, indent=2) + "\n")
+    write_atomic(marker, json.dumps({"format": 1, "fingerprint": fingerprint}, indent=2) + "\n")
     return False
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from vistill.files import atomic_writer
 from vistill.training.checkpoint import (
     checkpoints,
     load_newest,
     load_optimizer_state,
     optimizer_state,
     save_checkpoint,
-    write_atomically,
 )
 from vistill.training.errors import TrainingError
 
@@ -84,12 +84,13 @@ def test_a_failed_write_keeps_the_old_content(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def fail(file):
-        file.write(b"new")
-        raise RuntimeError("no")
+    def interrupted():
+        with atomic_writer(path) as file:
+            file.write(b"new")
+            raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        write_atomically(path, fail)
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
