@@ -1,5 +1,6 @@
-"""Numbers produced by the published code; `tinymim/index.json` describes every case."""
+"""Numbers produced by the published code; `SET/index.json` describes every case of a set."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,28 +9,35 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-FOLDER = Path(__file__).parent / "tinymim"
-CASES = {case["case"]: case for case in json.loads((FOLDER / "index.json").read_text())["cases"]}
+FOLDER = Path(__file__).parent
+
+
+@functools.cache
+def cases(golden_set: str) -> dict[str, dict]:
+    index = json.loads((FOLDER / golden_set / "index.json").read_text())
+    return {case["case"]: case for case in index["cases"]}
 
 
 @pytest.fixture
-def golden() -> Callable[[str], SimpleNamespace]:
-    """`golden(case)`: config, info, tolerances and tensors (inputs, state, output, grad)."""
+def golden() -> Callable[..., SimpleNamespace]:
+    """`golden(case, set)`: config, info, tolerances and tensors (inputs, state, output, grad)."""
 
-    def load(name: str) -> SimpleNamespace:
-        case = CASES[name]
+    def load(name: str, golden_set: str = "tinymim") -> SimpleNamespace:
+        case = cases(golden_set)[name]
+        config, tolerance = case.get("config", {}), case.get("tolerance", {})
         parts: dict[str, dict] = {"input": {}, "state": {}, "output": {}, "grad": {}}
-        if case["file"]:
-            double = case["config"].get("dtype") == "float64"
-            for key, tensor in load_file(FOLDER / case["file"]).items():
+        if case.get("file"):
+            double = config.get("dtype") in ("float64", "f64")
+            for key, tensor in load_file(FOLDER / golden_set / case["file"]).items():
                 part, rest = key.split("/", 1)
                 widen = double and tensor.is_floating_point()
                 parts[part][rest] = tensor.double() if widen else tensor
+        expected = case.get("expected", case.get("expected_json"))
         return SimpleNamespace(
-            config=case["config"],
-            info=case["info"],
-            atol=case["tolerance"].get("atol"),
-            rtol=case["tolerance"].get("rtol"),
+            config=config,
+            info=case.get("info", expected),
+            atol=tolerance.get("atol"),
+            rtol=tolerance.get("rtol"),
             inputs=parts["input"],
             state=parts["state"],
             output=parts["output"],
