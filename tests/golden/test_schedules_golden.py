@@ -1,4 +1,4 @@
-"""Learning rates, parameter groups and LARS against the published code (specs/tinymim 3, 7)."""
+"""Learning rates, parameter groups and LARS against the published code (spec 3 and 7)."""
 
 import math
 

@@ -41,6 +41,7 @@ class Probes:
     ) -> None:
         self.config, self.method, self.source, self.device = config, method, source, device
         self.held_out = held_out
+        self.broken = BrokenFiles(len(source), max_share=1.0)
         self.bank = self._labelled(train, _BANK)
         self.queries = self._labelled(held_out, _QUERIES)
 
@@ -80,7 +81,7 @@ class Probes:
             EvalTransform(data.image_size),
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=0,
-            broken=BrokenFiles(len(self.held_out), max_share=1.0),
+            broken=self.broken,
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.
@@ -97,6 +98,7 @@ class Probes:
                 batch_size=64,
                 workers=0,
                 device=self.device,
+                broken=self.broken,
             )
 
         bank, bank_labels, _ = features(self.bank)

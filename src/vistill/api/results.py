@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from vistill.evaluation.metrics import Score, Summary
 
 
+_INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
+
+
 def main_rank() -> bool:
     """Whether this process is the one of `torchrun`'s ranks that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
@@ -95,8 +98,8 @@ class EvaluateResult:
                 f"{f'{100 * one.low:.1f} – {100 * one.high:.1f}':>15} {top5:>8}".rstrip()
             )
         if self.summaries:
-            kind = self.summaries[0].interval
-            what = "of the test set (Wilson)" if kind == "wilson" else "over seeds (Student's t)"
+            kinds = {one.interval for one in self.summaries}
+            what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))
             lines.append(f"intervals {what}; {self.summaries[0].n_test} test pictures")
         return "\n".join(lines)
 

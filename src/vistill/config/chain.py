@@ -3,7 +3,7 @@
 from vistill.config.schema import RunConfig
 
 _RELEASED_HEADS = {"vit_base": (12, 16), "vit_small": (6, 12), "vit_tiny": (6, 12)}
-"""Heads of a TinyMIM student and of the relations in its last block (spec §4.3, released code)."""
+"""Heads of a TinyMIM student and of the relations in its last block (spec 4.3, released code)."""
 
 
 def stage_names(config: RunConfig) -> list[str]:

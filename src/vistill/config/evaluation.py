@@ -1,4 +1,4 @@
-"""The typed configuration of an evaluation: kNN, linear probe, fine-tuning (spec tinymim, 7)."""
+"""The typed configuration of an evaluation: kNN, linear probe, fine-tuning (spec 7)."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""A backbone with a classification head, trained as a method (spec tinymim, 7)."""
+"""A backbone with a classification head, trained as a method (spec 7)."""
 
 import copy
 from typing import Any, Literal

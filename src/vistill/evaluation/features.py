@@ -44,6 +44,7 @@ def extract_features(
     batch_size: int = 64,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    broken: BrokenFiles | None = None,
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], dict[str, str]]:
     """Features, labels and unreadable pictures (see `Features`).
 
@@ -58,6 +59,7 @@ def extract_features(
         batch_size: pictures per forward pass.
         workers: loader processes.
         device: where to compute.
+        broken: the account of unreadable pictures to continue, so that each is logged once.
 
     Raises:
         UserError: no picture can be read.
@@ -72,6 +74,7 @@ def extract_features(
         workers=workers,
         device=device,
         progress=None,
+        broken=broken,
     )
     return found.features, found.labels, found.broken
 
@@ -93,13 +96,14 @@ def collect(
     workers: int,
     device: torch.device | str,
     progress: str | None,
+    broken: BrokenFiles | None = None,
 ) -> Features:
     """`compute` of every batch, with `module` in eval mode on `device`.
 
     The other arguments are those of `extract_features`; `progress` is what to show meanwhile, None
     for nothing.
     """
-    broken = BrokenFiles(len(indices), max_share=1.0)
+    broken = broken or BrokenFiles(len(indices), max_share=1.0)
     transform = EvalTransform(image_size)
     batches = eval_batches(
         source, indices, transform, batch_size=batch_size, workers=workers, broken=broken

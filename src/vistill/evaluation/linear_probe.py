@@ -1,4 +1,4 @@
-"""MAE's linear probe (spec tinymim, 7) on cached features, where an epoch is a matrix product.
+"""MAE's linear probe (spec 7) on cached features, where an epoch is a matrix product.
 
 Left out against the published protocol: random crops and flips, since every picture is seen once,
 in its test view. Added: the batch shrinks with the training set, a run has a least number of steps,

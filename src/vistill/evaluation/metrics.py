@@ -138,6 +138,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
         mean, low, high = first.top1, first.low, first.high
         if len(group) > 1:
             mean, low, high = t_interval([one.top1 for one in group])
+            low, high = max(0.0, low), min(1.0, high)
         top5 = [one.top5 for one in group if one.top5 is not None]
         summaries.append(
             Summary(

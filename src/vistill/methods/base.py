@@ -96,7 +96,7 @@ class Method(nn.Module):
 def freeze_unreached(method: Method, batch: Batch) -> list[str]:
     """Freeze the parameters of `method.trained` that `batch` sends no gradient to, and name them.
 
-    A parameter behind the deepest tap (for TinyMIM: the last block's projection and MLP, spec §4.4)
+    A parameter behind the deepest tap (for TinyMIM: the last block's projection and MLP, spec 4.4)
     would otherwise sit in the optimiser and make DDP wait for a gradient that never comes. One
     forward and backward pass finds them for any method and any student; buffers are put back.
     """

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -312,16 +313,32 @@ def _check_fit(student: Backbone, teacher: Backbone, target: Target, masked: boo
             raise UserError(f"method.target=class_token, but the {side} has no class token")
     if target.kind == "class_token":
         return
-    counts = [
-        model.num_prefix_tokens + model.num_patches
-        for model in (student, teacher)
-        if isinstance(model, VisionTransformer)
-    ]
-    if len(counts) == 2 and counts[0] != counts[1]:
+    ours, theirs = student.num_prefix_tokens, teacher.num_prefix_tokens
+    counts = _num_tokens(student, target.student_tap), _num_tokens(teacher, target.teacher_tap)
+    if counts[0] == counts[1]:
+        return
+    if counts[0] - counts[1] == ours - theirs:
         raise UserError(
-            f"the student has {counts[0]} tokens and the teacher {counts[1]}: choose "
-            "student.patch_size and data.image_size so that both grids are equal"
+            f"the student leads with {ours} class or register tokens and the teacher with "
+            f"{theirs}, but tokens are compared one by one; take a teacher with {ours}"
+            + ("" if theirs else ", or set student.class_token=false")
         )
+    raise UserError(
+        f"the student has {counts[0]} tokens and the teacher {counts[1]}: choose "
+        "student.patch_size and data.image_size so that both grids are equal"
+    )
+
+
+def _num_tokens(model: Backbone, tap: Tap) -> int:
+    """Tokens of `tap`; what stands behind an adapter has to be asked, with a blank picture."""
+    if isinstance(model, VisionTransformer):
+        return model.num_prefix_tokens + model.num_patches
+    was_training = model.training
+    blank = torch.zeros(1, 3, *model.image_size, device=next(model.parameters()).device)
+    with torch.no_grad():
+        tokens = model.eval().tap(blank, [tap])[tap]
+    model.train(was_training)
+    return tokens.shape[1]
 
 
 def _set_drop_path(model: Backbone, rates: list[float], side: str) -> None:

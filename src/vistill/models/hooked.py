@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 
 
@@ -97,6 +98,11 @@ class ModuleBackbone(Backbone):
         def keep(tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 tokens = output[0] if isinstance(output, tuple) else output
+                if tokens.dim() != 3:
+                    raise UserError(
+                        f"the {tap.kind!r} tap of {type(self.module).__name__} gives a tensor of "
+                        f"shape {tuple(tokens.shape)}, not tokens [B, N, D]"
+                    )
                 found[tap] = tokens.unflatten(2, (3, -1)) if tap.kind == "qkv" else tokens
                 if len(found) == len(set(taps)):
                     raise _ReachedDeepestTapError

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine position tables and their resizing (spec TinyMIM 1, AMD 3)."""
+"""Fixed sine-cosine position tables and their resizing (spec 1)."""
 
 import torch
 import torch.nn.functional as F

@@ -33,7 +33,7 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
     except TypeError as error:
         raise UserError(f"timm/{name} cannot be built for images of {image_size} pixels") from error
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"the weights of timm/{name} could not be loaded: {reason}") from error
     origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
     build = {"name": "timm", "args": {"name": name, "image_size": image_size}}

@@ -1,4 +1,4 @@
-"""Parameter groups of pre-training and fine-tuning, and AdamW over them (specs/tinymim 3)."""
+"""Parameter groups of pre-training and fine-tuning, and AdamW over them (spec 3)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Learning rate at a fractional epoch: linear warm-up from zero, then cosine (specs/tinymim 3)."""
+"""Learning rate at a fractional epoch: linear warm-up from zero, then cosine (spec 3)."""
 
 import math
 

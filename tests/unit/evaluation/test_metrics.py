@@ -63,3 +63,8 @@ def test_top5_needs_more_than_five_classes():
     facts = {"protocol": "knn", "budget": 1.0, "labels_used": 4, "seed": 0, "seconds": 0.0}
     assert score(torch.rand(4, 5), labels, **facts).top5 is None
     assert score(torch.zeros(4, 6), labels, **facts).top5 == 1.0
+
+
+def test_an_interval_over_seeds_stays_a_share():
+    (one,) = summarize([make(0, 0.95), make(1, 0.75)])
+    assert (one.low, one.high) == (0.0, 1.0)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from vistill.batch import Batch
 from vistill.errors import UserError
@@ -11,6 +12,7 @@ from vistill.methods import build_method
 from vistill.methods.base import freeze_unreached
 from vistill.methods.tinymim import TinyMIM
 from vistill.models.backbone import Tap
+from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -19,6 +21,20 @@ DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 def vit(width: int, depth: int = 2, heads: int = 2, **changes) -> VisionTransformer:
     sizes = {"image_size": 16, "patch_size": 8, "embed_dim": width, "depth": depth}
     return VisionTransformer(**(sizes | {"num_heads": heads} | changes))
+
+
+def hooked(**changes) -> ModuleBackbone:
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    module = TimmViT(**sizes, num_classes=0, **changes)
+    return ModuleBackbone(
+        module,
+        blocks="blocks",
+        width=24,
+        image_size=16,
+        num_heads=2,
+        num_prefix_tokens=module.num_prefix_tokens,
+        qkv="attn.qkv",
+    )
 
 
 @pytest.fixture
@@ -104,7 +120,10 @@ def test_student_jitter_is_for_training_only(batch):
         (lambda: TinyMIM(vit(16), vit(24), teacher_block=3), "the teacher has 2 blocks"),
         (lambda: TinyMIM(vit(16), vit(24), relation={"heads": 3}), "width 16 cannot be split"),
         (lambda: TinyMIM(vit(16, image_size=32), vit(24)), "17 tokens and the teacher 5"),
-        (lambda: TinyMIM(vit(16, class_token=False), vit(24)), "4 tokens and the teacher 5"),
+        (lambda: TinyMIM(vit(16, class_token=False), vit(24)), "with 0 class or register tokens"),
+        (lambda: TinyMIM(vit(16), vit(24, class_token=False)), "or set student.class_token=false"),
+        (lambda: TinyMIM(vit(16), hooked(reg_tokens=4)), "and the teacher with 5, but tokens"),
+        (lambda: TinyMIM(vit(16, image_size=32), hooked()), "17 tokens and the teacher 5"),
         (
             lambda: TinyMIM(vit(16, class_token=False), vit(24), target="class_token"),
             "the student has no class token",

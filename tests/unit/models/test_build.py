@@ -168,3 +168,20 @@ def test_sizes_that_do_not_fit_are_told():
         create_backbone("vit_tiny", image_size=32, num_heads=7)
     with pytest.raises(UserError, match="multiple of the patch size"):
         create_backbone("vit_tiny", image_size=30)
+
+
+def test_a_tap_that_gives_no_tokens_is_named():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
+    model = ModuleBackbone(torch.nn.ModuleDict({"blocks": module}), blocks="blocks", width=8)
+    model.module.forward = module.forward
+    with pytest.raises(UserError, match=r"shape \(1, 8, 6, 6\), not tokens"):
+        model.tap(torch.rand(1, 3, 8, 8), [Tap("block", 1)])
+
+
+def test_a_failure_without_words_is_named_by_its_kind(monkeypatch):
+    def refuse(*args, **named):
+        raise AssertionError
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(UserError, match="could not be loaded: AssertionError"):
+        load_backbone("timm/vit_tiny_patch16_224")
