@@ -1,7 +1,7 @@
 """A backbone as two files that outlive the training code: `model.safetensors` and `model.json`.
 
 The JSON says how to build the model here and in timm, how to normalise its inputs, and where its
-weights come from. Plain ViTs carry timm's parameter names and load there with `strict=True`.
+weights come from. ViTs carry timm's parameter names and load there with `strict=True`.
 """
 
 import json
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.models.backbone import Backbone, Normalization
+from vistill.models.beit import beit_names, own_names
 from vistill.models.build import rebuild
 from vistill.models.checkpoints import load_named
 from vistill.models.hooked import ModuleBackbone
+from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
 from vistill.models.vit import VisionTransformer
 
 FORMAT = "vistill-backbone/1"
@@ -29,10 +31,11 @@ def timm_build(backbone: Backbone) -> dict[str, Any] | None:
         if build is None or build["name"] != "timm":
             return None
         return {"model_name": build["args"]["name"], "num_classes": 0}
-    if backbone.tubelet_size is not None or backbone.relative_position_bias is not None:
+    name = _timm_name(backbone)
+    if name is None:
         return None
     arguments = {
-        "model_name": "vit_tiny_patch16_224",
+        "model_name": name,
         "img_size": list(backbone.image_size),
         "patch_size": backbone.patch_size,
         "embed_dim": backbone.width,
@@ -41,18 +44,58 @@ def timm_build(backbone: Backbone) -> dict[str, Any] | None:
         "mlp_ratio": backbone.mlp_ratio,
         "num_classes": 0,
     }
+    if carries_beit_names(backbone):
+        return arguments | {
+            "global_pool": "token",
+            "init_values": backbone.layer_scale or 0.0,
+            "use_abs_pos_emb": backbone.position != "none",
+            "use_rel_pos_bias": backbone.relative_position == "layer",
+            "use_shared_rel_pos_bias": backbone.relative_position == "shared",
+        }
     if not backbone.num_prefix_tokens:
         arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     if backbone.position == "none":
         arguments |= {"pos_embed": "none"}
     if backbone.layer_scale is not None:
         arguments |= {"init_values": backbone.layer_scale}
+    if backbone.qkv_bias == "none":
+        arguments |= {"qkv_bias": False}
     return arguments
+
+
+def _timm_name(vit: VisionTransformer) -> str | None:
+    """The timm model whose arguments lead to `vit`."""
+    parts = (vit.pre_norm, vit.activation, vit.norm_eps)
+    plain, clip = (False, "gelu", LAYER_NORM_EPS), (True, "quick_gelu", CLIP_NORM_EPS)
+    if vit.tubelet_size is not None:
+        return None
+    if carries_beit_names(vit):
+        possible = parts == plain and vit.num_prefix_tokens == 1 and vit.qkv_bias == "no_key"
+        return "beit_base_patch16_224" if possible else None
+    if vit.dist_token is not None:
+        possible = parts == plain and vit.position != "none"
+        return "deit_tiny_distilled_patch16_224" if possible else None
+    if parts == clip:
+        return "vit_base_patch16_clip_quickgelu_224"
+    return "vit_tiny_patch16_224" if parts == plain else None
+
+
+def carries_beit_names(backbone: Backbone) -> bool:
+    """Whether the backbone is saved under BEiT's names: it has parts that no timm ViT has."""
+    return isinstance(backbone, VisionTransformer) and (
+        backbone.relative_position is not None or backbone.qkv_bias == "no_key"
+    )
 
 
 def inner_module(backbone: Backbone) -> nn.Module:
     """The module whose parameter names the outside world knows: behind an adapter, its model."""
     return backbone.module if isinstance(backbone, ModuleBackbone) else backbone
+
+
+def exported_state(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights under the names that the outside world knows."""
+    state = inner_module(backbone).state_dict()
+    return beit_names(state) if carries_beit_names(backbone) else state
 
 
 def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
@@ -71,8 +114,7 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
             "a model given as an object without `build` cannot be exported: save its state_dict()"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    module = inner_module(backbone)
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in exported_state(backbone).items()}
     description = {
         "format": FORMAT,
         "build": backbone.build,
@@ -121,6 +163,8 @@ def read_backbone(folder: Path) -> Backbone:
     except Exception as error:
         raise UserError(f"cannot read the backbone in {place}: {error}") from error
     module = inner_module(model)
+    if carries_beit_names(model):
+        weights = own_names(weights)
     weights = {
         k: v.to(module.state_dict()[k].dtype) if k in module.state_dict() else v
         for k, v in weights.items()

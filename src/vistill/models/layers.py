@@ -1,6 +1,7 @@
 """The pre-norm transformer block that every ViT, decoder and generator here is made of (spec 1)."""
 
 from collections.abc import Collection
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.models.backbone import TapKind
+from vistill.models.relative_bias import RelativePositionBias
 from vistill.views.masking import gather_tokens
 from vistill.views.patches import patchify
 
 LAYER_NORM_EPS = 1e-6
+CLIP_NORM_EPS = 1e-5
+QKVBias = Literal["all", "no_key", "none"]
+Activation = Literal["gelu", "quick_gelu"]
 
 
 class PatchEmbed(nn.Module):
@@ -22,18 +27,21 @@ class PatchEmbed(nn.Module):
         patch_size: side of a patch in pixels.
         embed_dim: token width D.
         tubelet_size: frames per token; None for pictures.
+        bias: whether the projection has a bias.
     """
 
-    def __init__(self, patch_size: int, embed_dim: int, tubelet_size: int | None = None) -> None:
+    def __init__(
+        self, patch_size: int, embed_dim: int, tubelet_size: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.tubelet_size = tubelet_size
         self.proj: nn.Conv2d | nn.Conv3d
         if tubelet_size is None:
-            self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+            self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size, bias=bias)
         else:
             kernel = (tubelet_size, patch_size, patch_size)
-            self.proj = nn.Conv3d(3, embed_dim, kernel, kernel)
+            self.proj = nn.Conv3d(3, embed_dim, kernel, kernel, bias=bias)
 
     def forward(
         self, images: Float[Tensor, "b 3 *size"], visible: Tensor | None = None
@@ -45,19 +53,32 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one qkv projection and fused kernels (no map is kept)."""
+    """Multi-head self-attention with one qkv projection and fused kernels (no map is kept).
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    Args:
+        qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: QKVBias = "all") -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"a width of {dim} cannot be split into {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias == "all")
+        self.q_bias: nn.Parameter | None = None
+        self.v_bias: nn.Parameter | None = None
+        if qkv_bias == "no_key":
+            self.q_bias = nn.Parameter(torch.zeros(dim))
+            self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
+        self.rel_pos_bias: RelativePositionBias | None = None
 
     def project(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3 d"]:
         """Queries, keys and values, heads concatenated."""
-        return self.qkv(x).unflatten(2, (3, x.shape[2]))
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv(x).unflatten(2, (3, x.shape[2]))
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        return F.linear(x, self.qkv.weight, bias).unflatten(2, (3, x.shape[2]))
 
     def heads(self, qkv: Float[Tensor, "b n 3 d"]) -> tuple[Tensor, Tensor, Tensor]:
         """Split into `[B, M, N, d]` queries, keys, values."""
@@ -65,35 +86,41 @@ class Attention(nn.Module):
         return q, k, v
 
     def mix(
-        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "m n n"] | None
+        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "*b m n n"] | None
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
         q, k, v = self.heads(qkv)
-        mask = None if bias is None else bias[None].to(q.dtype)
+        mask = None if bias is None else bias.to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def class_attention(
-        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "m n n"] | None
+        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "*b m n n"] | None
     ) -> Float[Tensor, "b m n"]:
         """How the first token attends to all tokens: one row of each head's map."""
         q, k, _ = self.heads(qkv)
         logits = (q[:, :, :1] @ k.transpose(2, 3))[:, :, 0].float() * q.shape[-1] ** -0.5
         if bias is not None:
-            logits = logits + bias[:, 0]
+            logits = logits + bias[..., 0, :]
         return logits.softmax(dim=-1)
 
 
-class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
+def quick_gelu(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """CLIP's approximation x · sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
 
-    def __init__(self, dim: int, hidden: int) -> None:
+
+class Mlp(nn.Module):
+    """Linear, GELU (exact, or CLIP's approximation), linear."""
+
+    def __init__(self, dim: int, hidden: int, activation: Activation = "gelu") -> None:
         super().__init__()
+        self.activation = quick_gelu if activation == "quick_gelu" else F.gelu
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -112,17 +139,28 @@ class Block(nn.Module):
 
     Args:
         layer_scale: initial value of the residual scales, or None for no scales.
+        qkv_bias: biases of queries, keys and values.
+        activation: of the MLP.
+        norm_eps: of both layer norms.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        *,
+        qkv_bias: QKVBias = "all",
+        activation: Activation = "gelu",
+        norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), activation)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
     def forward(
@@ -130,7 +168,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         taps: Collection[TapKind] = (),
         last: bool = False,
-        bias: Float[Tensor, "m n n"] | None = None,
+        bias: Float[Tensor, "*b m n n"] | None = None,
         keep: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, dict[TapKind, Tensor]]:
         """Output and tapped signals.

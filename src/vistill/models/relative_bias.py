@@ -1,4 +1,4 @@
-"""Relative position bias of BEiT-style transformers: index, table and its resizing (spec fd 3, 5)."""
+"""Relative position bias of BEiT-style transformers: index, table, resizing (spec fd 3, 5)."""
 
 from typing import cast
 

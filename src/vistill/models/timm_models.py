@@ -101,6 +101,11 @@ def _as_plain_vit(module: Any, hooked: ModuleBackbone) -> VisionTransformer | No
         class_token="cls_token" in state,
         position="learned" if "pos_embed" in state else "none",
         layer_scale=None if scale is None else 1.0,
+        qkv_bias="none" if block.attn.qkv.bias is None else "all",
+        distillation_token="dist_token" in state,
+        pre_norm="norm_pre.weight" in state,
+        activation="quick_gelu" if "quick" in type(block.mlp.act).__name__.lower() else "gelu",
+        norm_eps=block.norm1.eps,
         normalization=hooked.normalization,
     )
     own = plain.state_dict()

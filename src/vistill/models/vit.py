@@ -1,5 +1,6 @@
 """The plain vision transformer, for pictures and clips, under timm's parameter names (spec 1)."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -10,8 +11,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
-from vistill.models.layers import LAYER_NORM_EPS, Block, PatchEmbed, drop_path_keep
+from vistill.models.initialization import truncated_normal, xavier
+from vistill.models.layers import (
+    LAYER_NORM_EPS,
+    Activation,
+    Block,
+    PatchEmbed,
+    QKVBias,
+    drop_path_keep,
+)
 from vistill.models.positions import resize_position_table, sincos_1d, sincos_2d
+from vistill.models.relative_bias import RelativePositionBias
+from vistill.views.masking import bias_of_visible
 
 TAPS: frozenset[TapKind] = frozenset(
     ("block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm")
@@ -33,12 +44,18 @@ class VisionTransformer(Backbone):
         num_heads: heads of every block.
         mlp_ratio: hidden width of the MLP over D.
         class_token: whether a class token leads the sequence.
-        position: `sincos` (fixed), `learned`, or `none`.
+        position: absolute positions: `sincos` (fixed), `learned`, or `none`.
+        relative_position: learned bias of the attention logits, `shared` by all blocks or one per
+            `layer`; None for none.
         layer_scale: initial residual scale, or None for none.
         tubelet_size: frames per token; None for pictures.
         num_frames: frames per clip; 1 for pictures.
-        relative_position_bias: a module without inputs that returns `[heads, N, N]`, added to the
-            logits of every block; called once per forward.
+        qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
+        distillation_token: DeiT's second token, behind the class token.
+        pre_norm: CLIP's norm in front of the first block; its patch embedding has no bias.
+        activation: exact GELU, or CLIP's `quick_gelu`.
+        norm_eps: of every layer norm.
+        initialization: `xavier` (MAE), or `truncated` normal (feature distillation).
         normalization: statistics its inputs are normalised with.
     """
 
@@ -56,7 +73,13 @@ class VisionTransformer(Backbone):
         layer_scale: float | None = None,
         tubelet_size: int | None = None,
         num_frames: int = 1,
-        relative_position_bias: nn.Module | None = None,
+        relative_position: Literal["shared", "layer"] | None = None,
+        qkv_bias: QKVBias = "all",
+        distillation_token: bool = False,
+        pre_norm: bool = False,
+        activation: Activation = "gelu",
+        norm_eps: float = LAYER_NORM_EPS,
+        initialization: Literal["xavier", "truncated"] = "xavier",
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
@@ -68,22 +91,40 @@ class VisionTransformer(Backbone):
                 f"image size {self.image_size} is not a multiple of the patch size {patch_size}"
             )
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
+        self.relative_position, self.qkv_bias = relative_position, qkv_bias
+        self.pre_norm, self.activation, self.norm_eps = pre_norm, activation, norm_eps
         self.normalization = normalization or Normalization()
-        self.num_prefix_tokens = int(class_token)
+        if distillation_token and not class_token:
+            raise ValueError("a distillation token needs a class token in front of it")
+        self.num_prefix_tokens = int(class_token) + int(distillation_token)
         self.taps = TAPS if class_token else TAPS - {"cls_attention"}
         self.origin = "random"
         self.activation_checkpointing = False
         self.drop_path_rates = [0.0] * depth
 
-        self.patch_embed = PatchEmbed(patch_size, embed_dim, tubelet_size)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, tubelet_size, bias=not pre_norm)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distillation_token else None
         self.pos_embed = self._position_table()
+        self.norm_pre = nn.LayerNorm(embed_dim, eps=norm_eps) if pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, layer_scale) for _ in range(depth)
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                layer_scale,
+                qkv_bias=qkv_bias,
+                activation=activation,
+                norm_eps=norm_eps,
+            )
+            for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.relative_position_bias = relative_position_bias
-        self.initialize()
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.rel_pos_bias = self._bias_table() if relative_position == "shared" else None
+        if relative_position == "layer":
+            for block in self._typed_blocks:
+                block.attn.rel_pos_bias = self._bias_table()
+        (truncated_normal if initialization == "truncated" else xavier)(self)
 
     @property
     def _typed_blocks(self) -> list[Block]:
@@ -122,8 +163,19 @@ class VisionTransformer(Backbone):
                 "layer_scale": self.layer_scale,
                 "tubelet_size": self.tubelet_size,
                 "num_frames": self.num_frames,
+                "relative_position": self.relative_position,
+                "qkv_bias": self.qkv_bias,
+                "distillation_token": self.dist_token is not None,
+                "pre_norm": self.pre_norm,
+                "activation": self.activation,
+                "norm_eps": self.norm_eps,
             },
         }
+
+    def _bias_table(self) -> RelativePositionBias:
+        if self.tubelet_size is not None or self.num_prefix_tokens > 1:
+            raise ValueError("relative positions are for pictures and at most one class token")
+        return RelativePositionBias(self.grid, self.num_heads[0], self.cls_token is not None)
 
     def _position_table(self) -> nn.Parameter | None:
         if self.position == "none":
@@ -137,18 +189,6 @@ class VisionTransformer(Backbone):
             fixed = sincos_1d(self.width, self.num_prefix_tokens + self.num_patches)
         return nn.Parameter(fixed.float(), requires_grad=False)
 
-    def initialize(self) -> None:
-        """MAE's initialisation (spec 2.1): Xavier-uniform matrices, class token N(0, 0.02²)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        weight = self.patch_embed.proj.weight
-        nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
-        if self.cls_token is not None:
-            nn.init.normal_(self.cls_token, std=0.02)
-
     def set_drop_path(self, rates: float | Sequence[float]) -> None:
         """Stochastic depth: one rate for all blocks, or one per block."""
         per_block = [rates] * self.depth if isinstance(rates, int | float) else list(rates)
@@ -160,11 +200,21 @@ class VisionTransformer(Backbone):
         """Split every block into `num_heads`; the weights stay as they are."""
         if self.width % num_heads:
             raise ValueError(f"a width of {self.width} cannot be split into {num_heads} heads")
+        if self.relative_position is not None and (num_heads,) * self.depth != self.num_heads:
+            raise ValueError("relative position tables have one column per head")
         for block in self._typed_blocks:
             block.attn.num_heads = num_heads
 
+    def unshare_relative_position(self) -> None:
+        """Give every block its own copy of the shared bias table, as fine-tuning does (spec fd)."""
+        if self.rel_pos_bias is None:
+            return
+        for block in self._typed_blocks:
+            block.attn.rel_pos_bias = copy.deepcopy(self.rel_pos_bias)
+        self.rel_pos_bias, self.relative_position = None, "layer"
+
     def resize(self, image_size: int | tuple[int, int]) -> None:
-        """Accept another input size: the position table is resized (spec 1)."""
+        """Accept another input size: position and bias tables are resized (spec 1; spec fd 5)."""
         new = _square(image_size)
         if any(side % self.patch_size for side in new):
             raise ValueError(
@@ -177,6 +227,11 @@ class VisionTransformer(Backbone):
                     self.pos_embed, self.num_prefix_tokens, old_grid, self.grid
                 )
             self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
+        if self.rel_pos_bias is not None:
+            self.rel_pos_bias = self.rel_pos_bias.resized(self.grid)
+        for block in self._typed_blocks:
+            if block.attn.rel_pos_bias is not None:
+                block.attn.rel_pos_bias = block.attn.rel_pos_bias.resized(self.grid)
 
     @property
     def num_drop_path_draws(self) -> int:
@@ -186,7 +241,7 @@ class VisionTransformer(Backbone):
     def embed(
         self, images: Float[Tensor, "b 3 *size"], visible: Int[Tensor, "b k"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """Tokens in front of the first block: patches and class token, positions added."""
+        """Tokens in front of the first block: patches and prefix, positions added."""
         x = self.patch_embed(images, visible)
         prefix = self.num_prefix_tokens
         if self.pos_embed is not None:
@@ -194,10 +249,22 @@ class VisionTransformer(Backbone):
             x = x + (patch_table if visible is None else patch_table[visible])
         if self.cls_token is not None:
             token: Tensor = self.cls_token
+            if self.dist_token is not None:
+                token = torch.cat([token, self.dist_token], dim=1)
             if self.pos_embed is not None:
                 token = token + self.pos_embed[:, :prefix]
             x = torch.cat([token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        return x
+        return self.norm_pre(x)
+
+    def _bias(
+        self, table: RelativePositionBias | None, visible: Int[Tensor, "b k"] | None
+    ) -> Float[Tensor, "*b m n n"] | None:
+        if table is None:
+            return None
+        bias: Tensor = table()
+        if visible is None:
+            return bias
+        return bias_of_visible(bias, visible, self.num_prefix_tokens)
 
     def tap(
         self,
@@ -218,10 +285,11 @@ class VisionTransformer(Backbone):
         deepest = max(wanted)
 
         x = self.embed(images, visible)
-        bias = None if self.relative_position_bias is None else self.relative_position_bias()
+        shared = self._bias(self.rel_pos_bias, visible)
         draws = self._drop_path_draws(x, drop_path_noise)
         found: dict[Tap, Tensor] = {}
-        for number, block in enumerate(self.blocks, start=1):
+        for number, block in enumerate(self._typed_blocks, start=1):
+            bias = shared if shared is not None else self._bias(block.attn.rel_pos_bias, visible)
             kinds = tuple(wanted[number]) if number in wanted else ()
             rate = self.drop_path_rates[number - 1] if self.training else 0.0
             keep = None

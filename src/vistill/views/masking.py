@@ -42,3 +42,12 @@ def gather_tokens(
 ) -> Float[Tensor, "b k d"]:
     """Rows `index` of every sample's tokens."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def bias_of_visible(
+    bias: Float[Tensor, "m n n"], visible: Int[Tensor, "b k"], num_prefix: int
+) -> Float[Tensor, "b m v v"]:
+    """Attention bias between the prefix and the visible patches of every sample."""
+    prefix = torch.arange(num_prefix, device=visible.device).expand(len(visible), -1)
+    kept = torch.cat([prefix, visible + num_prefix], dim=1)
+    return bias[:, kept[:, :, None], kept[:, None, :]].transpose(0, 1)

@@ -8,7 +8,7 @@ import torch
 
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone
-from vistill.models.export import timm_build
+from vistill.models.export import exported_state, timm_build
 from vistill.models.layers import Block
 from vistill.models.vit import VisionTransformer
 
@@ -22,13 +22,24 @@ def small(**changes) -> VisionTransformer:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"class_token": False}, {"layer_scale": 0.1}, {"position": "learned"}, {"mlp_ratio": 3.0}],
+    [
+        {},
+        {"class_token": False},
+        {"layer_scale": 0.1},
+        {"position": "learned"},
+        {"mlp_ratio": 3.0},
+        {"qkv_bias": "none"},
+        {"distillation_token": True},
+        {"pre_norm": True, "activation": "quick_gelu", "norm_eps": 1e-5, "position": "learned"},
+        {"relative_position": "shared", "position": "none", "qkv_bias": "no_key"},
+        {"relative_position": "layer", "layer_scale": 0.1, "qkv_bias": "no_key"},
+    ],
 )
 def test_loads_strictly_into_timm_with_the_same_output(changes):
     model = small(**changes).eval()
     arguments = json.loads(json.dumps(timm_build(model)))
     other = timm.create_model(**arguments).eval()
-    other.load_state_dict(model.state_dict(), strict=True)
+    other.load_state_dict(exported_state(model), strict=True)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -145,17 +156,42 @@ def test_resize_keeps_the_class_row_and_accepts_the_new_size():
         model.resize(50)
 
 
-def test_relative_position_bias_reaches_every_block():
-    class Bias(torch.nn.Module):
-        def forward(self):
-            bias = torch.zeros(2, 17, 17)
-            bias[:, :, 1:] = -torch.inf  # everything may look at the class token only
-            return bias
+@pytest.mark.parametrize("shared", ["shared", "layer"])
+def test_relative_position_bias_reaches_every_block(shared):
+    model = small(relative_position=shared).eval()
+    tables = [p for name, p in model.named_parameters() if name.endswith("bias_table")]
+    assert len(tables) == (1 if shared == "shared" else 3)
+    with torch.no_grad():
+        for table in tables:
+            table[:-3] = -torch.inf  # no patch may look at a patch
+            table[-3] = -torch.inf  # nor the class token
+    for block in (1, 2, 3):
+        found = model.tap(torch.randn(1, 3, 32, 32), [Tap("cls_attention", block)])
+        assert torch.all(found[Tap("cls_attention", block)][:, :, 0] == 1)
 
-    model = small(relative_position_bias=Bias()).eval()
-    found = model.tap(torch.randn(1, 3, 32, 32), [Tap("cls_attention", 3)])
-    attention = found[Tap("cls_attention", 3)]
-    assert torch.all(attention[:, :, 0] == 1)
+
+def test_visible_tokens_keep_their_relative_positions():
+    model = small(relative_position="shared", position="none").eval()
+    torch.nn.init.normal_(model.rel_pos_bias.relative_position_bias_table)
+    images = torch.randn(2, 3, 32, 32)
+    order = torch.stack([torch.randperm(16), torch.randperm(16)])
+    tap = Tap("norm", 3)
+    shuffled = model.tap(images, [tap], visible=order)[tap][:, 1:]
+    straight = model(images)[:, 1:]
+    expected = straight.gather(1, order[:, :, None].expand(-1, -1, 24))
+    torch.testing.assert_close(shuffled, expected)
+
+
+def test_unsharing_and_resizing_keep_the_function():
+    model = small(relative_position="shared", position="none", qkv_bias="no_key").eval()
+    torch.nn.init.normal_(model.rel_pos_bias.relative_position_bias_table)
+    images = torch.randn(2, 3, 32, 32)
+    before = model(images)
+    model.unshare_relative_position()
+    torch.testing.assert_close(model(images), before)
+    assert model.build["args"]["relative_position"] == "layer"
+    model.resize(48)
+    assert model(torch.randn(1, 3, 48, 48)).shape == (1, 37, 24)
 
 
 def test_clips_become_tubelets_and_tables_follow_the_flattened_index():
