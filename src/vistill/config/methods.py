@@ -15,8 +15,11 @@ class DecoderConfig(MethodSection):
     """The light transformer that paints masked patches (MAE, section 3)."""
 
     embed_dim: PositiveInt = Field(default=512)
+    """Token width."""
     depth: PositiveInt = Field(default=8)
+    """Number of blocks."""
     num_heads: PositiveInt = Field(default=16)
+    """Attention heads of every block."""
 
 
 class MAEConfig(MethodSection):
@@ -46,6 +49,8 @@ class FeatureConfig(MethodSection):
     """Which feature is matched (TinyMIM, table 1)."""
 
     kind: Literal["output", "block", "attention", "ffn", "qkv"] = Field(default="block")
+    """`output` is the last block's, whatever `teacher.block` says; the others are the teacher
+    block's: its output, its attention or MLP branch, or queries, keys and values."""
     residual: bool = Field(default=False)
     """Take attention or FFN features after their residual sum."""
 
@@ -54,6 +59,7 @@ class ClassTokenConfig(MethodSection):
     """How class tokens are compared."""
 
     loss: Literal["kl", "mse", "smooth_l1"] = Field(default="kl")
+    """KL between softmaxes over channels, mean squared error, or smooth L1."""
 
 
 class AuxMIMConfig(MethodSection):
@@ -62,6 +68,7 @@ class AuxMIMConfig(MethodSection):
     weight: float = Field(default=0.0, ge=0.0)
     """Weight of the MAE loss; above zero the student's input is masked."""
     norm_pixels: bool = Field(default=True)
+    """Normalise every target patch by its own mean and variance."""
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
 
@@ -70,6 +77,7 @@ class TinyMIMConfig(MethodSection):
 
     name: Literal["tinymim"] = "tinymim"
     target: Literal["relation", "feature", "class_token"] = Field(default="relation")
+    """What of the teacher is matched; the section of that name holds its switches."""
     relation: RelationConfig = Field(default_factory=RelationConfig)
     feature: FeatureConfig = Field(default_factory=FeatureConfig)
     class_token: ClassTokenConfig = Field(default_factory=ClassTokenConfig)
