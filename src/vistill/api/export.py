@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
 
 FORMATS = ("timm", "torch", "onnx")
-_KINDS = ("run:", "file:", "timm/")
+_KINDS = ("run:", "file:", "timm/", "torchvision/")
 
 
 def export(

@@ -40,9 +40,10 @@ def pretrain(
         recipe: a method, a packaged recipe or a `.yaml` file; None: TinyMIM's defaults.
         data: pictures: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards or a `.zip`.
         out: folder of the run.
-        teacher: `timm/NAME[:pretrained]`, `run:DIR`, `file:PATH` or a `Backbone`.
+        teacher: `timm/NAME[:pretrained]`, `torchvision/NAME[:pretrained]`, `run:DIR`, `file:PATH`
+            or a `Backbone`.
         teacher_weights: `random` allows a teacher that nobody trained.
-        student: `vit_small` and the like, `timm/NAME`, or a `Backbone`.
+        student: `vit_small` and the like, `timm/NAME`, `torchvision/NAME`, or a `Backbone`.
         chain: students of a sequential distillation, largest first, each taught by the one before;
             stages are folders `1-NAME`, `2-NAME`, ... in `out`, finished ones are skipped.
         overwrite: move an existing run aside (`OUT.old-1`) and start anew.
@@ -94,8 +95,8 @@ def _name(model: Any) -> str | None:
 
     if not isinstance(model, Backbone):
         raise UserError(
-            f"a {type(model).__name__} has to be wrapped first, so that vistill knows its blocks: "
-            "see vistill.models.hooked.ModuleBackbone"
+            f"a {type(model).__name__} has to be wrapped first, so that vistill knows its parts: "
+            "see vistill.models.hooked.ModuleBackbone or vistill.models.pooled.PooledBackbone"
         )
     return f"object:{type(model).__name__}"
 
@@ -103,7 +104,7 @@ def _name(model: Any) -> str | None:
 def _check(config: RunConfig, *, student_given: bool) -> None:
     """What the schema cannot see: settings that need or exclude each other."""
     from vistill.config.suggest import did_you_mean
-    from vistill.models.sizes import VIT_SIZES
+    from vistill.models.sizes import LIBRARIES, VIT_SIZES
 
     method, teacher = config.method.name, config.teacher
     if config.data.train is None:
@@ -128,9 +129,9 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
         and getattr(config.student, name) != getattr(usual, name)
     ]
     for name in config.chain or (config.student.model,):
-        if name.startswith("timm/") and sizes:
+        if name.startswith(LIBRARIES) and sizes:
             raise UserError(f"{name} has its own sizes, so student.{sizes[0]} has no use")
-        known = name in VIT_SIZES or name == "vit" or name.startswith(("timm/", "object:"))
+        known = name in VIT_SIZES or name == "vit" or name.startswith((*LIBRARIES, "object:"))
         if not known:
             raise UserError(f"unknown model {name!r}{did_you_mean(name, [*VIT_SIZES, 'vit'])}")
 

@@ -36,7 +36,8 @@ class TeacherConfig(Section):
     """Which frozen model teaches, and how it is read."""
 
     model: str | None = Field(default=None)
-    """`timm/NAME[:pretrained]`, `run:PATH` or `file:PATH`; none for methods without a teacher."""
+    """`timm/NAME[:pretrained]`, `torchvision/NAME[:pretrained]`, `run:PATH` or `file:PATH`; none
+    for methods without a teacher."""
     weights: Literal["random"] | None = Field(default=None)
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
     block: PositiveInt | None = Field(default=None)
@@ -50,7 +51,7 @@ class StudentConfig(Section):
 
     model: str = Field(default="vit_small")
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
-    or `timm/NAME`."""
+    or `timm/NAME`, `torchvision/NAME`."""
     patch_size: PositiveInt = Field(default=16)
     """Side of a square patch in pixels."""
     embed_dim: PositiveInt | None = Field(default=None)

@@ -32,7 +32,8 @@ class Classifier(TrainedModule):
     """Backbone, pooling, linear head; its forward is the training loss.
 
     With `avg` the patch tokens of the last block, before the backbone's final norm, are averaged
-    and normalised by `fc_norm`; with `cls` the class token after the final norm is taken.
+    and normalised by `fc_norm`; with `cls` the class token after the final norm is taken. Of a CNN
+    the pooled feature after its last activation is classified, as in the ordinary network.
 
     Args:
         backbone: becomes part of the classifier and is trained.
@@ -55,7 +56,8 @@ class Classifier(TrainedModule):
         self.student = backbone
         self.num_classes, self.pool = num_classes, pool
         self.options = options or FineTuneConfig()
-        self.fc_norm = nn.LayerNorm(backbone.width, eps=_EPS) if pool == "avg" else nn.Identity()
+        normed = pool == "avg" and "pooled_act" not in backbone.taps
+        self.fc_norm = nn.LayerNorm(backbone.width, eps=_EPS) if normed else nn.Identity()
         self.head = nn.Linear(backbone.width, num_classes)
         generator = torch.Generator().manual_seed(seed)
         nn.init.trunc_normal_(self.head.weight, std=2e-5, generator=generator)
@@ -67,6 +69,8 @@ class Classifier(TrainedModule):
         drop_path_noise: Float[Tensor, "branches b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """What the head sees of normalised `images`."""
+        if "pooled_act" in self.student.taps:
+            return self.student.pooled(images)
         kind: Literal["block", "norm"] = "block" if self.pool == "avg" else "norm"
         tap = Tap(kind, self.student.depth)
         tokens = self.student.tap(images, [tap], drop_path_noise=drop_path_noise)[tap]

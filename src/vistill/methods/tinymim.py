@@ -242,6 +242,9 @@ class TinyMIM(Method):
                 _DEFAULTS.items(), (relation, feature, class_token, aux_mim), strict=True
             )
         }
+        for side, model in (("student", student), ("teacher", teacher)):
+            if not model.depth:
+                raise UserError(f"tinymim reads transformer blocks, and the {side} has none")
         block = teacher_block or (18 if teacher.depth == 24 else teacher.depth)
         if block > teacher.depth:
             raise UserError(f"teacher.block={block}, but the teacher has {teacher.depth} blocks")

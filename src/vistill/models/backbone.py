@@ -8,7 +8,19 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-TapKind = Literal["block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm"]
+TapKind = Literal[
+    "block",
+    "attention",
+    "attention_residual",
+    "ffn",
+    "qkv",
+    "cls_attention",
+    "norm",
+    "map",
+    "pooled",
+    "map_act",
+    "pooled_act",
+]
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,12 @@ class Tap:
     | qkv | queries, keys, values with heads concatenated | `[B, N, 3, D]` |
     | cls_attention | attention of the class token over all tokens | `[B, M, N]` |
     | norm | final norm of the last block's output (`block` is ignored) | `[B, N, D]` |
+    | map | a CNN's last feature map, before the last activation | `[B, D, H, W]` |
+    | pooled | its mean over space (with the norm that ConvNeXt has there) | `[B, D]` |
+    | map_act, pooled_act | the same two after the last activation | |
 
-    Blocks are counted from 1. N includes prefix tokens (class token first).
+    Blocks are counted from 1; taps of a CNN ignore `block`. N includes prefix tokens (class token
+    first).
     """
 
     kind: TapKind
@@ -55,7 +71,7 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         width: channels D of a token.
-        depth: number of blocks.
+        depth: number of blocks; 0 for a CNN.
         num_heads: attention heads per block, 0 where the model has none.
         num_prefix_tokens: class and register tokens in front of the patch tokens.
         image_size: height and width the model was built for.

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
-from vistill.models.sizes import VIT_SIZES
+from vistill.models.pooled import PooledBackbone
+from vistill.models.sizes import LIBRARIES, VIT_SIZES
 from vistill.models.vit import VisionTransformer
 
 
@@ -29,7 +30,8 @@ def create_backbone(
     """A model with fresh weights.
 
     Args:
-        spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; or `timm/NAME`.
+        spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `timm/NAME` or
+            `torchvision/NAME`.
         image_size: side of the square input.
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
@@ -40,10 +42,8 @@ def create_backbone(
     Raises:
         UserError: for an unknown name or sizes that do not go together.
     """
-    if spec.startswith("timm/"):
-        from vistill.models.timm_models import timm_backbone
-
-        return timm_backbone(spec.removeprefix("timm/"), pretrained=False, image_size=image_size)
+    if spec.startswith(LIBRARIES):
+        return _from_library(spec, image_size)
     given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     if spec in VIT_SIZES:
         sizes = VIT_SIZES[spec]._asdict() | {k: v for k, v in given.items() if v is not None}
@@ -54,7 +54,8 @@ def create_backbone(
         sizes = {k: v for k, v in given.items() if v is not None}
     else:
         raise UserError(
-            f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit and timm/NAME"
+            f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit, timm/NAME and "
+            "torchvision/NAME"
         )
     try:
         return VisionTransformer(
@@ -73,10 +74,9 @@ def rebuild(build: dict[str, Any]) -> Backbone:
     """The architecture that `Backbone.build` describes, with fresh weights."""
     if build["name"] == "vit":
         return VisionTransformer(**build["args"])
-    if build["name"] == "timm":
-        from vistill.models.timm_models import timm_backbone
-
-        return timm_backbone(**build["args"], pretrained=False)
+    if f"{build['name']}/" in LIBRARIES:
+        arguments = build["args"]
+        return _from_library(f"{build['name']}/{arguments['name']}", arguments["image_size"])
     raise UserError(f"unknown kind of model {build['name']!r} in a saved backbone")
 
 
@@ -86,7 +86,8 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
     Args:
         spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH[,num_heads=N]`
             (published MAE and TinyMIM checkpoints, or a plain state dict), `timm/NAME:pretrained`
-            or `timm/NAME` (random weights), the name of a ViT (random), or a `Backbone`.
+            or `timm/NAME` (random weights), the same with `torchvision/`, the name of a ViT
+            (random), or a `Backbone`.
         image_size: side of the inputs; None: the model's own. Position tables are resized.
 
     Raises:
@@ -100,13 +101,11 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
         model = read_backbone(Path(spec.removeprefix("run:")))
     elif spec.startswith("file:"):
         model = _from_file(spec.removeprefix("file:"))
-    elif spec.startswith("timm/"):
-        from vistill.models.timm_models import timm_backbone
-
-        name, _, weights = spec.removeprefix("timm/").partition(":")
+    elif spec.startswith(LIBRARIES):
+        name, _, weights = spec.partition(":")
         if weights not in ("", "pretrained"):
-            raise UserError(f"{spec}: only ':pretrained' may follow a timm name, not ':{weights}'")
-        return timm_backbone(name, pretrained=weights == "pretrained", image_size=image_size)
+            raise UserError(f"{spec}: only ':pretrained' may follow {name}, not ':{weights}'")
+        return _from_library(name, image_size, pretrained=weights == "pretrained")
     elif spec in VIT_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
     else:
@@ -115,7 +114,7 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
             f"{', '.join(VIT_SIZES)}"
         )
     if image_size is not None and model.image_size != (image_size, image_size):
-        if not isinstance(model, VisionTransformer):
+        if not isinstance(model, VisionTransformer | PooledBackbone):
             raise UserError(
                 f"the model was built for {model.image_size[0]} pixels, not {image_size}"
             )
@@ -136,12 +135,23 @@ def load_teacher(
     """
     teacher = load_backbone(spec, image_size=image_size)
     if teacher.origin.endswith("random") and weights != "random":
-        hint = f"{spec}:pretrained" if str(spec).startswith("timm/") else "run:DIR or file:PATH"
+        hint = f"{spec}:pretrained" if str(spec).startswith(LIBRARIES) else "run:DIR or file:PATH"
         raise UserError(
             f"the teacher {spec} would have random weights; write {hint}, "
             "or say --teacher-weights random if that is what you want"
         )
     return teacher
+
+
+def _from_library(spec: str, image_size: int | None, *, pretrained: bool = False) -> Backbone:
+    library, _, name = spec.partition("/")
+    if library == "timm":
+        from vistill.models.timm_models import timm_backbone
+
+        return timm_backbone(name, pretrained=pretrained, image_size=image_size)
+    from vistill.models.torchvision_models import torchvision_backbone
+
+    return torchvision_backbone(name, pretrained=pretrained, image_size=image_size)
 
 
 def _from_file(reference: str) -> VisionTransformer:

@@ -19,6 +19,7 @@ from vistill.models.build import rebuild
 from vistill.models.checkpoints import load_named
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
+from vistill.models.pooled import PooledBackbone
 from vistill.models.vit import VisionTransformer
 
 FORMAT = "vistill-backbone/1"
@@ -89,7 +90,9 @@ def carries_beit_names(backbone: Backbone) -> bool:
 
 def inner_module(backbone: Backbone) -> nn.Module:
     """The module whose parameter names the outside world knows: behind an adapter, its model."""
-    return backbone.module if isinstance(backbone, ModuleBackbone) else backbone
+    if isinstance(backbone, ModuleBackbone | PooledBackbone):
+        return backbone.module
+    return backbone
 
 
 def exported_state(backbone: Backbone) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+LIBRARIES = ("timm/", "torchvision/")
+"""How names of models of other libraries begin."""
+
 
 class ViTSize(NamedTuple):
     """Width, number of blocks and attention heads of a plain ViT."""

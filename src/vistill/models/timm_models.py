@@ -1,4 +1,5 @@
-"""timm models as backbones: plain ViTs become our own ViT, other transformers are read by hooks."""
+"""timm models as backbones: plain ViTs become our own ViT, other transformers are read by hooks,
+anything that pools a last feature map (CNNs, Swin) as such."""
 
 from typing import Any
 
@@ -9,11 +10,12 @@ from torch import nn
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.hooked import ModuleBackbone, same_outputs
+from vistill.models.pooled import PooledBackbone
 from vistill.models.vit import VisionTransformer
 
 
 def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Backbone:
-    """Build a timm transformer.
+    """Build a timm model.
 
     Args:
         name: timm's model name, with or without a weight tag.
@@ -21,23 +23,31 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
         image_size: side of the inputs; None: the model's own.
 
     Raises:
-        UserError: if timm does not know the name, cannot get the weights, or the model has no
-            transformer blocks to read.
+        UserError: if timm does not know the name, cannot get the weights, or the model has neither
+            transformer blocks nor a pooled feature map.
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3] or _nearest(name)
         raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
-    sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
-        module = timm.create_model(name, pretrained=pretrained, num_classes=0, **sizes)
-    except TypeError as error:
-        raise UserError(f"timm/{name} cannot be built for images of {image_size} pixels") from error
+        module = _create(name, pretrained, image_size)
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"the weights of timm/{name} could not be loaded: {reason}") from error
     origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
     build = {"name": "timm", "args": {"name": name, "image_size": image_size}}
-    hooked = _hooked(module, name, origin, build)
+    if not _has_transformer_blocks(module):
+        config = module.pretrained_cfg
+        return PooledBackbone(
+            module,
+            image_size=image_size or tuple(config["input_size"][1:]),
+            normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
+            origin=origin,
+            build=build,
+        )
+    hooked = _hooked(module, origin, build)
     if isinstance(module, TimmViT):
         plain = _as_plain_vit(module, hooked)
         if plain is not None:
@@ -46,33 +56,46 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
     return hooked
 
 
+def _create(name: str, pretrained: bool, image_size: int | None) -> Any:
+    if image_size is not None:
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, num_classes=0, img_size=image_size
+            )
+        except TypeError as error:  # CNNs are built without a size and take any
+            too_strict = error
+    module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    if image_size is not None and _has_transformer_blocks(module):
+        problem = f"timm/{name} cannot be built for images of {image_size} pixels"
+        raise UserError(problem) from too_strict
+    return module
+
+
+def _has_transformer_blocks(module: nn.Module) -> bool:
+    blocks = getattr(module, "blocks", None)
+    return isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(blocks[0], "attn")
+
+
 def _nearest(name: str) -> list[str]:
     from difflib import get_close_matches
 
     return get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
 
 
-def _hooked(module: nn.Module, name: str, origin: str, build: dict[str, Any]) -> ModuleBackbone:
-    blocks = getattr(module, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(blocks[0], "attn"):
-        raise UserError(
-            f"timm/{name} has no list of transformer blocks; wrap it in "
-            "vistill.models.hooked.ModuleBackbone and name its parts"
-        )
-    first = blocks[0]
-    facts: Any = module  # timm's attributes, which torch types as modules or tensors
-    config = facts.pretrained_cfg
+def _hooked(module: Any, origin: str, build: dict[str, Any]) -> ModuleBackbone:
+    first = module.blocks[0]
+    config = module.pretrained_cfg
     fused = isinstance(getattr(first.attn, "qkv", None), nn.Linear)
     # Rotary positions and q/k norms change queries and keys behind that layer.
     plain_qkv = not hasattr(module, "rope") and isinstance(
         getattr(first.attn, "q_norm", nn.Identity()), nn.Identity
     )
     # The configured size goes stale when another one is asked for; the patch embedding knows.
-    size = getattr(facts.patch_embed, "img_size", None) or config["input_size"][1:]
+    size = getattr(module.patch_embed, "img_size", None) or config["input_size"][1:]
     return ModuleBackbone(
         module,
         blocks="blocks",
-        width=facts.num_features,
+        width=module.num_features,
         image_size=tuple(size),
         num_heads=getattr(first.attn, "num_heads", 0),
         num_prefix_tokens=getattr(module, "num_prefix_tokens", 0),

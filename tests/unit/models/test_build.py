@@ -142,7 +142,7 @@ def test_any_module_with_blocks_can_be_wrapped_and_exits_early():
     [
         ("vit_smol", "vit_small"),
         ("timm/vit_smal_patch16_224", "vit_small_patch16_224"),
-        ("timm/resnet18", "no list of transformer blocks"),
+        ("timm/mixer_s32_224", "does not end in a feature map"),
         ("timm/vit_tiny_patch16_224:best", "':pretrained'"),
         ("run:/no/such/run", "no run /no/such/run"),
         ("file:/no/such/file.pth", "no weight file /no/such/file.pth"),

@@ -1,0 +1,315 @@
+"""Any CNN as a backbone: its last feature map, before and after the last activation, and their
+means. Where they are is found by watching one forward pass, not by name (KDEP; specs/kdep 3, 4)."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+
+_ACTIVATIONS = frozenset(
+    (
+        *("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min"),
+        *("leaky_relu", "leaky_relu_", "prelu", "elu", "elu_", "selu", "celu", "gelu", "silu"),
+        *("mish", "hardswish", "softplus", "tanh", "tanh_"),
+    )
+)
+_TELLING = 4
+_NORMS = frozenset(("layer_norm", "batch_norm", "group_norm"))
+_DROPOUT = frozenset(("dropout", "dropout2d", "feature_dropout"))
+
+
+class Site(NamedTuple):
+    """A tensor of a forward pass: an argument or result of the `number`th call of a function."""
+
+    function: str
+    number: int
+    result: bool
+
+
+class Sites(NamedTuple):
+    """Where a model's feature is.
+
+    Attributes:
+        before: the last map, in front of the last activation.
+        after: the same behind it; equal to `before` where there is no activation.
+        norm: the normalised mean, where a norm follows the pooling (ConvNeXt); else None.
+        channels_last: whether the maps are `[B, H, W, D]`.
+        width: channels D.
+    """
+
+    before: Site
+    after: Site
+    norm: Site | None
+    channels_last: bool
+    width: int
+
+
+class _Call(NamedTuple):
+    function: str
+    number: int
+    argument: Tensor
+    result: Tensor
+
+
+class _Watch(TorchFunctionMode):
+    """Notes every torch function that turns a tensor into a tensor; dropout drops nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self._counts: Counter[str] = Counter()
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = function.__name__
+        if name in _DROPOUT:
+            return args[0]
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and args:
+            argument = args[0] if isinstance(args[0], Tensor) else result  # a list: concatenation
+            self.calls.append(_Call(name, self._counts[name], argument, result))
+        self._counts[name] += 1
+        return result
+
+
+class _ReachedLastSiteError(Exception):
+    """Leaves a forward pass of which nobody needs the rest."""
+
+
+class _Cut(TorchFunctionMode):
+    """Keeps the tensors at `sites` and ends the forward pass at the last of them."""
+
+    def __init__(self, sites: set[Site]) -> None:
+        super().__init__()
+        self.found: dict[Site, Tensor] = {}
+        self._waiting = set(sites)
+        self._names = {site.function for site in sites}
+        self._counts: Counter[str] = Counter()
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = function.__name__
+        if name not in self._names:
+            return function(*args, **(kwargs or {}))
+        number = self._counts[name]
+        self._counts[name] += 1
+        self._keep(Site(name, number, False), args)
+        result = function(*args, **(kwargs or {}))
+        self._keep(Site(name, number, True), (result,))
+        return result
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> bool:
+        super().__exit__(kind, *rest)
+        return kind is _ReachedLastSiteError
+
+    def _keep(self, site: Site, values: tuple[Any, ...]) -> None:
+        if site not in self._waiting:
+            return
+        self._waiting.remove(site)
+        # An activation in place would overwrite a map that is still wanted.
+        self.found[site] = values[0].clone() if self._waiting else values[0]
+        if not self._waiting:
+            raise _ReachedLastSiteError
+
+
+class PooledBackbone(Backbone):
+    """An adapter around any module whose last feature map is averaged over space.
+
+    Its taps are `map`, `pooled`, `map_act` and `pooled_act`; it has no blocks (`depth` 0). A module
+    that returns its last map without pooling will do as well.
+
+    Example:
+        `PooledBackbone(my_cnn, image_size=32)`
+
+    Args:
+        module: called with normalised images.
+        image_size: height and width it is used at.
+        normalization: statistics of the module's inputs.
+        origin: where its weights come from.
+        build: how `vistill.models.build` makes it again, or None.
+
+    Raises:
+        UserError: the module cannot take such images, or does not average a last map.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        image_size: int | tuple[int, int] = 224,
+        normalization: Normalization | None = None,
+        origin: str = "given as an object",
+        build: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.depth = 0
+        self.num_heads = ()
+        self.num_prefix_tokens = 0
+        self.taps = frozenset[TapKind](("map", "pooled", "map_act", "pooled_act"))
+        self.normalization = normalization or Normalization()
+        self.origin = origin
+        self.build = build
+        self._sites: dict[bool, Sites] = {}
+        self.resize(image_size)
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Use the module for pictures of another size."""
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        with _switched(self.module, training=False):
+            self._sites = {False: find_sites(self.module, self.image_size)}
+        self.width = self._sites[False].width
+
+    def _sites_now(self) -> Sites:
+        # Auxiliary heads and the like may exist in training only, so each mode is watched.
+        training = self.module.training
+        if training not in self._sites:
+            with _switched(self.module, training=training):
+                self._sites[training] = find_sites(self.module, self.image_size)
+        return self._sites[training]
+
+    def tap(
+        self,
+        images: Tensor,
+        taps: Sequence[Tap],
+        *,
+        visible: Tensor | None = None,
+        drop_path_noise: Tensor | None = None,
+    ) -> dict[Tap, Tensor]:
+        if visible is not None:
+            raise ValueError("a CNN cannot be shown some of its patches only")
+        sites = self._sites_now()
+        wanted = {tap: _site(sites, tap.kind) for tap in taps}
+        with _Cut(set(wanted.values())) as cut:
+            self.module(images)
+        return {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The last map as tokens, after the last activation."""
+        tap = Tap("map_act", 0)
+        return self.tap(images, [tap])[tap].flatten(2).mT
+
+    def pooled(self, images: Tensor, pool: Literal["avg", "cls"] = "avg") -> Tensor:
+        """The feature that a classifier of this network sees; `pool` can only be `avg`."""
+        tap = Tap("pooled_act", 0)
+        return self.tap(images, [tap])[tap]
+
+
+def _site(sites: Sites, kind: TapKind) -> Site:
+    behind = kind.endswith("_act") or sites.before == sites.after
+    if kind.startswith("pooled") and behind and sites.norm is not None:
+        return sites.norm
+    return sites.after if kind.endswith("_act") else sites.before
+
+
+def _shaped(sites: Sites, kind: TapKind, found: Tensor) -> Tensor:
+    if kind.startswith("map"):
+        return found.permute(0, 3, 1, 2) if sites.channels_last else found
+    if _site(sites, kind) == sites.norm:
+        return found.flatten(1)
+    return found.mean(dim=(1, 2) if sites.channels_last else (2, 3))
+
+
+@contextmanager
+def _switched(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """`module` in one mode, with modes, buffers and random numbers put back afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    buffers = {buffer: buffer.clone() for buffer in module.buffers()}
+    module.train(training)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for buffer, value in buffers.items():
+            buffer.copy_(value)
+
+
+@torch.no_grad()
+def find_sites(module: nn.Module, image_size: tuple[int, int]) -> Sites:
+    """Watch a forward pass of `module` for its last map and what becomes of it.
+
+    Raises:
+        UserError: the pass fails, or no last map is averaged.
+    """
+    name = type(module).__name__
+    like = next(module.parameters(), torch.empty(0))
+    height, width = image_size
+    sites, side = None, 0
+    # A map of one pixel is no map to see, and one of few may be averaged by a shortcut's stride.
+    for enlarge in (1, 2, 4, 8):
+        images = torch.rand(2, 3, enlarge * height, enlarge * width).to(like)
+        with _Watch() as watch:
+            try:
+                output = module(images)
+            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+                if enlarge > 1:
+                    break
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"{name} cannot take pictures of {height} x {width} pixels: {reason}"
+                ) from error
+        sites, side = _among(watch.calls, output) or (sites, side)
+        if side >= _TELLING:
+            break
+    if sites is not None:
+        return sites
+    raise UserError(
+        f"{name} does not end in a feature map whose mean over space it goes on with, so it has no "
+        "pooled feature; for a transformer use vistill.models.hooked.ModuleBackbone"
+    )
+
+
+def _among(calls: list[_Call], output: Any) -> tuple[Sites, int] | None:
+    """Where the feature is, and the shorter side of the last map; None where there is none."""
+    last = max((i for i, call in enumerate(calls) if _is_map(call.result)), default=None)
+    if last is None:
+        return None
+    later, last_map = calls[last + 1 :], calls[last].result
+    means = {False: last_map.mean(dim=(2, 3)), True: last_map.mean(dim=(1, 2))}
+    seen = [way for way, mean in means.items() if any(_same(call.result, mean) for call in later)]
+    if not seen and output is not last_map:
+        return None
+    channels_last = seen[0] if seen else False
+    mean = means[channels_last]
+    norm = next((c for c in later if c.function in _NORMS and _same(c.argument, mean)), None)
+    function, number = calls[last].function, calls[last].number
+    after = Site(function, number, True)
+    sites = Sites(
+        before=Site(function, number, False) if function in _ACTIVATIONS else after,
+        after=after,
+        norm=None if norm is None else Site(norm.function, norm.number, True),
+        channels_last=channels_last,
+        width=mean.shape[1],
+    )
+    return sites, min(last_map.shape[1:3] if channels_last else last_map.shape[2:])
+
+
+def _is_map(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and min(tensor.shape[1:]) > 1 and tensor.is_floating_point()
+
+
+def _same(tensor: Tensor, mean: Tensor) -> bool:
+    if tensor.numel() != mean.numel() or not tensor.is_floating_point():
+        return False
+    # Relative: the signals of deep networks with fresh weights may be tiny.
+    difference = (tensor.reshape(mean.shape) - mean).abs().max()
+    return bool(difference <= 1e-3 * mean.abs().max()) or not bool(mean.isfinite().all())
