@@ -1,6 +1,9 @@
 """The command line: parses words, calls the function of the same name in `vistill.api`, prints."""
 
+import errno
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,6 +14,10 @@ from vistill import __version__
 from vistill.errors import UserError
 
 N = TypeVar("N", int, float)
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_RANK_PATIENCE = 5.0
+"""Seconds that other ranks leave to rank 0 to tell a mistake that all of them have met."""
 
 app = typer.Typer(
     name="vistill",
@@ -213,8 +220,9 @@ def _numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
 def main(words: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 1: training stopped on a fault; 2: the user can mend it, one sentence on stderr;
-    130 and 143: interrupted after saving. Other exceptions keep their traceback.
+    0: done; 1: training stopped on a fault or the disk is full; 2: the user can mend it; one
+    sentence on stderr either way. 130 and 143: interrupted after saving. Other exceptions keep
+    their traceback.
     """
     try:
         code = app(words, standalone_mode=False)
@@ -225,12 +233,15 @@ def main(words: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            return _fail(f"cannot write {error.filename or 'a file'}: {error.strerror}", 1)
         if "torch" not in sys.modules:  # then training has not begun
             raise
         from vistill.training.errors import Interrupted, TrainingError
 
         if isinstance(error, Interrupted):
-            typer.echo(str(error), err=True)
+            if _rank() == 0:
+                typer.echo(str(error), err=True)
             return error.exit_code
         if isinstance(error, TrainingError):
             return _fail(str(error), 1)
@@ -238,7 +249,15 @@ def main(words: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _rank() -> int:
+    """Which of `torchrun`'s ranks this process is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _fail(message: str, code: int) -> int:
+    if _rank() > 0:
+        time.sleep(_RANK_PATIENCE)  # where rank 0 failed too, torchrun ends this process meanwhile
+        message = f"rank {_rank()}: {message}"
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     return code
 

@@ -14,6 +14,9 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` only once it is complete and on disk.
 
     A killed writer leaves at most `.partial-NAME` beside it; an earlier file stays as it was.
+
+    Raises:
+        OSError: it could not be written; names `path`, also where the disk was full.
     """
     partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
@@ -22,8 +25,10 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
 

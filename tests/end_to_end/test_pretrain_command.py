@@ -132,3 +132,13 @@ def test_two_ranks_print_and_write_once(tmp_path: Path) -> None:
     assert done.stdout.count("method   mae") == 1
     assert done.stdout.count("finished 2 steps") == 1
     assert (tmp_path / "r" / "export" / "best" / "model.safetensors").exists()
+
+    mistaken = subprocess.run(
+        [*TORCHRUN, *words[1:], "train.epochs=2"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=240,
+    )
+    assert mistaken.returncode != 0
+    assert mistaken.stderr.count("error: ") == 1, mistaken.stderr

@@ -1,10 +1,13 @@
 """The command line without torch: words in, sentences and exit codes out."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 import vistill
+from vistill import cli
 from vistill.cli import main
 from vistill.config.loading import recipe_names
 
@@ -109,3 +112,25 @@ def test_other_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("vistill.api.recipes.show", broken)
     with pytest.raises(ZeroDivisionError):
         main(["recipes", "show", "mae_base"])
+
+
+def test_a_full_disk_is_told_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str, path: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("vistill.api.recipes.copy", full)
+    code, _, err = run(capsys, "recipes", "copy", "mae_base", "x.yaml")
+    assert (code, err) == (1, "error: cannot write x.yaml: No space left on device\n")
+
+
+def test_other_ranks_leave_the_word_to_the_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    for rank, said in (("0", "error: unknown recipe"), ("1", "error: rank 1: unknown recipe")):
+        monkeypatch.setenv("RANK", rank)
+        assert run(capsys, "recipes", "show", "x")[2].startswith(said)
+    assert waited == [cli._RANK_PATIENCE]

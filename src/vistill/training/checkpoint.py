@@ -39,7 +39,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         cause = error if isinstance(error, OSError) else error.__context__ or error
         kept = checkpoints(folder)
         rest = f"{kept[0]} is intact" if kept else "there is no older one"
-        raise TrainingError(f"cannot write the checkpoint {path}: {cause}; {rest}") from error
+        reason = getattr(cause, "strerror", None) or cause
+        raise TrainingError(f"cannot write the checkpoint {path}: {reason}; {rest}") from error
     for old in checkpoints(folder)[KEEP:]:
         old.unlink()
     return path

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vistill.files import atomic_writer
+from vistill.files import atomic_writer, write_atomic
 from vistill.training.checkpoint import (
     checkpoints,
     load_newest,
@@ -93,6 +93,10 @@ def test_a_failed_write_keeps_the_old_content(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+    with full_disk(1000), pytest.raises(OSError, match="too large") as caught:
+        write_atomic(path, bytes(2000))
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
 
 
 def test_optimizer_memory_follows_names_not_positions():
