@@ -1,5 +1,7 @@
 """Student width to teacher width."""
 
+from typing import Literal
+
 from torch import nn
 
 
@@ -9,3 +11,21 @@ def linear_projector(student_dim: int, teacher_dim: int) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def feature_projector(
+    kind: Literal["linear", "mlp", "identity"], student_dim: int, teacher_dim: int
+) -> nn.Module:
+    """Feature distillation's projector, initialised as PyTorch does it (spec fd 1, 3.3).
+
+    Args:
+        kind: one linear layer per token (a 1×1 convolution), two with a GELU between, or nothing.
+        student_dim: width that comes in.
+        teacher_dim: width that goes out; equal to `student_dim` for `identity`.
+    """
+    if kind == "identity":
+        return nn.Identity()
+    first = nn.Linear(student_dim, teacher_dim)
+    if kind == "linear":
+        return first
+    return nn.Sequential(first, nn.GELU(), nn.Linear(teacher_dim, teacher_dim))

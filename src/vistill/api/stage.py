@@ -84,7 +84,7 @@ def build(
         teacher = load_teacher(
             teacher or config.teacher.model,
             weights="random" if untrained else config.teacher.weights,
-            image_size=side,
+            image_size=config.teacher.image_size or side,
         )
     return build_method(
         config.method.name,

@@ -101,4 +101,30 @@ class TinyMIMConfig(MethodSection):
         return self
 
 
-MethodConfig = Annotated[MAEConfig | TinyMIMConfig, Field(discriminator="name")]
+class FeatureDistillationConfig(MethodSection):
+    """Feature distillation (arXiv 2205.14141): regress the whitened output of any teacher."""
+
+    name: Literal["feature_distillation"] = "feature_distillation"
+    target: Literal["map", "patches", "class_token", "pooled", "logits"] = Field(default="map")
+    """All output tokens, the patches, the class token, the patches' mean, or class scores."""
+    after_norm: bool = Field(default=True)
+    """Read the teacher behind its own final norm."""
+    whitening: Literal["token", "channel", "l2", "none"] = Field(default="token")
+    """Normalisation of the target: of every token, of every channel over the batch, length one."""
+    loss: Literal["smooth_l1", "mse", "l1", "cosine"] = Field(default="smooth_l1")
+    """Distance to the target; class scores are always compared by KL."""
+    beta: PositiveFloat = Field(default=2.0)
+    """Where smooth L1 turns from square to line."""
+    temperature: PositiveFloat = Field(default=1.0)
+    """Of both sides' class scores."""
+    projector: Literal["linear", "mlp", "identity"] = Field(default="linear")
+    """From the student's width to the teacher's; it is not exported."""
+    resize_map: bool = Field(default=False)
+    """Resize the teacher's map to the student's grid where they differ."""
+    antialias: bool = Field(default=True)
+    """Antialiasing where pictures are resized to `teacher.image_size`."""
+
+
+MethodConfig = Annotated[
+    MAEConfig | TinyMIMConfig | FeatureDistillationConfig, Field(discriminator="name")
+]

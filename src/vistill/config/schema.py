@@ -42,6 +42,9 @@ class TeacherConfig(Section):
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
     block: PositiveInt | None = Field(default=None)
     """Block whose signal is the target, counted from 1; default: 18 of 24, else the last."""
+    image_size: PositiveInt | None = Field(default=None)
+    """Side of the teacher's input, to which the student's picture is resized; default: the same
+    picture."""
     drop_path: Rate = Field(default=0.0)
     """Above zero runs the teacher in training mode (an ablation of the TinyMIM paper)."""
 
@@ -64,10 +67,19 @@ class StudentConfig(Section):
     """Hidden width of the MLP over the token width."""
     class_token: bool = Field(default=True)
     """Whether a class token leads the sequence."""
-    position: Literal["sincos", "learned"] = Field(default="sincos")
-    """Fixed 2-D sine-cosine table or a trainable one."""
+    position: Literal["sincos", "learned", "none"] = Field(default="sincos")
+    """Absolute positions: a fixed 2-D sine-cosine table, a trainable one, or none."""
+    relative_position: Literal["shared", "layer"] | None = Field(default=None)
+    """Learned bias of the attention by relative position, one for all blocks or one per block."""
+    layer_scale: PositiveFloat | None = Field(default=None)
+    """Initial value of a learned scale of every residual branch; default: no scales."""
+    qkv_bias: Literal["all", "no_key", "none"] = Field(default="all")
+    """Biases of queries, keys and values."""
+    initialization: Literal["xavier", "truncated"] = Field(default="xavier")
+    """Fresh weights as in MAE, or truncated normal ones as in feature distillation."""
     drop_path: Rate | None = Field(default=None)
-    """Stochastic depth at a constant rate on all blocks but the last; default: the method's own."""
+    """Stochastic depth: TinyMIM's constant rate on all blocks but the last, or feature
+    distillation's rate of the last block, rising linearly from 0; default: the method's own."""
     init: str | None = Field(default=None)
     """Start from these weights (`run:PATH`, `file:PATH`); default: fresh."""
 
@@ -105,9 +117,13 @@ class OptimConfig(Section):
     min_lr: float = Field(default=0.0, ge=0.0)
     """Learning rate at the end of the cosine."""
     warmup_epochs: float = Field(default=15.0, ge=0.0)
-    """Epochs of linear warm-up from zero."""
+    """Epochs of linear warm-up."""
+    warmup_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the start of the warm-up."""
     weight_decay: float = Field(default=0.05, ge=0.0)
     """For matrices and tokens; biases and 1-D parameters never decay."""
+    no_decay: tuple[str, ...] = Field(default=())
+    """Parameters whose name contains one of these do not decay either, such as `cls_token`."""
     betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95))
     """AdamW's running averages."""
     eps: PositiveFloat = Field(default=1e-8)

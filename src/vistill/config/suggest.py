@@ -18,7 +18,6 @@ SYNONYMS = {
     "max_epochs": "epochs",
     "warmup": "warmup_epochs",
     "wd": "weight_decay",
-    "beta": "betas",
     "clip_grad": "clip_norm",
     "grad_clip": "clip_norm",
     "num_workers": "workers",

@@ -24,11 +24,27 @@ def mse(prediction: Float[Tensor, "*s"], target: Float[Tensor, "*s"]) -> Float[T
     return F.mse_loss(at_least_fp32(prediction), at_least_fp32(target))
 
 
-def softmax_kl(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """KL(teacher || student) between softmaxes over channels, mean over the batch (spec 5)."""
-    return F.kl_div(
-        at_least_fp32(student).log_softmax(dim=-1),
-        at_least_fp32(teacher).log_softmax(dim=-1),
+def l1(prediction: Float[Tensor, "*s"], target: Float[Tensor, "*s"]) -> Float[Tensor, ""]:
+    """Mean absolute error."""
+    return F.l1_loss(at_least_fp32(prediction), at_least_fp32(target))
+
+
+def cosine(prediction: Float[Tensor, "*b d"], target: Float[Tensor, "*b d"]) -> Float[Tensor, ""]:
+    """One minus the cosine over channels, mean over tokens."""
+    similarity = F.cosine_similarity(at_least_fp32(prediction), at_least_fp32(target), dim=-1)
+    return (1 - similarity).mean()
+
+
+def softmax_kl(
+    student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """KL(teacher || student) between softmaxes over channels, mean over the batch (spec 5).
+
+    With a temperature T both sides are divided by T and the loss is multiplied by T².
+    """
+    return temperature**2 * F.kl_div(
+        (at_least_fp32(student) / temperature).log_softmax(dim=-1),
+        (at_least_fp32(teacher) / temperature).log_softmax(dim=-1),
         log_target=True,
         reduction="batchmean",
     )

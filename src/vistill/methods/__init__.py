@@ -5,12 +5,14 @@ from typing import Any
 
 from vistill.errors import UserError
 from vistill.methods.base import Method, Reading
+from vistill.methods.feature_distillation import build_feature_distillation
 from vistill.methods.mae import build_mae
 from vistill.methods.tinymim import build_tinymim
 from vistill.models.backbone import Backbone
 
 # (student, teacher, how both are read, the method's own switches) → method
 BUILDERS: dict[str, Callable[[Backbone, Backbone | None, Reading, Mapping[str, Any]], Method]] = {
+    "feature_distillation": build_feature_distillation,
     "mae": build_mae,
     "tinymim": build_tinymim,
 }

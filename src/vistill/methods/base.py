@@ -5,6 +5,7 @@ only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teach
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
+from vistill.errors import UserError
 from vistill.models.backbone import Backbone
 from vistill.views.noise import Stream, per_sample_uniform
 
@@ -23,6 +25,21 @@ def drop_path_noise(
     """Per-sample draws for the model's residual branches; None where it drops none of them."""
     draws = getattr(model, "num_drop_path_draws", 0)
     return per_sample_uniform(seeds, draws, stream).T if draws else None
+
+
+def set_drop_path(model: Backbone, rates: Sequence[float], side: str) -> None:
+    """Stochastic depth of `model`, one rate per block.
+
+    Raises:
+        UserError: if it has none and some rate is above zero.
+    """
+    setter: Any = getattr(model, "set_drop_path", None)
+    if setter is not None:
+        setter(rates)
+    elif any(rates):
+        raise UserError(
+            f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
+        )
 
 
 class TrainedModule(nn.Module, ABC):

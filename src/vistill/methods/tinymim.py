@@ -1,7 +1,7 @@
 """TinyMIM (Ren et al., arXiv 2301.01296; spec 4-6): distil an intermediate block of a
 masked-image-modelling teacher into the last block of a student, by token relations by default."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,7 +14,13 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
-from vistill.methods.base import Method, Reading, TrainedModule, drop_path_noise
+from vistill.methods.base import (
+    Method,
+    Reading,
+    TrainedModule,
+    drop_path_noise,
+    set_drop_path,
+)
 from vistill.methods.mae import DECODER, Painter, check_mask_ratio
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.vit import VisionTransformer
@@ -31,7 +37,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "class_token": {"loss": "kl"},
     "aux_mim": {"weight": 0.0, "norm_pixels": True, "decoder": DECODER},
 }
-_CLASS_TOKEN_LOSSES = {"kl": softmax_kl, "mse": mse, "smooth_l1": smooth_l1}
+_CLASS_TOKEN_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": softmax_kl,
+    "mse": mse,
+    "smooth_l1": smooth_l1,
+}
 
 
 @dataclass(frozen=True)
@@ -254,7 +264,7 @@ class TinyMIM(Method):
         if input == "masked" and isinstance(student, VisionTransformer):
             check_mask_ratio(student, mask_ratio)
         rates = [student_drop_path] * (student.depth - 1) + [0.0]
-        _set_drop_path(student, rates, "student")
+        set_drop_path(student, rates, "student")
         aux = options["aux_mim"]
         painter = None
         if aux["weight"] > 0:
@@ -274,7 +284,7 @@ class TinyMIM(Method):
         self.target = chosen
         self.mask_ratio = trained.mask_ratio
         if teacher_drop_path > 0:
-            _set_drop_path(teacher, [teacher_drop_path] * teacher.depth, "teacher")
+            set_drop_path(teacher, [teacher_drop_path] * teacher.depth, "teacher")
             teacher.train()
 
     def targets(self, batch: Batch) -> Tensor:
@@ -342,15 +352,6 @@ def _num_tokens(model: Backbone, tap: Tap) -> int:
         tokens = model.eval().tap(blank, [tap])[tap]
     model.train(was_training)
     return tokens.shape[1]
-
-
-def _set_drop_path(model: Backbone, rates: list[float], side: str) -> None:
-    if isinstance(model, VisionTransformer):
-        model.set_drop_path(rates)
-    elif any(rates):
-        raise UserError(
-            f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
-        )
 
 
 def build_tinymim(

@@ -16,6 +16,7 @@ TapKind = Literal[
     "qkv",
     "cls_attention",
     "norm",
+    "logits",
     "map",
     "pooled",
     "map_act",
@@ -39,6 +40,7 @@ class Tap:
     | qkv | queries, keys, values with heads concatenated | `[B, N, 3, D]` |
     | cls_attention | attention of the class token over all tokens | `[B, M, N]` |
     | norm | final norm of the last block's output (`block` is ignored) | `[B, N, D]` |
+    | logits | class scores of a model with its classifier (`block` is ignored) | `[B, C]` |
     | map | a CNN's last feature map, before the last activation | `[B, D, H, W]` |
     | pooled | its mean over space (with the norm that ConvNeXt has there) | `[B, D]` |
     | map_act, pooled_act | the same two after the last activation | |

@@ -5,9 +5,12 @@ from typing import Any, Literal
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
+from vistill.models.layers import QKVBias
 from vistill.models.pooled import PooledBackbone
 from vistill.models.sizes import LIBRARIES, VIT_SIZES
 from vistill.models.vit import VisionTransformer
+
+_FILE_OPTIONS = ("num_heads", "classifier", "branch")
 
 
 def model_names() -> list[str]:
@@ -25,7 +28,11 @@ def create_backbone(
     num_heads: int | None = None,
     mlp_ratio: float = 4.0,
     class_token: bool = True,
-    position: Literal["sincos", "learned"] = "sincos",
+    position: Literal["sincos", "learned", "none"] = "sincos",
+    relative_position: Literal["shared", "layer"] | None = None,
+    layer_scale: float | None = None,
+    qkv_bias: QKVBias = "all",
+    initialization: Literal["xavier", "truncated"] = "xavier",
 ) -> Backbone:
     """A model with fresh weights.
 
@@ -37,7 +44,8 @@ def create_backbone(
         embed_dim, depth, num_heads: override the named size.
         mlp_ratio: hidden width of the MLP over the token width.
         class_token: whether a class token leads the sequence.
-        position: fixed sine-cosine table, or a learned one.
+        position: fixed sine-cosine table, a learned one, or none.
+        relative_position, layer_scale, qkv_bias, initialization: see `VisionTransformer`.
 
     Raises:
         UserError: for an unknown name or sizes that do not go together.
@@ -64,6 +72,10 @@ def create_backbone(
             mlp_ratio=mlp_ratio,
             class_token=class_token,
             position=position,
+            relative_position=relative_position,
+            layer_scale=layer_scale,
+            qkv_bias=qkv_bias,
+            initialization=initialization,
             **sizes,
         )
     except ValueError as error:
@@ -84,10 +96,12 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
     """A model with weights, from wherever they are.
 
     Args:
-        spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH[,num_heads=N]`
-            (published MAE and TinyMIM checkpoints, or a plain state dict), `timm/NAME:pretrained`
-            or `timm/NAME` (random weights), the same with `torchvision/`, the name of a ViT
-            (random), or a `Backbone`.
+        spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH` (published
+            checkpoints of MAE, TinyMIM, DINO, DeiT, BEiT, CLIP, EsViT and feature distillation, or
+            a plain state dict; `,num_heads=N` where no tensor tells it, `,classifier=keep` for the
+            `logits` tap, `,branch=teacher` for the other network of the file),
+            `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with `torchvision/`,
+            the name of a ViT (random), or a `Backbone`.
         image_size: side of the inputs; None: the model's own. Position tables are resized.
 
     Raises:
@@ -154,15 +168,26 @@ def _from_library(spec: str, image_size: int | None, *, pretrained: bool = False
     return torchvision_backbone(name, pretrained=pretrained, image_size=image_size)
 
 
-def _from_file(reference: str) -> VisionTransformer:
-    from vistill.models.checkpoints import read_state_dict, vit_from_state
+def _from_file(reference: str) -> Backbone:
+    from vistill.models.checkpoints import backbone_from_state, read_state_dict
 
-    path, _, option = reference.partition(",num_heads=")
-    if option and not option.isdigit():
-        raise UserError(f"file:{reference}: num_heads must be a whole number, not {option!r}")
-    state = read_state_dict(Path(path))
+    path, *written = reference.split(",")
+    options = dict(word.partition("=")[::2] for word in written)
+    unknown = [name for name in options if name not in _FILE_OPTIONS]
+    if unknown:
+        raise UserError(
+            f"file:{reference}: {unknown[0]!r} is none of the options {', '.join(_FILE_OPTIONS)}"
+        )
+    heads = options.get("num_heads")
+    if heads is not None and not heads.isdigit():
+        raise UserError(f"file:{reference}: num_heads must be a whole number, not {heads!r}")
+    if options.get("classifier", "keep") != "keep":
+        raise UserError(f"file:{reference}: classifier can only be 'keep'")
+    state = read_state_dict(Path(path), options.get("branch", "student"))
     try:
-        model = vit_from_state(state, path, int(option) if option else None)
+        model = backbone_from_state(
+            state, path, int(heads) if heads else None, classifier="classifier" in options
+        )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     model.origin = f"file {path}"

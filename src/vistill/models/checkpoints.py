@@ -3,22 +3,35 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vistill.errors import UserError
+from vistill.models.backbone import Backbone
+from vistill.models.beit import is_beit, own_names
+from vistill.models.clip import CLIP_NORMALIZATION, clip_names, is_clip
+from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS, QKVBias
+from vistill.models.positions import sincos_2d
 from vistill.models.vit import VisionTransformer
 
 # The wrappers that MAE, TinyMIM, DeiT and their descendants put around a state dict.
 _WRAPPERS = ("model", "state_dict", "module")
 _PREFIXES = ("module.", "encoder.")
 # Pre-training and classification parts that a backbone has no use for.
-_DROPPED = ("decoder_", "mask_token", "head.", "fc_norm.")
+_DROPPED = (
+    "decoder_",
+    "decoder.",
+    "feature_model.",
+    "mask_token",
+    "fc_norm.",
+)
+_CLASSIFIER = ("head.", "head_dist.")
 # Heads of the published sizes; other widths get 64 channels a head.
 _HEADS = {192: 3, 1280: 16}
+_TABLE = "relative_position_bias_table"
 
 
 class LoadedWeights(NamedTuple):
@@ -28,11 +41,15 @@ class LoadedWeights(NamedTuple):
     dropped: list[str]
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, unwrapped and without prefixes.
 
     PyTorch files are read with `weights_only=True`; of other classes only `argparse.Namespace`
     (the training arguments in MAE's files) may occur.
+
+    Args:
+        path: the file.
+        branch: which network is read where the file holds a `student` and a `teacher` (EsViT).
 
     Raises:
         UserError: if the file is missing, unreadable, unsafe or holds no tensors.
@@ -48,10 +65,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot read weights from {path}: {reason}") from error
+    wrappers = (*_WRAPPERS, branch)
     while isinstance(content, dict):
-        inner = next(
-            (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None
-        )
+        inner = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
@@ -66,61 +82,130 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def encoder_weights(state: dict[str, Tensor]) -> LoadedWeights:
+def encoder_weights(state: dict[str, Tensor], *, classifier: bool = False) -> LoadedWeights:
     """Split a state dict into the plain ViT's weights and the rest."""
-    dropped = [name for name in state if name.startswith(_DROPPED)]
+    aside = _DROPPED if classifier else _DROPPED + _CLASSIFIER
+    dropped = [name for name in state if name.startswith(aside)]
     return LoadedWeights({k: v for k, v in state.items() if k not in dropped}, dropped)
 
 
+def backbone_from_state(
+    state: dict[str, Tensor],
+    source: str,
+    num_heads: int | None = None,
+    *,
+    classifier: bool = False,
+) -> Backbone:
+    """The model that a state dict belongs to, recognised by its names; see `vit_from_state`."""
+    return vit_from_state(state, source, num_heads, classifier=classifier)
+
+
 def vit_from_state(
-    state: dict[str, Tensor], source: str, num_heads: int | None = None
+    state: dict[str, Tensor],
+    source: str,
+    num_heads: int | None = None,
+    *,
+    classifier: bool = False,
 ) -> VisionTransformer:
     """A ViT with the sizes that the tensors tell and their values.
 
     Args:
-        state: weights under the names of MAE and timm.
+        state: weights under the names of MAE and timm, of BEiT, or of OpenAI's CLIP.
         source: where they come from, for messages.
-        num_heads: heads of every block, which no tensor tells; None: the published count of the
-            width (192: 3, 1280: 16), else 64 channels a head.
+        num_heads: heads of every block, which only a bias table tells; None: the published count of
+            the width (192: 3, 1280: 16), else 64 channels a head.
+        classifier: keep the classifier, for the `logits` tap.
 
     Raises:
         UserError: if this is no plain ViT; missing and unexpected names are listed.
     """
-    weights, _ = encoder_weights(state)
+    clip = is_clip(state)
+    if clip:
+        state = clip_names(state)
+    elif is_beit(state):
+        state = own_names(state)
+    weights, _ = encoder_weights(state, classifier=classifier)
+    if classifier and "head.weight" not in weights:
+        raise UserError(f"{source} holds no classifier (head.weight)")
     missing = [k for k in ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight") if k not in state]
     if missing:
         raise UserError(
-            f"{source} is not a plain ViT of the MAE or TinyMIM layout: {_listed(missing)} "
-            f"missing; it holds {_listed(state)}"
-        )
-    if "dist_token" in weights:
-        raise UserError(
-            f"{source} holds a distillation token (TinyMIM*), which vistill does not build"
+            f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "
+            f"{_listed(missing)} missing; it holds {_listed(state)}"
         )
     kernel = weights["patch_embed.proj.weight"]
     embed_dim, patch_size = kernel.shape[0], kernel.shape[-1]
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    class_token = "cls_token" in weights
+    class_token, distilled = "cls_token" in weights, "dist_token" in weights
+    side = _grid_side(weights, source)
     table = weights.get("pos_embed")
-    patches = 14 * 14 if table is None else table.shape[1] - int(class_token)
-    side = round(patches**0.5)
-    if side * side != patches:
-        raise UserError(
-            f"{source}: pos_embed has {patches} patch positions, which is no square grid"
-        )
+    qkv_bias: QKVBias = "no_key" if "blocks.0.attn.q_bias" in weights else "none"
     model = VisionTransformer(
         image_size=side * patch_size,
         patch_size=patch_size,
         embed_dim=embed_dim,
         depth=depth,
-        num_heads=num_heads or _HEADS.get(embed_dim, max(1, embed_dim // 64)),
+        num_heads=num_heads or _num_heads(weights, embed_dim),
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim,
         class_token=class_token,
-        position="none" if table is None else "sincos",
+        position="none" if table is None else _position(table, side, class_token, distilled),
         layer_scale=1.0 if "blocks.0.ls1.gamma" in weights else None,
+        relative_position=_relative(weights),
+        qkv_bias="all" if "blocks.0.attn.qkv.bias" in weights else qkv_bias,
+        distillation_token=distilled,
+        pre_norm=clip,
+        activation="quick_gelu" if clip else "gelu",
+        norm_eps=CLIP_NORM_EPS if clip else LAYER_NORM_EPS,
+        num_classes=weights["head.weight"].shape[0] if classifier else 0,
+        normalization=CLIP_NORMALIZATION if clip else None,
     )
     load_named(model, weights, source, optional=("norm.weight", "norm.bias"))
     return model
+
+
+def _relative(weights: dict[str, Tensor]) -> Literal["shared", "layer"] | None:
+    if f"rel_pos_bias.{_TABLE}" in weights:
+        return "shared"
+    return "layer" if f"blocks.0.attn.rel_pos_bias.{_TABLE}" in weights else None
+
+
+def _num_heads(weights: dict[str, Tensor], embed_dim: int) -> int:
+    """What a bias table tells, else the published count of the width, else 64 channels a head."""
+    for name, value in weights.items():
+        if name.endswith(_TABLE):
+            return value.shape[1]
+    return _HEADS.get(embed_dim, max(1, embed_dim // 64))
+
+
+def _grid_side(weights: dict[str, Tensor], source: str) -> int:
+    """Rows of patches, from the table of absolute or relative positions; 14 where there is none."""
+    class_token = "cls_token" in weights
+    for name, value in weights.items():
+        if name == "pos_embed":
+            patches = value.shape[1] - int(class_token) - int("dist_token" in weights)
+            side = round(patches**0.5)
+            if side * side != patches:
+                raise UserError(
+                    f"{source}: pos_embed has {patches} patch positions, which is no square grid"
+                )
+            return side
+        if name.endswith(_TABLE):
+            offsets = value.shape[0] - 3 * class_token
+            side = (round(offsets**0.5) + 1) // 2
+            if (2 * side - 1) ** 2 != offsets:
+                raise UserError(f"{source}: {name} has {offsets} offsets, which is no square grid")
+            return side
+    return 14
+
+
+def _position(
+    table: Tensor, side: int, class_token: bool, distilled: bool
+) -> Literal["sincos", "learned"]:
+    """Whether a table is the fixed one of MAE."""
+    if table.shape[2] % 4 or distilled:
+        return "learned"
+    fixed = sincos_2d(table.shape[2], (side, side), int(class_token))
+    return "sincos" if torch.allclose(table.double(), fixed, atol=1e-4) else "learned"
 
 
 def load_named(

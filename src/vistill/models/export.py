@@ -43,7 +43,7 @@ def timm_build(backbone: Backbone) -> dict[str, Any] | None:
         "depth": backbone.depth,
         "num_heads": backbone.num_heads[0],
         "mlp_ratio": backbone.mlp_ratio,
-        "num_classes": 0,
+        "num_classes": backbone.num_classes,
     }
     if carries_beit_names(backbone):
         return arguments | {

@@ -1,7 +1,5 @@
 """Relative position bias of BEiT-style transformers: index, table, resizing (spec fd 3, 5)."""
 
-from typing import cast
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -148,7 +146,7 @@ def spline_weights(known: Float[Tensor, " n"], wanted: Float[Tensor, " m"]) -> F
 
     left = (torch.searchsorted(known, wanted, right=True) - 1).clamp(0, n - 2)
     value = torch.eye(n, dtype=known.dtype)
-    width = cast("Tensor", h[left])[:, None]
+    width = h[left][:, None]
     after, before = wanted[:, None] - known[left, None], known[left + 1, None] - wanted[:, None]
     return (
         (curvature[left] * before**3 + curvature[left + 1] * after**3) / (6 * width)

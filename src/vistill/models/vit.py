@@ -56,6 +56,7 @@ class VisionTransformer(Backbone):
         activation: exact GELU, or CLIP's `quick_gelu`.
         norm_eps: of every layer norm.
         initialization: `xavier` (MAE), or `truncated` normal (feature distillation).
+        num_classes: outputs of a classifier behind the final norm, for the `logits` tap; 0: none.
         normalization: statistics its inputs are normalised with.
     """
 
@@ -80,6 +81,7 @@ class VisionTransformer(Backbone):
         activation: Activation = "gelu",
         norm_eps: float = LAYER_NORM_EPS,
         initialization: Literal["xavier", "truncated"] = "xavier",
+        num_classes: int = 0,
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +100,9 @@ class VisionTransformer(Backbone):
             raise ValueError("a distillation token needs a class token in front of it")
         self.num_prefix_tokens = int(class_token) + int(distillation_token)
         self.taps = TAPS if class_token else TAPS - {"cls_attention"}
+        self.num_classes = num_classes
+        if num_classes:
+            self.taps |= {"logits"}
         self.origin = "random"
         self.activation_checkpointing = False
         self.drop_path_rates = [0.0] * depth
@@ -120,6 +125,9 @@ class VisionTransformer(Backbone):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        if num_classes and distillation_token:
+            self.head_dist = nn.Linear(embed_dim, num_classes)
         self.rel_pos_bias = self._bias_table() if relative_position == "shared" else None
         if relative_position == "layer":
             for block in self._typed_blocks:
@@ -169,6 +177,7 @@ class VisionTransformer(Backbone):
                 "pre_norm": self.pre_norm,
                 "activation": self.activation,
                 "norm_eps": self.norm_eps,
+                "num_classes": self.num_classes,
             },
         }
 
@@ -278,7 +287,7 @@ class VisionTransformer(Backbone):
         for tap in taps:
             if tap.kind not in self.taps or not 1 <= tap.block <= self.depth:
                 raise ValueError(f"this ViT of depth {self.depth} has no tap {tap}")
-            if tap.kind == "norm":
+            if tap.kind in ("norm", "logits"):
                 wanted[self.depth]["block"] = Tap("block", self.depth)
             else:
                 wanted[tap.block][tap.kind] = tap
@@ -307,7 +316,15 @@ class VisionTransformer(Backbone):
         for tap in taps:
             if tap.kind == "norm":
                 found[tap] = self.norm(found[Tap("block", self.depth)])
+            elif tap.kind == "logits":
+                found[tap] = self._classify(self.norm(found[Tap("block", self.depth)]))
         return {tap: found[tap] for tap in taps}
+
+    def _classify(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b c"]:
+        """Scores of the class token (DeiT: and of the distillation token), or of the mean patch."""
+        if self.dist_token is not None:
+            return (self.head(tokens[:, 0]) + self.head_dist(tokens[:, 1])) / 2
+        return self.head(tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0])
 
     def _drop_path_draws(self, x: Tensor, noise: Tensor | None) -> Any:
         if noise is None and self.training and self.num_drop_path_draws:

@@ -123,7 +123,7 @@ class Learner:
     def _pretraining(self) -> list[Group]:
         trained, optim = self.method.trained, self.optim
         if optim.layer_decay is None:
-            return pretrain_groups(trained, optim.weight_decay)
+            return pretrain_groups(trained, optim.weight_decay, optim.no_decay)
         depth = self.method.backbone.depth
         return layer_decay_groups(
             trained, optim.weight_decay, optim.layer_decay, depth, prefix="student."

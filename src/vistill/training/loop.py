@@ -225,6 +225,7 @@ class _Loop:
             lr=self.peak_lr,
             min_lr=self.optim.min_lr,
             warmup_epochs=self.optim.warmup_epochs,
+            warmup_lr=self.optim.warmup_lr,
             epochs=self.train.epochs,
         )
         norm = self.learner.update(self.lr)

@@ -1,6 +1,6 @@
 """Parameter groups of pre-training and fine-tuning, and AdamW over them (spec 3)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,16 +19,24 @@ def peak_lr(optim: OptimConfig, global_batch_size: int) -> float:
     return optim.base_lr * global_batch_size / 256 if optim.lr is None else optim.lr
 
 
-def pretrain_groups(module: nn.Module, weight_decay: float) -> list[Group]:
+def pretrain_groups(
+    module: nn.Module, weight_decay: float, no_decay_names: Sequence[str] = ()
+) -> list[Group]:
     """Two groups: biases and 1-D parameters never decay, everything else does, tokens included.
 
     Frozen parameters are in neither.
+
+    Args:
+        module: what is trained.
+        weight_decay: of the second group.
+        no_decay_names: parameters whose name contains one of these do not decay either.
     """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            exempt = parameter.ndim <= 1 or name.endswith(".bias")
+            named = any(part in name for part in no_decay_names)
+            exempt = parameter.ndim <= 1 or name.endswith(".bias") or named
             (no_decay if exempt else decay).append(parameter)
     return [
         {"params": no_decay, "weight_decay": 0.0},
