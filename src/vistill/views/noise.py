@@ -21,6 +21,7 @@ class Stream(IntEnum):
     TEACHER_DROP_PATH = 5
     MIXING = 6
     ERASING_NOISE = 7
+    LIGHTING = 8
 
 
 def _signed(value: int) -> int:

@@ -1,0 +1,55 @@
+"""Distillation baselines that KDEP is compared with: logits, and flow between stages
+(specs/kdep 8)."""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vistill.losses.distances import at_least_fp32
+
+
+def logits_kl(
+    student: Float[Tensor, "b c"],
+    teacher: Float[Tensor, "b c"],
+    temperature: float = 4.0,
+    entropy_share: float | None = None,
+) -> Float[Tensor, ""]:
+    """T² KL(softmax(t / T) || softmax(s / T)), summed over classes, over the batch size.
+
+    Args:
+        student, teacher: class scores.
+        temperature: T.
+        entropy_share: keep only samples whose teacher entropy (at T = 1) is at most this share of
+            the largest possible one; the divisor stays the whole batch. None keeps all.
+    """
+    student, teacher = at_least_fp32(student), at_least_fp32(teacher)
+    wanted = (teacher / temperature).log_softmax(dim=1)
+    found = (student / temperature).log_softmax(dim=1)
+    rows = F.kl_div(found, wanted, log_target=True, reduction="none").sum(dim=1)
+    if entropy_share is not None:
+        log_p = teacher.log_softmax(dim=1)
+        entropy = -(log_p.exp() * log_p).sum(dim=1)
+        rows = torch.where(entropy <= entropy_share * math.log(teacher.shape[1]), rows, 0.0)
+    return temperature**2 * rows.sum() / len(student)
+
+
+def flow(maps: list[Float[Tensor, "b c h w"]]) -> list[Float[Tensor, "b c e"]]:
+    """FSP matrices: inner products over space of the maps of consecutive stages."""
+    matrices = []
+    for first, second in pairwise(maps):
+        size = min(first.shape[2:], second.shape[2:])
+        a, b = (F.adaptive_avg_pool2d(x, size).flatten(2) for x in (first, second))
+        matrices.append(a @ b.mT / a.shape[2])
+    return matrices
+
+
+def flow_mse(
+    student: list[Float[Tensor, "b c h w"]], teacher: list[Float[Tensor, "b c h w"]]
+) -> Float[Tensor, " pairs"]:
+    """Mean squared difference of FSP matrices, for every pair of consecutive stages."""
+    pairs = zip(flow(student), flow(teacher), strict=True)
+    return torch.stack([F.mse_loss(a, b.detach()) for a, b in pairs])
