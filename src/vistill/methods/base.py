@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -40,6 +41,15 @@ def set_drop_path(model: Backbone, rates: Sequence[float], side: str) -> None:
         raise UserError(
             f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
         )
+
+
+def pixels_for(
+    model: Backbone, pixels: Float[Tensor, "b 3 h w"], *, antialias: bool = True
+) -> Float[Tensor, "b 3 h w"]:
+    """Pixels at the size that the model was built for, resized where they have another."""
+    if tuple(pixels.shape[-2:]) == tuple(model.image_size):
+        return pixels
+    return F.interpolate(pixels, size=model.image_size, mode="bilinear", antialias=antialias)
 
 
 class TrainedModule(nn.Module, ABC):

@@ -14,7 +14,14 @@ from vistill.align.projector import feature_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
-from vistill.methods.base import Method, Reading, TrainedModule, drop_path_noise, set_drop_path
+from vistill.methods.base import (
+    Method,
+    Reading,
+    TrainedModule,
+    drop_path_noise,
+    pixels_for,
+    set_drop_path,
+)
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import WHITENINGS, Whitening
@@ -204,11 +211,7 @@ class FeatureDistillation(Method):
 
     def targets(self, batch: Batch) -> Tensor:
         teacher = cast("Backbone", self.teacher)
-        pixels = batch.unit_pixels()
-        if tuple(pixels.shape[-2:]) != tuple(teacher.image_size):
-            pixels = F.interpolate(
-                pixels, size=teacher.image_size, mode="bilinear", antialias=self.antialias
-            )
+        pixels = pixels_for(teacher, batch.unit_pixels(), antialias=self.antialias)
         noise = drop_path_noise(teacher, batch.seeds, Stream.TEACHER_DROP_PATH)
         return self.teach(teacher.normalization(pixels), noise)
 

@@ -19,6 +19,7 @@ from vistill.methods.base import (
     Reading,
     TrainedModule,
     drop_path_noise,
+    pixels_for,
     set_drop_path,
 )
 from vistill.methods.mae import DECODER, Painter, check_mask_ratio
@@ -289,7 +290,7 @@ class TinyMIM(Method):
 
     def targets(self, batch: Batch) -> Tensor:
         teacher = cast("Backbone", self.teacher)
-        images = teacher.normalization(batch.unit_pixels())
+        images = teacher.normalization(pixels_for(teacher, batch.unit_pixels()))
         noise = drop_path_noise(teacher, batch.seeds, Stream.TEACHER_DROP_PATH)
         mask = shared_mask(self.backbone, batch, self.mask_ratio)
         tap = self.target.teacher_tap

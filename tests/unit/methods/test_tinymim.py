@@ -136,3 +136,14 @@ def test_what_does_not_fit_is_refused(build, part):
     with pytest.raises(UserError) as error:
         build()
     assert part in str(error.value)
+
+
+def test_a_teacher_of_another_input_size_sees_a_resized_picture(batch):
+    torch.manual_seed(0)
+    teacher = vit(24, image_size=32, patch_size=16)
+    method = TinyMIM(vit(16), teacher)
+    seen = []
+    original = teacher.tap
+    teacher.tap = lambda images, *a, **k: (seen.append(images.shape), original(images, *a, **k))[1]
+    assert torch.isfinite(method(batch).total)
+    assert seen == [(3, 3, 32, 32)]
