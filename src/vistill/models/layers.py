@@ -52,8 +52,22 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def attend(
+    q: Float[Tensor, "b m n d"],
+    k: Float[Tensor, "b m n d"],
+    v: Float[Tensor, "b m n d"],
+    bias: Float[Tensor, "*b m n n"] | None,
+) -> Float[Tensor, "b m n d"]:
+    """softmax(q·kᵀ·d^-0.5 + bias)·v, by torch's fused kernel except in bf16 on a host."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # There the fused kernel is several times slower than matrix products, above all backwards.
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with one qkv projection and fused kernels (no map is kept).
+    """Multi-head self-attention with one qkv projection and, mostly, fused kernels without a map.
 
     Args:
         qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
@@ -90,8 +104,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
         q, k, v = self.heads(qkv)
-        mask = None if bias is None else bias.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = attend(q, k, v, None if bias is None else bias.to(q.dtype))
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def class_attention(
