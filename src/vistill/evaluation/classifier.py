@@ -15,6 +15,7 @@ from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.methods.base import Method, TrainedModule, drop_path_noise, freeze_unreached
 from vistill.models.backbone import Backbone, Tap
+from vistill.models.vit import VisionTransformer
 from vistill.views.noise import Stream
 
 _EPS = 1e-6
@@ -122,13 +123,16 @@ def build_classifier(
     """A method that fine-tunes a copy of `backbone`; the original is left as it is.
 
     Every parameter of the copy is trained, a fixed position table included, except those that the
-    loss does not reach (the final norm under average pooling). Heads, input size, stochastic depth
-    and the last block's projections are set as `options` say.
+    loss does not reach (the final norm under average pooling). A relative position bias that all
+    blocks share becomes one per block. Heads, input size, stochastic depth and the last block's
+    projections are set as `options` say.
 
     Raises:
         UserError: the backbone cannot do what is asked of it.
     """
     backbone = prepare_backbone(backbone, image_size, pool)
+    if isinstance(backbone, VisionTransformer):
+        backbone.unshare_relative_position()
     backbone.requires_grad_(True)
     if options.num_heads is not None:
         unify_heads = _ability(backbone, "unify_heads", "finetune.num_heads")
@@ -137,7 +141,10 @@ def build_classifier(
                 f"finetune.num_heads={options.num_heads} does not divide the backbone's width "
                 f"of {backbone.width}"
             )
-        unify_heads(options.num_heads)
+        try:
+            unify_heads(options.num_heads)
+        except ValueError as error:
+            raise UserError(f"finetune.num_heads={options.num_heads}: {error}") from None
     if options.drop_path or hasattr(backbone, "set_drop_path"):
         rate = _DROP_PATH if options.drop_path is None else options.drop_path
         last = max(1, backbone.depth - 1)

@@ -1,6 +1,7 @@
 """Published weight files, recognised by their keys and loaded without unpickling code (spec 11)."""
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,6 +35,10 @@ _HEADS = {192: 3, 1280: 16}
 _TABLE = "relative_position_bias_table"
 
 
+# `torch.load` fills no other dictionary, so the settings of yacs are read as this one.
+_ALLOWED: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+
+
 class LoadedWeights(NamedTuple):
     """Weights of a plain ViT, and what in the file was left aside."""
 
@@ -44,8 +49,9 @@ class LoadedWeights(NamedTuple):
 def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
     """Tensors of a `.safetensors` or PyTorch file, unwrapped and without prefixes.
 
-    PyTorch files are read with `weights_only=True`; of other classes only `argparse.Namespace`
-    (the training arguments in MAE's files) may occur.
+    PyTorch files are read with `weights_only=True`; of other classes only `argparse.Namespace` and
+    yacs' `CfgNode` (training settings of MAE and of feature distillation) may occur; the latter is
+    read as a dictionary.
 
     Args:
         path: the file.
@@ -60,7 +66,7 @@ def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with torch.serialization.safe_globals(_ALLOWED):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
