@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vistill.api import demo as demo
-    from vistill.api import evaluate as evaluate
-    from vistill.api import export as export
-    from vistill.api import load_backbone as load_backbone
-    from vistill.api import pretrain as pretrain
     from vistill.api import recipes as recipes
+    from vistill.api.demo import demo as demo
+    from vistill.api.evaluate import evaluate as evaluate
+    from vistill.api.export import export as export
+    from vistill.api.export import load_backbone as load_backbone
+    from vistill.api.pretrain import pretrain as pretrain
 
 __all__ = ["__version__", "demo", "evaluate", "export", "load_backbone", "pretrain", "recipes"]
 

@@ -196,14 +196,17 @@ def recipes_copy(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and their report.")] = Path(
         "vistill-demo"
     ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Move an existing demo aside and start anew.")
+    ] = False,
 ) -> None:
     """Distil a small student on the packaged pictures and compare it with one taught by nobody."""
     from vistill import api
 
-    api.demo(out=out)
+    api.say(api.demo(out=out, overwrite=overwrite))
 
 
 def _split(text: str) -> list[str]:
