@@ -9,6 +9,7 @@ from vistill.cli import main
 
 MAE_WORDS = ["pretrain", "mae", "--data", str(CELLS / "train"), "--out", "out", *MAE]
 TINY = ["pretrain", "--data", str(CELLS / "train"), "--out", "out", "student.model=vit", *SIZES]
+CHAIN = ["pretrain", "--data", str(CELLS / "train"), "--chain", "vit_tiny,vit_tiny", *SIZES[4:]]
 RANDOM = ["--teacher", "vit_tiny", "--teacher-weights", "random"]
 
 
@@ -49,6 +50,11 @@ def test_the_shell_sees_exit_code_2_and_one_line(tmp_path: Path) -> None:
         ([*TINY, *RANDOM, "teacher.block=13"], ["13", "12"]),
         ([*MAE_WORDS[:5], "strange", *MAE], ["strange is not empty"]),
         ([*MAE_WORDS[:5], "file.txt", *MAE], ["file.txt is a file"]),
+        ([*MAE_WORDS[:5], "strange", *MAE, "--dry-run"], ["strange is not empty"]),
+        ([*MAE_WORDS[:5], "file.txt/x", *MAE, "--dry-run"], ["file.txt is not writable"]),
+        ([*CHAIN, *RANDOM, "--out", "strange", "--dry-run"], ["strange is not empty"]),
+        (instead([*CHAIN, *RANDOM, "--out", "out"], "train.global_batch_size=4096"), ["4096"]),
+        (["pretrain", "mae", "--data", "broken", "--out", "out", *MAE], ["none of 8 pictures", "a.jpg (not a picture)"]),
     ],
 )
 def test_one_sentence_before_any_work(
@@ -63,6 +69,9 @@ def test_one_sentence_before_any_work(
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "thesis.txt").write_text("dear")
     (tmp_path / "file.txt").write_text("dear")
+    (tmp_path / "broken").mkdir()
+    for name in "abcdefghijklmnopqrst":
+        (tmp_path / "broken" / f"{name}.jpg").write_text("dear")
     before = sorted(tmp_path.rglob("*"))
     assert main(words) == 2
     err = capsys.readouterr().err

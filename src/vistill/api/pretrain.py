@@ -71,11 +71,15 @@ def pretrain(
     config = load_config(recipe, settings)
     _check(config, student_given=("student", "model") in settings)
 
-    from vistill.api.stage import run_stage
+    from vistill.api.stage import prepare, rehearse, train_stage
 
-    if config.chain is None:
-        return run_stage(config, Path(out), **objects, overwrite=overwrite, dry_run=dry_run)
-    return _run_chain(config, Path(out), objects, overwrite=overwrite, dry_run=dry_run)
+    if config.chain is not None:
+        return _run_chain(config, Path(out), objects, overwrite=overwrite, dry_run=dry_run)
+    prepared = prepare(config, **objects)
+    if dry_run:
+        rehearse(prepared, Path(out), overwrite=overwrite)
+        return None
+    return train_stage(prepared, Path(out), overwrite=overwrite)
 
 
 def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Overrides:
@@ -139,20 +143,31 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
 def _run_chain(
     config: RunConfig, out: Path, objects: dict[str, Any], *, overwrite: bool, dry_run: bool
 ) -> PretrainResult | None:
-    from vistill.api.stage import build, claim_chain, finished, publish_chain, run_stage
+    from copy import deepcopy
+
+    from vistill.api.stage import (
+        build,
+        claim_chain,
+        finished,
+        prepare,
+        publish_chain,
+        rehearse,
+        train_stage,
+    )
 
     folders = [out / name for name in stage_names(config)]
     teachers = [None, *(f"run:{folder}" for folder in folders)]
     stages = [stage_config(config, i, teachers[i]) for i in range(len(folders))]
-    pupil = objects.get("teacher")
-    for i, stage in enumerate(stages):  # with untrained pupils: does every stage fit the next?
-        pupil = build(stage, teacher=pupil, untrained=i > 0).backbone
+    prepared = prepare(stages[0], **objects)
+    pupil = deepcopy(prepared.method.backbone)
+    for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
+        pupil = build(stage, teacher=pupil, untrained=True).backbone
+    claim_chain(config, out, overwrite=overwrite, dry_run=dry_run)
     if dry_run:
-        run_stage(stages[0], folders[0], **objects, dry_run=True)
+        rehearse(prepared, folders[0], overwrite=overwrite)
         return None
-    claim_chain(config, out, overwrite=overwrite)
-    results: list[PretrainResult | None] = []
-    for stage, folder in zip(stages, folders, strict=True):
-        given = {} if results else objects
-        results.append(finished(folder) or run_stage(stage, folder, **given))
-    return publish_chain(out, [result for result in results if result is not None])
+    results = [finished(folders[0]) or train_stage(prepared, folders[0])]
+    del prepared, pupil  # or the first teacher would stay in memory to the end
+    for stage, folder in zip(stages[1:], folders[1:], strict=True):
+        results.append(finished(folder) or train_stage(prepare(stage), folder))
+    return publish_chain(out, results)

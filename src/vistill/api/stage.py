@@ -1,8 +1,10 @@
 """One pre-training run from a checked configuration: build, describe, train, evaluate, export."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import save
@@ -17,6 +19,7 @@ from vistill.data import (
     TrainTransform,
     default_workers,
     open_source,
+    require_readable,
     split_held_out,
 )
 from vistill.files import write_atomic
@@ -30,7 +33,7 @@ from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
 from vistill.training.optim import peak_lr
-from vistill.training.run_folder import RunFolder
+from vistill.training.run_folder import RunFolder, check_folder
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
@@ -97,46 +100,80 @@ def build(
     )
 
 
-def run_stage(
-    config: RunConfig,
-    out: Path,
-    *,
-    teacher: Backbone | None = None,
-    student: Backbone | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> PretrainResult | None:
-    """Run, or continue, one pre-training in `out`; None after a dry run.
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is checked and built, while nothing is written yet."""
+
+    config: RunConfig
+    world: World
+    source: Source
+    train: np.ndarray
+    held_out: np.ndarray
+    method: Method
+    stream: TrainStream
+
+    @property
+    def teacher_weights(self) -> str | None:
+        """Where the teacher's weights come from; None without a teacher."""
+        return None if self.method.teacher is None else self.method.teacher.origin
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What defines the run."""
+        return {
+            **_fingerprint(self.config),
+            "pictures": self.source.fingerprint(),
+            "teacher_weights": self.teacher_weights,
+        }
+
+
+def prepare(
+    config: RunConfig, *, teacher: Backbone | None = None, student: Backbone | None = None
+) -> Prepared:
+    """Everything of one pre-training but its folder.
 
     Raises:
-        UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
+        UserError: see `vistill.api.pretrain`.
     """
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
     assert config.data.train is not None
     source = open_source(config.data.train)
     train, held_out = split_held_out(len(source), config.data.held_out, config.seed)
-    method = build(config, teacher=teacher, student=student)
     stream = _stream(config, source, train, world)
-    lines = _describe(config, method, source, len(held_out), stream.steps_per_epoch)
-    if dry_run:
-        say("\n".join(lines))
-        return None
+    require_readable(source)
+    method = build(config, teacher=teacher, student=student)
+    return Prepared(config, world, source, train, held_out, method, stream)
 
-    origin = None if method.teacher is None else method.teacher.origin
+
+def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
+    """Print the settings and check the folder, without writing.
+
+    Raises:
+        UserError: the folder belongs to something else.
+    """
+    run.world.once(lambda: check_folder(out, run.fingerprint, overwrite=overwrite))
+    say("\n".join(_describe(run)))
+
+
+def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
+    """Run, or continue, one pre-training in `out`.
+
+    Raises:
+        UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
+    """
+    config, world, method = prepared.config, prepared.world, prepared.method
+    origin = prepared.teacher_weights
     run = RunFolder.open(
         out,
-        fingerprint={
-            **_fingerprint(config),
-            "pictures": source.fingerprint(),
-            "teacher_weights": origin,
-        },
+        fingerprint=prepared.fingerprint,
         config=config_text(config),
         world=world,
         overwrite=overwrite,
-        environment={"teacher_weights": origin, "pictures": len(source)},
+        environment={"teacher_weights": origin, "pictures": len(prepared.source)},
     )
-    say("\n".join([*lines, f"output   {out}{' (continues)' if run.resumed else ''}"]))
+    continues = " (continues)" if run.resumed else ""
+    say("\n".join([*_describe(prepared), f"output   {out}{continues}"]))
 
     def export(which: str) -> None:
         folder = out / "export" / which
@@ -153,12 +190,14 @@ def run_stage(
 
     fitted = fit(
         method,
-        stream,
+        prepared.stream,
         optim=config.optim,
         train=config.train,
         seed=config.seed,
         run=run,
-        on_evaluate=Probes(config, method, source, train, held_out, world.device),
+        on_evaluate=Probes(
+            config, method, prepared.source, prepared.train, prepared.held_out, world.device
+        ),
         on_export=export,
     )
     method.backbone.origin = f"run {out}"
@@ -191,17 +230,21 @@ def finished(out: Path) -> PretrainResult | None:
     return PretrainResult.from_json(path.read_text(encoding="utf-8"))
 
 
-def claim_chain(config: RunConfig, out: Path, *, overwrite: bool) -> None:
-    """Make `out` the folder of this chain.
+def claim_chain(config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool) -> None:
+    """Make `out` the folder of this chain; a dry run only checks that it could be.
 
     Raises:
         UserError: it belongs to something else.
     """
+    world = connect(config.train.device)
+    if dry_run:
+        world.once(lambda: check_folder(out, _fingerprint(config), overwrite=overwrite))
+        return
     RunFolder.open(
         out,
         fingerprint=_fingerprint(config),
         config=config_text(config),
-        world=connect(config.train.device),
+        world=world,
         overwrite=overwrite,
     )
 
@@ -244,11 +287,11 @@ def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> Tr
     )
 
 
-def _describe(
-    config: RunConfig, method: Method, source: Source, held_out: int, steps: int
-) -> list[str]:
+def _describe(run: Prepared) -> list[str]:
     """The resolved configuration in short."""
-    student, teacher, train, optim = method.backbone, method.teacher, config.train, config.optim
+    config, source = run.config, run.source
+    student, teacher = run.method.backbone, run.method.teacher
+    train, optim = config.train, config.optim
     lines = [f"method   {config.method.name}"]
     if teacher is not None:
         block = f", block {config.teacher.block}" if config.teacher.block else ""
@@ -261,11 +304,14 @@ def _describe(
         f"{student.depth} blocks, {config.data.image_size} px"
     )
     classes = f", {len(source.classes)} classes" if source.classes else ""
-    lines.append(f"data     {source.name}: {len(source)} pictures{classes}, {held_out} held out")
+    lines.append(
+        f"data     {source.name}: {len(source)} pictures{classes}, {len(run.held_out)} held out"
+    )
     lr = peak_lr(optim, train.global_batch_size)
     lines.append(
-        f"train    {train.epochs} epochs of {steps} steps, batch {train.global_batch_size}, "
-        f"learning rate {lr:.3g}, warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
+        f"train    {train.epochs} epochs of {run.stream.steps_per_epoch} steps, "
+        f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
+        f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
     )
     return lines
 

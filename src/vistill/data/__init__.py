@@ -3,7 +3,7 @@
 from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.decode import decode_image
 from vistill.data.loading import default_workers, eval_batches
-from vistill.data.opening import open_source
+from vistill.data.opening import open_source, require_readable
 from vistill.data.order import sample_seeds, split_held_out
 from vistill.data.source import Source
 from vistill.data.stream import TrainStream
@@ -20,6 +20,7 @@ __all__ = [
     "default_workers",
     "eval_batches",
     "open_source",
+    "require_readable",
     "sample_seeds",
     "split_held_out",
 ]

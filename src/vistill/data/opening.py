@@ -4,11 +4,14 @@ import glob
 from pathlib import Path
 
 from vistill.data.archive import TarSource, ZipSource
+from vistill.data.broken import BrokenImage
+from vistill.data.decode import decode_image
 from vistill.data.folder import FolderSource
 from vistill.data.listing import open_csv, open_parquet, open_text
 from vistill.data.source import Source, missing
 from vistill.errors import UserError
 
+SAMPLED = 8
 KINDS = "a folder, a .txt, .csv or .parquet list, .tar shards or a .zip"
 
 
@@ -43,6 +46,24 @@ def open_source(path: str) -> Source:
             return ZipSource(path, place)
         case _:
             return _shards(path, [place])
+
+
+def require_readable(source: Source) -> None:
+    """Decode a few pictures from all over the source, until one can be read.
+
+    Raises:
+        UserError: none of them can.
+    """
+    told = []
+    for i in sorted({n * len(source) // SAMPLED for n in range(SAMPLED)}):
+        try:
+            decode_image(source.read(i))
+            return
+        except BrokenImage as error:
+            told.append(f"{source.sample_name(i)} ({error})")
+    raise UserError(
+        f"none of {len(told)} pictures tried in '{source.name}' can be read: {', '.join(told)}"
+    )
 
 
 def _shards(path: str, files: list[Path]) -> TarSource:

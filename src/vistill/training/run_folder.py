@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -149,29 +150,45 @@ def _describe(path: Path, config: str, environment: dict[str, Any]) -> None:
     write_atomic(sessions_path, json.dumps(sessions, indent=2) + "\n")
 
 
-def _claim(path: Path, fingerprint: dict[str, Any], overwrite: bool) -> bool:
-    """Make `path` this run's folder; whether it was already."""
+def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether `path` is this run's folder already; nothing is written.
+
+    Raises:
+        UserError: it is something else, or could not be written.
+    """
     if path.exists() and not path.is_dir():
         raise UserError(f"the output folder {path} is a file")
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the output folder {path}: {above} is not writable")
     marker = path / MARKER
     if marker.exists():
+        fingerprint = json.loads(json.dumps(fingerprint))
         difference = _difference(json.loads(marker.read_text())["fingerprint"], fingerprint)
-        if not difference and not overwrite:
-            return True
-        if not overwrite:
+        if difference and not overwrite:
             raise UserError(
                 f"{path} holds a run of another configuration ({difference}); "
                 "choose another output folder, or --overwrite to move that run aside"
             )
+        return not overwrite
+    # The marker is the first file written: a partial one is all a killed start can leave.
+    partial = f"{PARTIAL}{MARKER}"
+    strangers = [p.name for p in path.iterdir() if p.name != partial] if path.exists() else []
+    if strangers:
+        raise UserError(
+            f"the output folder {path} is not empty and no vistill run "
+            f"(it holds {strangers[0]}); choose another one"
+        )
+    return False
+
+
+def _claim(path: Path, fingerprint: dict[str, Any], overwrite: bool) -> bool:
+    """Make `path` this run's folder; whether it was already."""
+    if check_folder(path, fingerprint, overwrite=overwrite):
+        return True
+    marker = path / MARKER
+    if marker.exists():
         _move_aside(path)
-    elif path.exists():
-        # The marker is the first file written: a partial one is all a killed start can leave.
-        strangers = [p.name for p in path.iterdir() if p.name != f"{PARTIAL}{MARKER}"]
-        if strangers:
-            raise UserError(
-                f"the output folder {path} is not empty and no vistill run "
-                f"(it holds {strangers[0]}); choose another one"
-            )
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(marker, json.dumps({"format": 1, "fingerprint": fingerprint}, indent=2) + "\n")
     return False
