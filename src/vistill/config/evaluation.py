@@ -44,6 +44,8 @@ def _published(
     }
 
 
+_FD = {"warmup_epochs": 20, "warmup_lr": 1e-6, "min_lr": 1e-6, "clip_norm": 5.0}
+
 FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
     "tinymim_base": _published(100, 5e-4, 0.65, 0.2),
@@ -52,6 +54,16 @@ FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "mae_base": _published(100, 5e-4, 0.65, 0.1),
     "mae_large": _published(50, 1e-3, 0.75, 0.2),
     "mae_huge": _published(50, 1e-3, 0.75, 0.3),
+    "fd_clip_base": _published(100, 6.25e-4, 0.6, 0.3, 2048) | _FD,
+    "fd_clip_base_100ep": _published(100, 6.25e-4, 0.65, 0.1, 2048) | _FD,
+    "fd_clip_large": _published(50, 1.25e-4, 0.75, 0.4, 2048)
+    | _FD
+    | {"warmup_epochs": 5, "warmup_lr": 2e-6, "min_lr": 2e-6},
+    "fd_deit_base": _published(100, 6.25e-4, 0.65, 0.3, 2048) | _FD,
+    "fd_dino_base": _published(100, 7.5e-4, 0.6, 0.2, 2048) | _FD,
+    "fd_esvit_swin": _published(100, 6.25e-4, 0.8, 0.4, 1024)
+    | _FD
+    | {"warmup_lr": 5e-7, "min_lr": 5e-7},
 }
 """What a recipe sets; the fields' own defaults are `small`. Batch, learning rate, layer decay and
 drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors published none."""
@@ -113,7 +125,8 @@ class FineTuneConfig(Section):
 
     recipe: str = Field(default="small")
     """`small`, or published settings for ImageNet: `tinymim_base`, `tinymim_small`,
-    `tinymim_tiny`, `mae_base`, `mae_large`, `mae_huge`."""
+    `tinymim_tiny`, `mae_base`, `mae_large`, `mae_huge`, and `fd_...` for each recipe of feature
+    distillation."""
     epochs: PositiveInt = Field(default=50)
     """Passes over the labelled pictures."""
     min_steps: NonNegativeInt = Field(default=400)
@@ -129,7 +142,9 @@ class FineTuneConfig(Section):
     min_lr: NonNegativeFloat = Field(default=1e-6)
     """Learning rate at the end of the cosine."""
     warmup_epochs: NonNegativeFloat = Field(default=5.0)
-    """Epochs of linear warm-up from zero; at most a tenth of the run."""
+    """Epochs of linear warm-up; at most a fifth of the run."""
+    warmup_lr: NonNegativeFloat = Field(default=0.0)
+    """Learning rate at the start of the warm-up."""
     weight_decay: NonNegativeFloat = Field(default=0.05)
     """For matrices; biases, 1-D parameters, class token and position table never decay."""
     layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)

@@ -24,7 +24,9 @@ def problem(recipe: str | None, *words: str) -> str:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_says_where_it_comes_from(name: str) -> None:
     settings = config(name)
-    assert settings.optim.base_lr * settings.train.global_batch_size / 256 == pytest.approx(2.4e-3)
+    if settings.method.name in ("mae", "tinymim"):
+        peak = settings.optim.base_lr * settings.train.global_batch_size / 256
+        assert peak == pytest.approx(2.4e-3)
     text = (Path(__file__).parents[3] / "src/vistill/recipes" / f"{name}.yaml").read_text()
     for word in ("Source:", "Meant to reach", "Measured by us:", "Ours, not the paper's:"):
         assert word in text
