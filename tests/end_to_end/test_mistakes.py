@@ -54,7 +54,10 @@ def test_the_shell_sees_exit_code_2_and_one_line(tmp_path: Path) -> None:
         ([*MAE_WORDS[:5], "file.txt/x", *MAE, "--dry-run"], ["file.txt is not writable"]),
         ([*CHAIN, *RANDOM, "--out", "strange", "--dry-run"], ["strange is not empty"]),
         (instead([*CHAIN, *RANDOM, "--out", "out"], "train.global_batch_size=4096"), ["4096"]),
-        (["pretrain", "mae", "--data", "broken", "--out", "out", *MAE], ["none of 8 pictures", "a.jpg (not a picture)"]),
+        (
+            ["pretrain", "mae", "--data", "broken", "--out", "out", *MAE],
+            ["none of 8 pictures", "a.jpg (not a picture)"],
+        ),
     ],
 )
 def test_one_sentence_before_any_work(

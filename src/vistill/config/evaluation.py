@@ -12,7 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.schema import Rate, Section, Share
+from vistill.config.methods import unique
+from vistill.config.schema import PartRange, Rate, Section, Share
 from vistill.config.suggest import did_you_mean
 
 Protocol = Literal["knn", "linear", "finetune"]
@@ -168,7 +169,7 @@ class FineTuneConfig(Section):
     """Probability that a rectangle of a picture is replaced by noise."""
     rand_augment: str | None = Field(default=None)
     """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; default: off."""
-    crop_scale: tuple[PositiveFloat, PositiveFloat] = Field(default=(0.3, 1.0))
+    crop_scale: PartRange = Field(default=(0.3, 1.0))
     """Smallest and largest share of the picture's area that a random crop covers."""
     flip: Share = Field(default=0.5)
     """Probability of a horizontal flip."""
@@ -209,11 +210,17 @@ class EvaluateConfig(Section):
     """Labelled pictures to test on; default: a stratified part of `train`."""
     test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of `train` that is tested on where there is no `test`."""
-    protocols: tuple[Protocol, ...] = Field(default=("knn", "linear", "finetune"), min_length=1)
+    protocols: Annotated[tuple[Protocol, ...], AfterValidator(unique)] = Field(
+        default=("knn", "linear", "finetune"), min_length=1
+    )
     """How the backbone is measured."""
-    budgets: tuple[Budget, ...] = Field(default=(1.0,), min_length=1)
+    budgets: Annotated[tuple[Budget, ...], AfterValidator(unique)] = Field(
+        default=(1.0,), min_length=1
+    )
     """Shares of the training labels (0.01, 0.1, 1.0), or `N/class`."""
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(unique)] = Field(
+        default=(0,), min_length=1
+    )
     """One result per seed: it draws the labels, the head and the order of the pictures."""
     image_size: PositiveInt | None = Field(default=None)
     """Side of the square input; default: the backbone's own."""

@@ -54,7 +54,8 @@ def load_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> 
         UserError: nothing of that name, or every problem of the settings in one sentence.
     """
     raw = _recipe(str(recipe)) if recipe is not None else {}
-    return build_config(RunConfig, raw, overrides, recipe)
+    written = recipe if recipe not in method_names() else None
+    return build_config(RunConfig, raw, overrides, written)
 
 
 def build_config(
@@ -63,7 +64,8 @@ def build_config(
     """Lay `overrides` over the nested mapping `raw` and validate the result as `schema`.
 
     Raises:
-        UserError: names every problem, with the nearest right spelling.
+        UserError: names every problem, with the nearest right spelling, and `origin` where the
+            setting stands there.
     """
     defaults = schema().model_dump()
     settings = apply_overrides(raw, overrides, defaults)

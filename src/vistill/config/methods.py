@@ -1,14 +1,34 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+T = TypeVar("T")
+
+
+def unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    """The values as they are; a ValueError where one stands twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"holds {value!r} twice")
+    return values
 
 
 class MethodSection(BaseModel):
     """Base of the method sections: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DecoderConfig(MethodSection):
@@ -20,6 +40,14 @@ class DecoderConfig(MethodSection):
     """Number of blocks."""
     num_heads: PositiveInt = Field(default=16)
     """Attention heads of every block."""
+
+    @model_validator(mode="after")
+    def _heads_and_positions_fit(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"cannot split embed_dim={self.embed_dim} into {self.num_heads} heads")
+        if self.embed_dim % 4:
+            raise ValueError(f"needs an embed_dim divisible by 4, not {self.embed_dim}")
+        return self
 
 
 class MAEConfig(MethodSection):
@@ -36,7 +64,9 @@ class MAEConfig(MethodSection):
 class RelationConfig(MethodSection):
     """Which token relations are matched (TinyMIM, section 3.2)."""
 
-    pairs: tuple[Literal["qk", "qq", "kk", "vv"], ...] = Field(default=("qk", "vv"), min_length=1)
+    pairs: Annotated[tuple[Literal["qk", "qq", "kk", "vv"], ...], AfterValidator(unique)] = Field(
+        default=("qk", "vv"), min_length=1
+    )
     """Relations X·Yᵀ whose losses are added."""
     softmax: bool = Field(default=True)
     """KL between softmaxed relations; without it smooth L1 (β=2) between scaled products."""
@@ -53,6 +83,12 @@ class FeatureConfig(MethodSection):
     block's: its output, its attention or MLP branch, or queries, keys and values."""
     residual: bool = Field(default=False)
     """Take attention or FFN features after their residual sum."""
+
+    @model_validator(mode="after")
+    def _residual_has_a_use(self) -> Self:
+        if self.residual and self.kind not in ("attention", "ffn"):
+            raise ValueError(f"has no use for residual=true with kind={self.kind}")
+        return self
 
 
 class ClassTokenConfig(MethodSection):

@@ -24,12 +24,16 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Part = Annotated[float, Field(gt=0.0, le=1.0)]
+PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class TeacherConfig(Section):
@@ -91,7 +95,7 @@ class DataConfig(Section):
     """A folder, a `.txt`/`.csv`/`.parquet` list, one or more `.tar` shards (glob), or a `.zip`."""
     image_size: PositiveInt = Field(default=224)
     """Side of the square crop in pixels."""
-    crop_scale: Range = Field(default=(0.2, 1.0))
+    crop_scale: PartRange = Field(default=(0.2, 1.0))
     """Smallest and largest share of the picture's area that a random crop covers."""
     crop_ratio: Range = Field(default=(3 / 4, 4 / 3))
     """Smallest and largest aspect ratio of a random crop."""

@@ -46,6 +46,9 @@ def test_base_lr_switches_the_absolute_rate_off():
         ("budgets=[2.0]", "label budget"),
         ("protocols=[kn]", "knn"),
         ("test_share=0", "test_share"),
+        ("seeds=[1,1]", "seeds holds 1 twice"),
+        ("budgets=[1,1.0]", "budgets holds 1.0 twice"),
+        ("finetune.crop_scale=[1,0.5]", "from small to large"),
     ],
 )
 def test_mistakes_are_told(word, message):

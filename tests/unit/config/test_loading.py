@@ -116,10 +116,22 @@ def test_all_problems_at_once() -> None:
         (None, ["method.aux_mim.weight=1"], "needs method.input=masked"),
         (None, ["method.relation.pairs=[]"], "values of method.relation.pairs must be 1, not 0"),
         (None, ["method.relation.pairs=[kq]"], "method.relation.pairs.0 cannot be 'kq'"),
+        (None, ["method.relation.pairs=[qk,qk]"], "method.relation.pairs holds 'qk' twice"),
+        (None, ["method.feature.residual=true"], "no use for residual=true with kind=block"),
+        ("mae", ["method.decoder.num_heads=3"], "method.decoder cannot split embed_dim=512 into 3"),
+        ("mae", ["method.decoder.embed_dim=30", "method.decoder.num_heads=2"], "divisible by 4"),
+        (None, ["data.crop_scale=[0.5,2]"], "data.crop_scale.1 must be at most 1, not 2"),
+        (None, ["optim.lr=.inf"], "optim.lr: input should be a finite number (got inf)"),
     ],
 )
 def test_one_problem(recipe: str | None, words: list[str], message: str) -> None:
     assert message in problem(recipe, *words)
+
+
+def test_a_problem_is_placed_in_the_recipe_that_was_written_down() -> None:
+    words = ["method.aux_mim.weight=1"]
+    assert problem("tinymim_base", *words).endswith("(in tinymim_base)")
+    assert problem("tinymim", *words).endswith("method.input=masked")
 
 
 def test_another_method_keeps_explicit_settings_or_says_how_to_drop_them() -> None:
