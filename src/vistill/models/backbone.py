@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -62,10 +63,12 @@ class Normalization:
 
     def __call__(self, pixels: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
         """Normalise pixels in [0, 1]."""
-        shape = (1, 3) + (1,) * (pixels.dim() - 2)
-        return (pixels - pixels.new_tensor(self.mean).view(shape)) / pixels.new_tensor(
-            self.std
-        ).view(shape)
+        # Filled on the device: copying numbers to it would make the host wait.
+        mean, std = (
+            torch.stack([pixels.new_full((1,) * (pixels.dim() - 2), value) for value in values])
+            for values in (self.mean, self.std)
+        )
+        return (pixels - mean) / std
 
 
 class Backbone(nn.Module, ABC):
@@ -79,6 +82,7 @@ class Backbone(nn.Module, ABC):
         image_size: height and width the model was built for.
         normalization: what its inputs are normalised with.
         taps: the kinds of `Tap` that it offers.
+        pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
         origin: where the weights came from, one line for logs and run folders.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
     """
@@ -90,6 +94,7 @@ class Backbone(nn.Module, ABC):
     image_size: tuple[int, int]
     normalization: Normalization
     taps: frozenset[TapKind]
+    pools_after_norm: bool = False
     origin: str
     build: dict[str, Any] | None
 

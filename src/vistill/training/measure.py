@@ -36,7 +36,7 @@ class Sums:
     def check(self, value: Float[Tensor, ""], step: int) -> None:
         """Note `step` if `value` is not finite and no earlier step was noted."""
         fault = ~torch.isfinite(value.detach()) & (self._bad_step < 0)
-        self._bad_step = torch.where(fault, step, self._bad_step)
+        self._bad_step.masked_fill_(fault, step)
 
     def take(self) -> tuple[Totals, int]:
         """(sum, count) of every name and the first bad step (-1: none); the one host read."""

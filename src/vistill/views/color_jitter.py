@@ -6,7 +6,6 @@ from torch import Tensor
 
 from vistill.views.noise import Stream, per_sample_uniform
 
-_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _BRIGHTNESS, _CONTRAST = 0, 1
 
 
@@ -49,10 +48,13 @@ def color_jitter(
     strength: tuple[float, float, float],
 ) -> Float[Tensor, "b 3 h w"]:
     """Jitter each sample by factors in [max(0, 1 - s), 1 + s] and a random order of operations."""
+    # Without tables of numbers: copying them to the device would make the host wait for it.
     draws = per_sample_uniform(seeds, 4, Stream.COLOR_JITTER)
-    limits = draws.new_tensor(strength)
-    low = (1 - limits).clamp(min=0)
-    factors = low + draws[:, :3] * (1 + limits - low)
-    orders = torch.tensor(_ORDERS, device=pixels.device)
-    order = orders[(draws[:, 3] * len(_ORDERS)).long()]
+    lows = [max(0.0, 1.0 - s) for s in strength]
+    columns = zip(draws[:, :3].unbind(1), lows, strength, strict=True)
+    factors = torch.stack([low + draw * (1.0 + s - low) for draw, low, s in columns], dim=1)
+    rank = (draws[:, 3] * 6).long()  # of the six orders in lexicographic order
+    first = rank // 2
+    second = torch.where(rank % 2 == 0, (first == 0).long(), 2 - (first == 2).long())
+    order = torch.stack([first, second, 3 - first - second], dim=1)
     return apply_color_jitter(pixels, factors, order)
