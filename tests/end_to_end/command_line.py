@@ -36,11 +36,16 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    *words: object, expect: int = 0, cwd: Path | None = None
+    *words: object, expect: int = 0, cwd: Path | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run `vistill WORDS...` and check its exit code."""
     done = subprocess.run(
-        command(*words), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=240
+        command(*words),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        timeout=timeout,
     )
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
