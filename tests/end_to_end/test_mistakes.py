@@ -46,6 +46,7 @@ def test_the_shell_sees_exit_code_2_and_one_line(tmp_path: Path) -> None:
         ([*TINY, "--teacher", "run:none"], ["there is no run none"]),
         ([*TINY, "--teacher", "file:none.pth"], ["there is no weight file none.pth"]),
         ([*TINY, "--teacher", "huge"], ["unknown model 'huge'"]),
+        ([*TINY, "--teacher", "empty"], ["unknown model 'empty'; did you mean run:empty?"]),
         ([*TINY, *RANDOM, "method.relation.heads=5"], ["5"]),
         ([*TINY, *RANDOM, "teacher.block=13"], ["13", "12"]),
         ([*MAE_WORDS[:5], "strange", *MAE], ["strange is not empty"]),

@@ -87,7 +87,9 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
         UserError: a path that is not there, or a run without the export that is asked for.
     """
     if not isinstance(source, str | os.PathLike):
-        return source
+        from vistill.models.backbone import require_backbone
+
+        return require_backbone(source)
     text = os.fspath(source)
     if not text.startswith(_KINDS):
         if Path(text).is_dir():
@@ -121,15 +123,19 @@ def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
             tokens = backbone(backbone.normalization(pixels))
             return tokens, tokens[:, backbone.num_prefix_tokens :].mean(dim=1)
 
-    program = torch.onnx.export(
-        FromPixels().eval(),
-        (torch.rand(2, 3, *backbone.image_size),),
-        input_names=["pixels"],
-        output_names=["tokens", "pooled"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-        dynamo=True,
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            FromPixels().eval(),
+            (torch.rand(2, 3, *backbone.image_size),),
+            input_names=["pixels"],
+            output_names=["tokens", "pooled"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise UserError(f"{backbone.origin}: torch cannot export it to ONNX: {reason}") from error
     assert program is not None
     folder.mkdir(parents=True, exist_ok=True)
     description = {

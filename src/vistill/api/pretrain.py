@@ -95,14 +95,9 @@ def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Overrides:
 def _name(model: Any) -> str | None:
     if model is None or isinstance(model, str):
         return model
-    from vistill.models.backbone import Backbone
+    from vistill.models.backbone import require_backbone
 
-    if not isinstance(model, Backbone):
-        raise UserError(
-            f"a {type(model).__name__} has to be wrapped first, so that vistill knows its parts: "
-            "see vistill.models.hooked.ModuleBackbone or vistill.models.pooled.PooledBackbone"
-        )
-    return f"object:{type(model).__name__}"
+    return f"object:{type(require_backbone(model)).__name__}"
 
 
 def _check(config: RunConfig, *, student_given: bool) -> None:

@@ -90,7 +90,7 @@ class NamedSource:
         return self.names[i]
 
     def fingerprint(self) -> str:
-        return f"{len(self.names)}-{self.names.digest()}"
+        return f"{len(self.names)} named {self.names.digest()}"
 
 
 def is_picture(name: str) -> bool:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vistill.errors import UserError
+
 TapKind = Literal[
     "block",
     "attention",
@@ -130,3 +132,17 @@ class Backbone(nn.Module, ABC):
         if pool == "cls":
             return tokens[:, 0]
         return tokens[:, self.num_prefix_tokens :].mean(dim=1)
+
+
+def require_backbone(model: Any) -> Backbone:
+    """`model`, which was given as an object.
+
+    Raises:
+        UserError: it is no backbone; told is how it becomes one.
+    """
+    if not isinstance(model, Backbone):
+        raise UserError(
+            f"a {type(model).__name__} has to be wrapped first, so that vistill knows its parts: "
+            "see vistill.models.hooked.ModuleBackbone or vistill.models.pooled.PooledBackbone"
+        )
+    return model

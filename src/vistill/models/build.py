@@ -123,6 +123,9 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
     elif spec in VIT_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
     else:
+        if Path(spec).exists():
+            kind = "run" if Path(spec).is_dir() else "file"
+            raise UserError(f"unknown model {spec!r}; did you mean {kind}:{spec}?")
         raise UserError(
             f"unknown model {spec!r}; write timm/NAME:pretrained, run:DIR, file:PATH or one of "
             f"{', '.join(VIT_SIZES)}"

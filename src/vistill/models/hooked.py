@@ -93,6 +93,14 @@ class ModuleBackbone(Backbone):
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a module behind hooks cannot be shown some of its tokens only")
+        return self._read(images, taps, leave_early=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tap = Tap("norm", self.depth)
+        # To the end, because a pass that is left by an exception cannot be exported.
+        return self._read(images, [tap], leave_early=False)[tap]
+
+    def _read(self, images: Tensor, taps: Sequence[Tap], *, leave_early: bool) -> dict[Tap, Tensor]:
         found: dict[Tap, Tensor] = {}
 
         def keep(tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
@@ -104,7 +112,7 @@ class ModuleBackbone(Backbone):
                         f"shape {tuple(tokens.shape)}, not tokens [B, N, D]"
                     )
                 found[tap] = tokens.unflatten(2, (3, -1)) if tap.kind == "qkv" else tokens
-                if len(found) == len(set(taps)):
+                if leave_early and len(found) == len(set(taps)):
                     raise _ReachedDeepestTapError
 
             return hook

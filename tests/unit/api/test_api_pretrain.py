@@ -79,8 +79,37 @@ def test_a_random_object_is_a_random_teacher(tmp_path: Path) -> None:
 
 
 def test_a_bare_module_is_told_how_to_come(tmp_path: Path) -> None:
+    module: Any = tiny_module()
     with pytest.raises(UserError, match="ModuleBackbone"):
-        vistill.pretrain(data=CELLS, out=tmp_path, teacher=tiny_module())  # type: ignore[arg-type]
+        vistill.pretrain(data=CELLS, out=tmp_path, teacher=module)
+    with pytest.raises(UserError, match="ModuleBackbone"):
+        vistill.evaluate(module, data=CELLS)
+    with pytest.raises(UserError, match="ModuleBackbone"):
+        vistill.export(module, out=tmp_path)
+
+
+def test_an_object_goes_to_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    backbone = wrapped()
+    vistill.export(backbone, out=tmp_path, format="onnx")
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    tokens, _ = session.run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        expected = backbone(backbone.normalization(pixels))
+    torch.testing.assert_close(torch.from_numpy(tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_torch_cannot_export_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    backbone = wrapped()
+    norm: Any = backbone.module.norm
+    norm.register_forward_hook(
+        lambda module, inputs, output: output if output.sum() > 0 else -output
+    )
+    with pytest.raises(UserError, match="given as an object: torch cannot export it to ONNX"):
+        vistill.export(backbone, out=tmp_path / "out", format="onnx")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_absent_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

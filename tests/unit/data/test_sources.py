@@ -100,7 +100,7 @@ def test_fingerprint_sees_additions_and_renames(tmp_path: Path) -> None:
     tree(tmp_path, ["d.png"])
     prints.append(open_source(str(tmp_path)).fingerprint())
     assert len(set(prints)) == 3
-    assert prints[2].startswith("3-")
+    assert prints[2].startswith("3 named")
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
