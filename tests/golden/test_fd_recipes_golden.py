@@ -5,6 +5,7 @@ import pytest
 from vistill.config.evaluation import FineTuneConfig
 from vistill.config.loading import load_config
 from vistill.config.overrides import parse_overrides
+from vistill.models.sizes import SWIN_SIZES
 
 NAMES = {
     "clip_vit_base__img224__100ep": "fd_clip_base_100ep",
@@ -12,6 +13,7 @@ NAMES = {
     "clip_vit_large__img224__300ep": "fd_clip_large",
     "deit_vit_base__img224__300ep": "fd_deit_base",
     "dino_vit_base__img224__300ep": "fd_dino_base",
+    "esvit_swin_base__img224__300ep": "fd_esvit_swin",
 }
 SIZES = {"vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
 
@@ -41,6 +43,11 @@ def test_pretraining(golden, name):
     assert (ours.data.image_size, ours.data.interpolation) == (expected["img"], "bilinear")
     assert student.drop_path == expected["drop_path"]
     assert ours.method.after_norm == expected["after_norm"]
+    if "swin" in expected:
+        swin, size = expected["swin"], SWIN_SIZES[student.model]
+        found = (size.embed_dim, list(size.depths), list(size.num_heads))
+        assert found == (swin["embed_dim"], swin["depths"], swin["num_heads"])
+        return
     vit = expected["vit"]
     assert student.patch_size == vit["patch_size"]
     assert SIZES[student.model] == (vit["embed_dim"], vit["depth"], vit["num_heads"])
@@ -50,10 +57,10 @@ def test_pretraining(golden, name):
     assert (student.qkv_bias, student.class_token) == ("no_key", vit["with_cls_token"])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "esvit_swin_base__img224__300ep"])
+@pytest.mark.parametrize("name", NAMES)
 def test_finetuning(golden, name):
     expected = published(golden, "finetune", name)
-    ours = FineTuneConfig(recipe=NAMES.get(name, "fd_esvit_swin"))
+    ours = FineTuneConfig(recipe=NAMES[name])
     scale = ours.global_batch_size / 512
     assert ours.global_batch_size == expected["batch_per_gpu"] * 16
     assert (ours.epochs, ours.warmup_epochs) == (expected["epochs"], expected["warmup_epochs"])

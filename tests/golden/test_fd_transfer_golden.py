@@ -43,9 +43,16 @@ def saved_as_published(path, state: dict) -> None:
         del sys.modules["yacs"], sys.modules["yacs.config"]
 
 
-def check_groups(classifier: Classifier, options: FineTuneConfig, expected: dict) -> None:
+def beit_name(name: str) -> str:
+    """Published name of a classifier's parameter."""
+    return next(iter(beit_names({name: torch.empty(0)}))).removeprefix("student.")
+
+
+def check_groups(
+    classifier: Classifier, options: FineTuneConfig, expected: dict, published=beit_name
+) -> None:
     """Names, decay and layer scale of every group."""
-    names = {id(p): name for name, p in official(classifier).items()}
+    names = {id(p): published(name) for name, p in classifier.named_parameters()}
     found = {
         frozenset(names[id(p)] for p in group["params"]): (group["lr_scale"], group["weight_decay"])
         for group in finetune_groups(classifier, options)

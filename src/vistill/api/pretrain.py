@@ -103,7 +103,7 @@ def _name(model: Any) -> str | None:
 def _check(config: RunConfig, *, student_given: bool) -> None:
     """What the schema cannot see: settings that need or exclude each other."""
     from vistill.config.suggest import did_you_mean
-    from vistill.models.sizes import LIBRARIES, VIT_SIZES
+    from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
 
     method, teacher = config.method.name, config.teacher
     if config.data.train is None:
@@ -128,11 +128,11 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
         and getattr(config.student, name) != getattr(usual, name)
     ]
     for name in config.chain or (config.student.model,):
-        if name.startswith(LIBRARIES) and sizes:
+        if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and sizes:
             raise UserError(f"{name} has its own sizes, so student.{sizes[0]} has no use")
-        known = name in VIT_SIZES or name == "vit" or name.startswith((*LIBRARIES, "object:"))
-        if not known:
-            raise UserError(f"unknown model {name!r}{did_you_mean(name, [*VIT_SIZES, 'vit'])}")
+        own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
+        if name not in own and not name.startswith((*LIBRARIES, "object:")):
+            raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")
 
 
 def _run_chain(

@@ -34,7 +34,8 @@ class Classifier(TrainedModule):
 
     With `avg` the patch tokens of the last block, before the backbone's final norm, are averaged
     and normalised by `fc_norm`; with `cls` the class token after the final norm is taken. Of a CNN
-    the pooled feature after its last activation is classified, as in the ordinary network.
+    the pooled feature after its last activation is classified, as in the ordinary network, and of a
+    Swin the average behind its final norm.
 
     Args:
         backbone: becomes part of the classifier and is trained.
@@ -58,6 +59,7 @@ class Classifier(TrainedModule):
         self.num_classes, self.pool = num_classes, pool
         self.options = options or FineTuneConfig()
         normed = pool == "avg" and "pooled_act" not in backbone.taps
+        normed = normed and not backbone.pools_after_norm
         self.fc_norm = nn.LayerNorm(backbone.width, eps=_EPS) if normed else nn.Identity()
         self.head = nn.Linear(backbone.width, num_classes)
         generator = torch.Generator().manual_seed(seed)
@@ -72,7 +74,8 @@ class Classifier(TrainedModule):
         """What the head sees of normalised `images`."""
         if "pooled_act" in self.student.taps:
             return self.student.pooled(images)
-        kind: Literal["block", "norm"] = "block" if self.pool == "avg" else "norm"
+        after_norm = self.pool == "cls" or self.student.pools_after_norm
+        kind: Literal["block", "norm"] = "norm" if after_norm else "block"
         tap = Tap(kind, self.student.depth)
         tokens = self.student.tap(images, [tap], drop_path_noise=drop_path_noise)[tap]
         if self.pool == "cls":

@@ -13,6 +13,7 @@ from vistill.config.schema import OptimConfig, TrainConfig
 from vistill.data import Source, TrainStream, TrainTransform
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.models.backbone import Backbone
+from vistill.models.swin import NO_DECAY, SwinBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.loop import fit
 from vistill.training.optim import Group, layer_decay_groups, vit_layer
@@ -115,6 +116,11 @@ def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Gro
     backbone = classifier.student
     if isinstance(backbone, VisionTransformer):
         layer_of = vit_layer
+    elif isinstance(backbone, SwinBackbone):
+        swin = backbone
+
+        def layer_of(name: str, depth: int) -> int:
+            return swin.layer_of(name)
     else:
         layers = _layers_by_name(backbone)
 
@@ -128,6 +134,7 @@ def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Gro
         backbone.depth,
         prefix="student.",
         layer_of=layer_of,
+        no_decay_names=NO_DECAY if isinstance(backbone, SwinBackbone) else (),
     )
 
 

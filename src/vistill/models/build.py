@@ -6,11 +6,10 @@ from typing import Any, Literal
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
 from vistill.models.layers import QKVBias
-from vistill.models.pooled import PooledBackbone
-from vistill.models.sizes import LIBRARIES, VIT_SIZES
+from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
 from vistill.models.vit import VisionTransformer
 
-_FILE_OPTIONS = ("num_heads", "classifier", "branch")
+_FILE_OPTIONS = ("num_heads", "classifier", "branch", "stages")
 
 
 def model_names() -> list[str]:
@@ -52,6 +51,8 @@ def create_backbone(
     """
     if spec.startswith(LIBRARIES):
         return _from_library(spec, image_size)
+    if spec in SWIN_SIZES:
+        return _swin(spec, image_size)
     given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     if spec in VIT_SIZES:
         sizes = VIT_SIZES[spec]._asdict() | {k: v for k, v in given.items() if v is not None}
@@ -82,10 +83,28 @@ def create_backbone(
         raise UserError(f"student {spec}: {error}") from error
 
 
+def _swin(spec: str, image_size: int) -> Backbone:
+    from vistill.models.swin import SwinBackbone
+
+    try:
+        return SwinBackbone(
+            version=2,
+            image_size=image_size,
+            window_size=max(2, image_size // 16),
+            **SWIN_SIZES[spec]._asdict(),
+        )
+    except ValueError as error:
+        raise UserError(f"student {spec}: {error}") from error
+
+
 def rebuild(build: dict[str, Any]) -> Backbone:
     """The architecture that `Backbone.build` describes, with fresh weights."""
     if build["name"] == "vit":
         return VisionTransformer(**build["args"])
+    if build["name"] == "swin":
+        from vistill.models.swin import SwinBackbone
+
+        return SwinBackbone(**build["args"])
     if f"{build['name']}/" in LIBRARIES:
         arguments = build["args"]
         return _from_library(f"{build['name']}/{arguments['name']}", arguments["image_size"])
@@ -99,9 +118,9 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
         spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH` (published
             checkpoints of MAE, TinyMIM, DINO, DeiT, BEiT, CLIP, EsViT and feature distillation, or
             a plain state dict; `,num_heads=N` where no tensor tells it, `,classifier=keep` for the
-            `logits` tap, `,branch=teacher` for the other network of the file),
-            `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with `torchvision/`,
-            the name of a ViT (random), or a `Backbone`.
+            `logits` tap, `,branch=teacher` for the other network of the file, `,stages=3` to cut a
+            Swin), `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with
+            `torchvision/`, the name of a ViT (random), or a `Backbone`.
         image_size: side of the inputs; None: the model's own. Position tables are resized.
 
     Raises:
@@ -131,12 +150,13 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
             f"{', '.join(VIT_SIZES)}"
         )
     if image_size is not None and model.image_size != (image_size, image_size):
-        if not isinstance(model, VisionTransformer | PooledBackbone):
+        resize: Any = getattr(model, "resize", None)
+        if resize is None:
             raise UserError(
                 f"the model was built for {model.image_size[0]} pixels, not {image_size}"
             )
         try:
-            model.resize(image_size)
+            resize(image_size)
         except ValueError as error:
             raise UserError(f"{spec}: {error}") from error
     return model
@@ -181,15 +201,22 @@ def _from_file(reference: str) -> Backbone:
         raise UserError(
             f"file:{reference}: {unknown[0]!r} is none of the options {', '.join(_FILE_OPTIONS)}"
         )
-    heads = options.get("num_heads")
-    if heads is not None and not heads.isdigit():
-        raise UserError(f"file:{reference}: num_heads must be a whole number, not {heads!r}")
+    numbers: dict[str, int | None] = {"num_heads": None, "stages": None}
+    for name in numbers:
+        text = options.get(name)
+        if text is not None and not text.isdigit():
+            raise UserError(f"file:{reference}: {name} must be a whole number, not {text!r}")
+        numbers[name] = int(text) if text else None
     if options.get("classifier", "keep") != "keep":
         raise UserError(f"file:{reference}: classifier can only be 'keep'")
     state = read_state_dict(Path(path), options.get("branch", "student"))
     try:
         model = backbone_from_state(
-            state, path, int(heads) if heads else None, classifier="classifier" in options
+            state,
+            path,
+            numbers["num_heads"],
+            classifier="classifier" in options,
+            stages=numbers["stages"],
         )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error

@@ -101,9 +101,29 @@ def backbone_from_state(
     num_heads: int | None = None,
     *,
     classifier: bool = False,
+    stages: int | None = None,
 ) -> Backbone:
-    """The model that a state dict belongs to, recognised by its names; see `vit_from_state`."""
-    return vit_from_state(state, source, num_heads, classifier=classifier)
+    """The model that a state dict belongs to, recognised by its names.
+
+    Args:
+        stages: of a Swin, build the first ones only.
+        state, source, num_heads, classifier: see `vit_from_state`.
+
+    Raises:
+        UserError: also if an option does not suit the kind of model.
+    """
+    from vistill.models.swin import is_swin, swin_from_state
+
+    if not is_swin(state):
+        if stages is not None:
+            raise UserError(f"{source} is no Swin, which alone can be cut after stage {stages}")
+        return vit_from_state(state, source, num_heads, classifier=classifier)
+    if classifier or num_heads:
+        raise UserError(f"{source} is a Swin, for which num_heads and classifier cannot be given")
+    model, weights = swin_from_state(state, stages=stages)
+    optional = () if stages is None else ("norm.weight", "norm.bias")
+    load_named(model.module, weights, source, optional=optional)
+    return model
 
 
 def vit_from_state(

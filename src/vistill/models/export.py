@@ -20,6 +20,7 @@ from vistill.models.checkpoints import load_named
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
 from vistill.models.pooled import PooledBackbone
+from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 
 FORMAT = "vistill-backbone/1"
@@ -27,6 +28,8 @@ FORMAT = "vistill-backbone/1"
 
 def timm_build(backbone: Backbone) -> dict[str, Any] | None:
     """`timm.create_model` arguments that build the same network, or None where timm has none."""
+    if isinstance(backbone, SwinBackbone):
+        return backbone.timm_build
     if not isinstance(backbone, VisionTransformer):
         build = backbone.build
         if build is None or build["name"] != "timm":
@@ -90,7 +93,7 @@ def carries_beit_names(backbone: Backbone) -> bool:
 
 def inner_module(backbone: Backbone) -> nn.Module:
     """The module whose parameter names the outside world knows: behind an adapter, its model."""
-    if isinstance(backbone, ModuleBackbone | PooledBackbone):
+    if isinstance(backbone, ModuleBackbone | PooledBackbone | SwinBackbone):
         return backbone.module
     return backbone
 

@@ -21,3 +21,18 @@ VIT_SIZES = {
     "vit_large": ViTSize(1024, 24, 16),
     "vit_huge": ViTSize(1280, 32, 16),
 }
+
+
+class SwinSize(NamedTuple):
+    """Channels of the first stage, and blocks and heads of every stage."""
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+
+
+SWIN_SIZES = {
+    "swinv2_tiny": SwinSize(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swinv2_small": SwinSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swinv2_base": SwinSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
