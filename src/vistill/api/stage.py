@@ -1,5 +1,6 @@
 """One pre-training run from a checked configuration: build, describe, train, evaluate, export."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,29 @@ from safetensors.torch import save
 import vistill
 from vistill.api.probes import Probes
 from vistill.api.results import PretrainResult, main_rank, say
+from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import (
+    BrokenFiles,
+    EvalTransform,
     Source,
     TrainStream,
     TrainTransform,
     default_workers,
+    eval_batches,
     open_source,
     require_readable,
     split_held_out,
 )
 from vistill.files import write_atomic
 from vistill.methods import build_method
-from vistill.methods.base import Method
+from vistill.methods.base import Fitting, Method
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.checkpoints import load_named
 from vistill.models.export import save_backbone
 from vistill.training.distributed import World, connect
+from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
 from vistill.training.optim import peak_lr
@@ -111,6 +117,7 @@ class Prepared:
     held_out: np.ndarray
     method: Method
     stream: TrainStream
+    fitting: Fitting | None
 
     @property
     def teacher_weights(self) -> str | None:
@@ -143,7 +150,8 @@ def prepare(
     stream = _stream(config, source, train, world)
     require_readable(source)
     method = build(config, teacher=teacher, student=student)
-    return Prepared(config, world, source, train, held_out, method, stream)
+    fitting = method.fitting(len(train))
+    return Prepared(config, world, source, train, held_out, method, stream, fitting)
 
 
 def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
@@ -174,6 +182,9 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
     )
     continues = " (continues)" if run.resumed else ""
     say("\n".join([*_describe(prepared), f"output   {out}{continues}"]))
+
+    if prepared.fitting is not None:
+        say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
 
     def export(which: str) -> None:
         folder = out / "export" / which
@@ -266,24 +277,61 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
 
 def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> TrainStream:
     data, train = config.data, config.train
-    transform = TrainTransform(
+    return TrainStream(
+        source,
+        indices,
+        _train_view(config),
+        seed=config.seed,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
+        rank=world.rank,
+        world_size=world.size,
+        workers=_workers(config, world),
+        max_broken=data.max_broken,
+    )
+
+
+def _train_view(config: RunConfig) -> TrainTransform:
+    data = config.data
+    return TrainTransform(
         size=data.image_size,
         scale=data.crop_scale,
         ratio=data.crop_ratio,
         interpolation=data.interpolation,
         flip=data.flip,
     )
-    return TrainStream(
-        source,
-        indices,
-        transform,
-        seed=config.seed,
-        global_batch_size=train.global_batch_size,
-        micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
-        rank=world.rank,
-        world_size=world.size,
-        workers=default_workers(world.size) if data.workers is None else data.workers,
-        max_broken=data.max_broken,
+
+
+def _workers(config: RunConfig, world: World) -> int:
+    workers = config.data.workers
+    return default_workers(world.size) if workers is None else workers
+
+
+def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
+    """The method's pass over the training pictures, of which every rank reads its share."""
+    config, world = prepared.config, prepared.world
+    data, train = config.data, config.train
+    mine = prepared.train[world.rank :: world.size]
+    broken = BrokenFiles(len(mine), data.max_broken)
+    transform = _train_view(config) if fitting.view == "train" else EvalTransform(data.image_size)
+
+    def batches(after: int) -> Iterator[Batch]:
+        return eval_batches(
+            prepared.source,
+            mine[mine > after],
+            transform,
+            batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
+            workers=_workers(config, world),
+            broken=broken,
+        )
+
+    return first_pass(
+        prepared.method,
+        fitting,
+        batches,
+        run=run,
+        world=world,
+        checkpoint_minutes=train.checkpoint_minutes,
     )
 
 
@@ -301,7 +349,7 @@ def _describe(run: Prepared) -> list[str]:
         )
     lines.append(
         f"student  {config.student.model}: {_millions(student)}, {student.width} wide, "
-        f"{student.depth} blocks, {config.data.image_size} px"
+        f"{f'{student.depth} blocks, ' if student.depth else ''}{config.data.image_size} px"
     )
     classes = f", {len(source.classes)} classes" if source.classes else ""
     lines.append(

@@ -161,6 +161,62 @@ class FeatureDistillationConfig(MethodSection):
     """Antialiasing where pictures are resized to `teacher.image_size`."""
 
 
+class KDEPConfig(MethodSection):
+    """KDEP (arXiv 2203.05180): match pooled penultimate features through a fixed SVD."""
+
+    name: Literal["kdep"] = "kdep"
+    align: Literal["svd", "channel_var", "channel_random", "interpolate", "conv1x1", "identity"] = (
+        Field(default="svd")
+    )
+    """How the teacher's channels become the student's; `conv1x1` learns a map of the student's."""
+    transform: Literal["pts", "sn", "sm_rank", "sm_linear", "none"] | None = Field(default=None)
+    """Of the aligned target: power temperature scaling, scale normalisation, std matching (both
+    kinds) or none; default: `pts`, with `conv1x1` none."""
+    temperature: PositiveFloat = Field(default=0.1)
+    """T of power temperature scaling; the paper also uses 0.03 with n=3, and 0.2 with n=2."""
+    n: PositiveFloat = Field(default=3.0)
+    """Root of power temperature scaling."""
+    target_std: PositiveFloat = Field(default=1.3975)
+    """Channel std after scale normalisation (published: 500 / sqrt(127999))."""
+    std_ratio: PositiveFloat | None = Field(default=None)
+    """Largest over smallest channel std after linear std matching (published: 2.98); default: that
+    of the teacher's own channels."""
+    interpolation: Literal["nearest", "linear"] = Field(default="nearest")
+    """How `interpolate` resizes the channels."""
+    channel_seed: int = Field(default=0, ge=0)
+    """Which channels `channel_random` draws."""
+    wider: Literal["refuse", "pad", "interpolate"] = Field(default="refuse")
+    """A student wider than the rank of the teacher's feature: refuse it, fill the target up with
+    zeros, or stretch it."""
+    activation: Literal["before", "after"] | None = Field(default=None)
+    """Whether CNNs are read before or after their last activation; default: before, with `conv1x1`
+    after."""
+    loss: Literal[
+        "mse", "normalized", "exponential", "softmax", "sign_aligned", "angle", "relational"
+    ] = Field(default="mse")
+    """Distance between feature and target; the published one is the mean squared error."""
+    weight: PositiveFloat = Field(default=3.0)
+    """Factor of the loss; published: 3 for the Microsoft-Vision teacher, 20 for ImageNet's."""
+    fit_view: Literal["train", "eval"] = Field(default="train")
+    """Pictures of the pass that fits the SVD: as in training, or as in tests."""
+    color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
+        Field(default=(0.1, 0.1, 0.1))
+    )
+    """Brightness, contrast and saturation jitter of the picture that both sides see; null: off."""
+    lighting_std: float = Field(default=0.05, ge=0.0)
+    """Std of the colour noise along ImageNet's principal directions."""
+
+    @model_validator(mode="after")
+    def _std_needs_the_svd(self) -> Self:
+        if self.transform in ("sn", "sm_rank", "sm_linear") and self.align != "svd":
+            raise ValueError(
+                f"method.transform={self.transform} knows the std of singular directions only, "
+                "so it needs method.align=svd"
+            )
+        return self
+
+
 MethodConfig = Annotated[
-    MAEConfig | TinyMIMConfig | FeatureDistillationConfig, Field(discriminator="name")
+    MAEConfig | TinyMIMConfig | FeatureDistillationConfig | KDEPConfig,
+    Field(discriminator="name"),
 ]

@@ -112,20 +112,34 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with warm-up and cosine decay, set at every step."""
+    """Optimiser and learning rate, which is set at every step."""
+
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
+    """SGD is without Nesterov's rule and without dampening."""
+    schedule: Literal["cosine", "step", "cyclic"] = Field(default="cosine")
+    """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; or from epoch to epoch
+    linearly up from 0 to the peak at 4/15 of the run and down again."""
+    step_epochs: PositiveInt = Field(default=30)
+    """Epochs between the drops of the step schedule."""
+    gamma: PositiveFloat = Field(default=0.1)
+    """Factor of each drop."""
+    momentum: Rate = Field(default=0.9)
+    """Of SGD."""
 
     base_lr: PositiveFloat = Field(default=1.5e-4)
     """Learning rate for a global batch of 256; scaled linearly with the global batch."""
     lr: PositiveFloat | None = Field(default=None)
     """Absolute peak learning rate; overrides `base_lr`."""
     min_lr: float = Field(default=0.0, ge=0.0)
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine (unused by other schedules)."""
     warmup_epochs: float = Field(default=15.0, ge=0.0)
     """Epochs of linear warm-up."""
     warmup_lr: float = Field(default=0.0, ge=0.0)
     """Learning rate at the start of the warm-up."""
     weight_decay: float = Field(default=0.05, ge=0.0)
     """For matrices and tokens; biases and 1-D parameters never decay."""
+    decay_biases: bool = Field(default=False)
+    """Decay biases and 1-D parameters as well, in one group with everything else."""
     no_decay: tuple[str, ...] = Field(default=())
     """Parameters whose name contains one of these do not decay either, such as `cls_token`."""
     betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95))

@@ -51,7 +51,6 @@ SYNONYMS = {
     "masking_ratio": "mask_ratio",
     "norm_pix": "norm_pixels",
     "norm_pix_loss": "norm_pixels",
-    "color_jitter": "student_color_jitter",
     "relations": "pairs",
     "random_seed": "seed",
     "grad_checkpointing": "activation_checkpointing",

@@ -41,8 +41,8 @@ def flow(maps: list[Float[Tensor, "b c h w"]]) -> list[Float[Tensor, "b c e"]]:
     """FSP matrices: inner products over space of the maps of consecutive stages."""
     matrices = []
     for first, second in pairwise(maps):
-        size = min(first.shape[2:], second.shape[2:])
-        a, b = (F.adaptive_avg_pool2d(x, size).flatten(2) for x in (first, second))
+        height, width = min(first.shape[2:], second.shape[2:])
+        a, b = (F.adaptive_avg_pool2d(x, (height, width)).flatten(2) for x in (first, second))
         matrices.append(a @ b.mT / a.shape[2])
     return matrices
 

@@ -6,6 +6,7 @@ from typing import Any
 from vistill.errors import UserError
 from vistill.methods.base import Method, Reading
 from vistill.methods.feature_distillation import build_feature_distillation
+from vistill.methods.kdep import build_kdep
 from vistill.methods.mae import build_mae
 from vistill.methods.tinymim import build_tinymim
 from vistill.models.backbone import Backbone
@@ -13,6 +14,7 @@ from vistill.models.backbone import Backbone
 # (student, teacher, how both are read, the method's own switches) → method
 BUILDERS: dict[str, Callable[[Backbone, Backbone | None, Reading, Mapping[str, Any]], Method]] = {
     "feature_distillation": build_feature_distillation,
+    "kdep": build_kdep,
     "mae": build_mae,
     "tinymim": build_tinymim,
 }

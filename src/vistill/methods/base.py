@@ -5,9 +5,9 @@ only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teach
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,33 @@ class Reading:
     student_drop_path: float | None = None
 
 
+class Fitting(Protocol):
+    """What a method learns about the training pictures in one pass before its first step.
+
+    Every picture comes once. A pass may be paused, and shared by several ranks: sums are merged.
+    """
+
+    @property
+    def view(self) -> Literal["train", "eval"]:
+        """Whether it wants the pictures as in training or as in tests."""
+
+    @property
+    def count(self) -> int:
+        """Pictures seen so far."""
+
+    def add(self, batch: Batch) -> None:
+        """See a batch, which is on the method's device."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What was seen so far, on the host."""
+
+    def merge(self, state: dict[str, Tensor]) -> None:
+        """Count in the state of another pass."""
+
+    def result(self) -> dict[str, Tensor]:
+        """What `Method.install` takes."""
+
+
 class Method(nn.Module):
     """A distillation (or reconstruction) method: `method(batch) -> Losses`.
 
@@ -106,6 +133,25 @@ class Method(nn.Module):
     def targets(self, batch: Batch) -> Any:
         """What the teacher says about the batch, without gradients; None without a teacher."""
         return None
+
+    def fitting(self, pictures: int) -> Fitting | None:
+        """The pass that has to come before the first step; None where there is none.
+
+        Args:
+            pictures: how many there are to train on.
+
+        Raises:
+            UserError: they are too few.
+        """
+        return None
+
+    def install(self, fitted: Mapping[str, Tensor]) -> str:
+        """Take the result of the pass; a line that says what it found.
+
+        Raises:
+            UserError: it does not allow what the method is asked for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} fits nothing")
 
     def forward(self, batch: Batch) -> Losses:
         with torch.no_grad():

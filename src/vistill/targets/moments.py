@@ -9,9 +9,10 @@ from torch import Tensor
 class Moments:
     """Running mean and centred scatter Σ (t - mean)(t - mean)ᵀ in fp64, by batch-merge updates.
 
+    The sums are kept where the features are.
+
     Args:
         width: channels of a feature.
-        device: where the sums are kept.
 
     Attributes:
         count: features seen.
@@ -19,14 +20,15 @@ class Moments:
         scatter: `[D, D]`.
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, width: int) -> None:
         self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
-        self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(width, dtype=torch.float64)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "b d"]) -> None:
         """Count a batch of features in."""
         features = features.detach().double()
+        self.mean, self.scatter = (x.to(features.device) for x in (self.mean, self.scatter))
         mean = features.mean(dim=0)
         centred = features - mean
         self._merge(features.shape[0], mean, centred.mT @ centred)

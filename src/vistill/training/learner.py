@@ -18,7 +18,7 @@ from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
 from vistill.training.optim import (
     Group,
-    adamw,
+    build_optimizer,
     layer_decay_groups,
     pretrain_groups,
     set_lr,
@@ -117,13 +117,15 @@ class Learner:
         for group in chosen:
             group["params"] = [distributed[names[parameter]] for parameter in group["params"]]
         self.parameters = [p for group in chosen for p in group["params"]]
-        self.optimizer = adamw(chosen, optim)
+        self.optimizer = build_optimizer(chosen, optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.scaled)
 
     def _pretraining(self) -> list[Group]:
         trained, optim = self.method.trained, self.optim
         if optim.layer_decay is None:
-            return pretrain_groups(trained, optim.weight_decay, optim.no_decay)
+            return pretrain_groups(
+                trained, optim.weight_decay, optim.no_decay, decay_biases=optim.decay_biases
+            )
         depth = self.method.backbone.depth
         return layer_decay_groups(
             trained, optim.weight_decay, optim.layer_decay, depth, prefix="student."

@@ -226,6 +226,9 @@ class _Loop:
             min_lr=self.optim.min_lr,
             warmup_epochs=self.optim.warmup_epochs,
             warmup_lr=self.optim.warmup_lr,
+            schedule=self.optim.schedule,
+            step_epochs=self.optim.step_epochs,
+            gamma=self.optim.gamma,
             epochs=self.train.epochs,
         )
         norm = self.learner.update(self.lr)

@@ -1,4 +1,4 @@
-"""Parameter groups of pre-training and fine-tuning, and AdamW over them (spec 3)."""
+"""Parameter groups of pre-training and fine-tuning, and AdamW or SGD over them (spec 3)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -20,7 +20,11 @@ def peak_lr(optim: OptimConfig, global_batch_size: int) -> float:
 
 
 def pretrain_groups(
-    module: nn.Module, weight_decay: float, no_decay_names: Sequence[str] = ()
+    module: nn.Module,
+    weight_decay: float,
+    no_decay_names: Sequence[str] = (),
+    *,
+    decay_biases: bool = False,
 ) -> list[Group]:
     """Two groups: biases and 1-D parameters never decay, everything else does, tokens included.
 
@@ -30,13 +34,15 @@ def pretrain_groups(
         module: what is trained.
         weight_decay: of the second group.
         no_decay_names: parameters whose name contains one of these do not decay either.
+        decay_biases: biases and 1-D parameters decay as well; the first group may then be empty.
     """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             named = any(part in name for part in no_decay_names)
-            exempt = parameter.ndim <= 1 or name.endswith(".bias") or named
+            bias = parameter.ndim <= 1 or name.endswith(".bias")
+            exempt = named or (bias and not decay_biases)
             (no_decay if exempt else decay).append(parameter)
     return [
         {"params": no_decay, "weight_decay": 0.0},
@@ -60,7 +66,6 @@ def layer_decay_groups(
     *,
     prefix: str = "",
     layer_of: Callable[[str, int], int] = vit_layer,
-    no_decay_names: Sequence[str] = (),
 ) -> list[Group]:
     """Groups whose `lr_scale` falls by `layer_decay` per layer below the head.
 
@@ -72,7 +77,6 @@ def layer_decay_groups(
         prefix: in front of the backbone's parameter names in `module`, such as `backbone.`; any
             parameter without it belongs to the head.
         layer_of: (name without prefix, depth) → layer.
-        no_decay_names: parameters whose name contains one of these do not decay either.
     """
     groups: dict[tuple[int, bool], Group] = {}
     for name, parameter in module.named_parameters():
@@ -81,7 +85,6 @@ def layer_decay_groups(
         inner = name.removeprefix(prefix)
         layer = layer_of(inner, depth) if name.startswith(prefix) else depth + 1
         exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
-        exempt = exempt or any(part in inner for part in no_decay_names)
         group = groups.setdefault(
             (layer, exempt),
             {
@@ -105,6 +108,13 @@ def adamw(groups: list[Group], optim: OptimConfig) -> torch.optim.AdamW:
     devices = {p.device.type for group in groups for p in group["params"]}
     fused = devices <= {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=fused)
+
+
+def build_optimizer(groups: list[Group], optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser that `optim` names, over `groups`; the loop sets the rate at every step."""
+    if optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum)
+    return adamw(groups, optim)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,6 +1,8 @@
-"""Learning rate at a fractional epoch: linear warm-up, then cosine (spec 3)."""
+"""Learning rate at a fractional epoch: linear warm-up and cosine (spec 3), or the steps and cycles
+of SGD recipes (specs/kdep 9)."""
 
 import math
+from typing import Literal
 
 
 def learning_rate(
@@ -11,13 +13,22 @@ def learning_rate(
     warmup_epochs: float,
     epochs: float,
     warmup_lr: float = 0.0,
+    schedule: Literal["cosine", "step", "cyclic"] = "cosine",
+    step_epochs: int = 30,
+    gamma: float = 0.1,
 ) -> float:
     """The rate for the optimiser step that begins at `epoch` (fractional, from 0).
 
     The very first step of a warm-up has the rate `warmup_lr`: 0, as MAE and TinyMIM publish it.
-    Groups with a `lr_scale` multiply.
+    Groups with a `lr_scale` multiply. `step` and `cyclic` change between epochs only.
     """
     if epoch < warmup_epochs:
         return warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs
+    whole = math.floor(epoch)
+    if schedule == "step":
+        return lr * gamma ** (whole // step_epochs)
+    if schedule == "cyclic":
+        top = max(1, int(epochs) * 4 // 15)
+        return lr * (whole / top if whole <= top else (epochs - whole) / (epochs - top))
     progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))

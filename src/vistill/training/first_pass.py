@@ -1,0 +1,88 @@
+"""The pass over the training pictures that some methods need before their first step: shared by all
+ranks, paused and resumed like the run itself, and kept in the run's folder."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vistill.batch import Batch
+from vistill.files import write_atomic
+from vistill.methods.base import Fitting, Method
+from vistill.training.distributed import World
+from vistill.training.errors import Interrupted
+from vistill.training.run_folder import RunFolder
+from vistill.training.signals import StopSignals
+
+FITTED = "fitted.safetensors"
+
+
+def first_pass(
+    method: Method,
+    fitting: Fitting,
+    batches: Callable[[int], Iterator[Batch]],
+    *,
+    run: RunFolder,
+    world: World,
+    checkpoint_minutes: float,
+) -> str:
+    """Show `fitting` every training picture once and give `method` what it found.
+
+    The result is kept in `fitted.safetensors` in the run's folder and read from there the next
+    time. An unfinished pass goes on where it was last saved.
+
+    Args:
+        method: moved to the device of `world`.
+        fitting: what sees the pictures.
+        batches: this rank's pictures with an id above the one given, in ascending order.
+        run: its folder.
+        world: the ranks.
+        checkpoint_minutes: how often an unfinished pass is saved.
+
+    Returns:
+        A line that says what was found.
+
+    Raises:
+        UserError: what was found does not allow what the method is asked for.
+        Interrupted: SIGTERM or SIGINT; the pass was saved.
+    """
+    method.to_device(world.device)
+    path = run.path / FITTED
+    if world.once(path.is_file):
+        return method.install(load_file(path))
+    unfinished = run.checkpoints / f"fitting-{world.rank}-of-{world.size}.safetensors"
+    last = -1
+    if unfinished.is_file():
+        state = load_file(unfinished)
+        last = int(state.pop("last"))
+        fitting.merge(state)
+    saved_at = time.monotonic()
+    with StopSignals() as stopping:
+        for batch in batches(last):
+            fitting.add(batch.to(world.device))
+            last = int(batch.ids[-1])
+            stop = stopping.received
+            if stop is not None or time.monotonic() - saved_at >= 60 * checkpoint_minutes:
+                state = fitting.state() | {"last": torch.tensor(last)}
+                write_atomic(unfinished, save(state))
+                saved_at = time.monotonic()
+            if stop is not None:
+                raise Interrupted(
+                    f"stopped after {fitting.count} pictures of the pass before the first step; "
+                    f"saved in {run.path}, and the same command continues from there",
+                    stop,
+                )
+    others = world.gather(fitting.state())[1:]
+
+    def finish() -> dict[str, Tensor]:
+        for state in others:
+            fitting.merge(state)
+        result = fitting.result()
+        write_atomic(path, save(result))
+        return result
+
+    fitted = world.once(finish)
+    unfinished.unlink(missing_ok=True)
+    return method.install(fitted)

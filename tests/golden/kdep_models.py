@@ -1,0 +1,58 @@
+"""The small networks of KDEP's golden cases, built from torchvision's and filled by their names."""
+
+import re
+
+import torch
+from torch import nn
+from torchvision.models import MobileNetV2, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from vistill.models.pooled import PooledBackbone
+from vistill.targets.calibration import Calibration
+
+FOREIGN = ("svd_", "emb.", "l2norm.")
+
+
+def resnet(state, block, layers, width_div, image_size=224):
+    """A ResNet whose stages are `width_div` times narrower behind the usual stem."""
+    kind = {"basic": BasicBlock, "bottleneck": Bottleneck}[block]
+    net = ResNet(kind, [1, 1, 1, 1])
+    net.inplanes = 64
+    for stage, (blocks, planes) in enumerate(zip(layers, (64, 128, 256, 512), strict=True), 1):
+        stride = 1 if stage == 1 else 2
+        built = net._make_layer(kind, planes // width_div, blocks, stride=stride)
+        setattr(net, f"layer{stage}", built)
+    own = {name: value for name, value in state.items() if not name.startswith(FOREIGN)}
+    net.fc = nn.Linear(own["fc.weight"].shape[1], own["fc.weight"].shape[0])
+    return _filled(net, own, image_size)
+
+
+def mobilenet(state, width_mult, classes, image_size):
+    """MobileNetV2 from the layout of the KDEP code."""
+    net = MobileNetV2(num_classes=classes, width_mult=width_mult, round_nearest=4)
+    return _filled(net, {_torchvision_name(k): v for k, v in state.items()}, image_size)
+
+
+def _torchvision_name(name):
+    name = re.sub(r"^conv\.(\d)", r"features.18.\1", name)
+    name = re.sub(r"^classifier\.(weight|bias)", r"classifier.1.\1", name)
+    block = re.match(r"features\.(\d+)\.conv\.(\d)\.(.*)", name)
+    if block is None:
+        return name
+    expanded = int(block[1]) > 1
+    places = ["0.0", "0.1", None, "1.0", "1.1", None, "2", "3"] if expanded else None
+    places = places or ["0.0", "0.1", None, "1", "2"]
+    return f"features.{block[1]}.conv.{places[int(block[2])]}.{block[3]}"
+
+
+def _filled(net, state, image_size):
+    dtype = next(v.dtype for v in state.values() if v.is_floating_point())
+    net.to(dtype).load_state_dict(state)
+    return PooledBackbone(net, image_size=image_size)
+
+
+def given_svd(state):
+    """A calibration that holds a published mean and published directions."""
+    basis = state["svd_v"]
+    ones = torch.ones(basis.shape[1], dtype=basis.dtype)
+    return Calibration(torch.tensor(10**6), state["svd_mean"], ones, ones, basis)
