@@ -66,6 +66,7 @@ def layer_decay_groups(
     *,
     prefix: str = "",
     layer_of: Callable[[str, int], int] = vit_layer,
+    no_decay_names: Sequence[str] = (),
 ) -> list[Group]:
     """Groups whose `lr_scale` falls by `layer_decay` per layer below the head.
 
@@ -77,6 +78,7 @@ def layer_decay_groups(
         prefix: in front of the backbone's parameter names in `module`, such as `backbone.`; any
             parameter without it belongs to the head.
         layer_of: (name without prefix, depth) → layer.
+        no_decay_names: parameters whose name contains one of these do not decay either.
     """
     groups: dict[tuple[int, bool], Group] = {}
     for name, parameter in module.named_parameters():
@@ -85,6 +87,7 @@ def layer_decay_groups(
         inner = name.removeprefix(prefix)
         layer = layer_of(inner, depth) if name.startswith(prefix) else depth + 1
         exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
+        exempt = exempt or any(part in inner for part in no_decay_names)
         group = groups.setdefault(
             (layer, exempt),
             {
