@@ -16,6 +16,7 @@ from vistill.models.beit import is_beit, own_names
 from vistill.models.clip import CLIP_NORMALIZATION, clip_names, is_clip
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS, QKVBias
 from vistill.models.positions import sincos_2d
+from vistill.models.torchscript import archive_root, read_torchscript
 from vistill.models.vit import VisionTransformer
 
 # The wrappers that MAE, TinyMIM, DeiT and their descendants put around a state dict.
@@ -47,11 +48,11 @@ class LoadedWeights(NamedTuple):
 
 
 def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` or PyTorch file, unwrapped and without prefixes.
+    """Tensors of a `.safetensors`, PyTorch or TorchScript file, unwrapped and without prefixes.
 
-    PyTorch files are read with `weights_only=True`; of other classes only `argparse.Namespace` and
-    yacs' `CfgNode` (training settings of MAE and of feature distillation) may occur; the latter is
-    read as a dictionary.
+    Nothing of a TorchScript archive is run. PyTorch files are read with `weights_only=True`; of
+    other classes only `argparse.Namespace` and yacs' `CfgNode` (training settings of MAE and of
+    feature distillation) may occur; the latter is read as a dictionary.
 
     Args:
         path: the file.
@@ -65,6 +66,8 @@ def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
+        elif (root := archive_root(path)) is not None:
+            content = read_torchscript(path, root)
         else:
             with torch.serialization.safe_globals(_ALLOWED):
                 content = torch.load(path, map_location="cpu", weights_only=True)

@@ -129,7 +129,8 @@ class SwinBackbone(Backbone):
         """Stochastic depth, one rate per block."""
         for block, rate in zip(self.blocks, rates, strict=True):
             for name in ("drop_path1", "drop_path2"):
-                setattr(block, name, DropPath(rate) if rate > 0 else nn.Identity())
+                drop = DropPath(rate) if rate > 0 else nn.Identity()
+                setattr(block, name, drop.train(block.training))
 
     def resize(self, image_size: int) -> None:
         """Accept another input size, with the same windows."""
