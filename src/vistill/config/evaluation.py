@@ -12,8 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.methods import unique
-from vistill.config.schema import PartRange, Rate, Section, Share
+from vistill.config.section import PartRange, Rate, Section, Share, unique
 from vistill.config.suggest import did_you_mean
 
 Protocol = Literal["knn", "linear", "finetune"]

@@ -1,37 +1,19 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-T = TypeVar("T")
+from vistill.config.section import Section, unique
 
 
-def unique(values: tuple[T, ...]) -> tuple[T, ...]:
-    """The values as they are; a ValueError where one stands twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"holds {value!r} twice")
-    return values
-
-
-class MethodSection(BaseModel):
-    """Base of the method sections: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class DecoderConfig(MethodSection):
+class DecoderConfig(Section):
     """The light transformer that paints masked patches (MAE, section 3)."""
 
     embed_dim: PositiveInt = Field(default=512)
@@ -50,7 +32,7 @@ class DecoderConfig(MethodSection):
         return self
 
 
-class MAEConfig(MethodSection):
+class MAEConfig(Section):
     """Masked autoencoder (arXiv 2111.06377): no teacher, reconstruct masked patches."""
 
     name: Literal["mae"] = "mae"
@@ -61,7 +43,7 @@ class MAEConfig(MethodSection):
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
 
-class RelationConfig(MethodSection):
+class RelationConfig(Section):
     """Which token relations are matched (TinyMIM, section 3.2)."""
 
     pairs: Annotated[tuple[Literal["qk", "qq", "kk", "vv"], ...], AfterValidator(unique)] = Field(
@@ -75,7 +57,7 @@ class RelationConfig(MethodSection):
     teacher's own block."""
 
 
-class FeatureConfig(MethodSection):
+class FeatureConfig(Section):
     """Which feature is matched (TinyMIM, table 1)."""
 
     kind: Literal["output", "block", "attention", "ffn", "qkv"] = Field(default="block")
@@ -91,14 +73,14 @@ class FeatureConfig(MethodSection):
         return self
 
 
-class ClassTokenConfig(MethodSection):
+class ClassTokenConfig(Section):
     """How class tokens are compared."""
 
     loss: Literal["kl", "mse", "smooth_l1"] = Field(default="kl")
     """KL between softmaxes over channels, mean squared error, or smooth L1."""
 
 
-class AuxMIMConfig(MethodSection):
+class AuxMIMConfig(Section):
     """Reconstruction beside distillation (TinyMIM, section 3.2)."""
 
     weight: float = Field(default=0.0, ge=0.0)
@@ -108,7 +90,7 @@ class AuxMIMConfig(MethodSection):
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
 
-class TinyMIMConfig(MethodSection):
+class TinyMIMConfig(Section):
     """TinyMIM (arXiv 2301.01296): distil a block of a masked-image-modelling teacher."""
 
     name: Literal["tinymim"] = "tinymim"
@@ -137,7 +119,7 @@ class TinyMIMConfig(MethodSection):
         return self
 
 
-class FeatureDistillationConfig(MethodSection):
+class FeatureDistillationConfig(Section):
     """Feature distillation (arXiv 2205.14141): regress the whitened output of any teacher."""
 
     name: Literal["feature_distillation"] = "feature_distillation"
@@ -161,7 +143,7 @@ class FeatureDistillationConfig(MethodSection):
     """Antialiasing where pictures are resized to `teacher.image_size`."""
 
 
-class KDEPConfig(MethodSection):
+class KDEPConfig(Section):
     """KDEP (arXiv 2203.05180): match pooled penultimate features through a fixed SVD."""
 
     name: Literal["kdep"] = "kdep"

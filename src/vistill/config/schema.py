@@ -1,11 +1,8 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -13,27 +10,7 @@ from pydantic import (
 )
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
-
-
-def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"must go from small to large, not {bounds[0]:g} to {bounds[1]:g}")
-    return bounds
-
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
-Part = Annotated[float, Field(gt=0.0, le=1.0)]
-PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values do not change after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+from vistill.config.section import PartRange, Range, Rate, Section, Share
 
 
 class TeacherConfig(Section):
