@@ -10,6 +10,7 @@ from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.beit import beit_names
 from vistill.models.checkpoints import vit_from_state
+from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
 from vistill.training.optim import pretrain_groups
 from vistill.training.schedule import learning_rate
@@ -197,3 +198,11 @@ def test_target_kinds(golden, options, target_name, loss_name):
 def test_every_target_kind_is_tested(golden):
     tested = {name for _, *names in KINDS for name in names if name}
     assert tested == set(golden("target_kinds", "fd").output)
+
+
+def test_drop_path_rates(golden):
+    expected = golden("init_statistics", "fd").info["drop_path_rates_rate03_depth4"]
+    sizes = {"image_size": 8, "patch_size": 8, "embed_dim": 8, "num_heads": 1}
+    student = VisionTransformer(**sizes, depth=4)
+    FeatureDistillation(student, VisionTransformer(**sizes, depth=1), student_drop_path=0.3)
+    assert student.drop_path_rates == pytest.approx(expected, rel=1e-6)

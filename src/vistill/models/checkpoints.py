@@ -22,11 +22,13 @@ from vistill.models.vit import VisionTransformer
 # The wrappers that MAE, TinyMIM, DeiT and their descendants put around a state dict.
 _WRAPPERS = ("model", "state_dict", "module")
 _PREFIXES = ("module.", "encoder.")
+# What the checkpoints of feature distillation put in front of the names of their teacher.
+_TEACHER = "feature_model."
 # Pre-training and classification parts that a backbone has no use for.
 _DROPPED = (
     "decoder_",
     "decoder.",
-    "feature_model.",
+    _TEACHER,
     "mask_token",
     "fc_norm.",
 )
@@ -56,7 +58,8 @@ def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
 
     Args:
         path: the file.
-        branch: which network is read where the file holds a `student` and a `teacher` (EsViT).
+        branch: which network is read where the file holds a `student` and a `teacher` (EsViT,
+            feature distillation).
 
     Raises:
         UserError: if the file is missing, unreadable, unsafe or holds no tensors.
@@ -85,6 +88,9 @@ def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise UserError(f"{path} holds no tensors")
+    if branch == "teacher":
+        kept = {k: v for k, v in state.items() if k.startswith(_TEACHER)}
+        state = {k.removeprefix(_TEACHER): v for k, v in kept.items()} or state
     for prefix in _PREFIXES:
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
