@@ -98,7 +98,8 @@ def evaluate_backbone(
         for seed in seeds
     }
     size = backbone.image_size[0] if image_size is None else image_size
-    if "norm" not in backbone.taps and (pool == "cls" or {*protocols} - {"finetune"}):
+    unpooled = "pooled_act" not in backbone.taps and {*protocols} - {"finetune"}
+    if "norm" not in backbone.taps and (pool == "cls" or unpooled):
         raise UserError(
             f"this backbone ({backbone.origin}) has no final norm, behind which features are read; "
             "only fine-tuning with pool=avg does without"

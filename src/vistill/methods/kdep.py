@@ -324,7 +324,7 @@ class KDEP(Method):
     def install(self, fitted: Mapping[str, Tensor]) -> str:
         calibration = Calibration(**fitted)
         self.map.fit(calibration)
-        k = self.map.width
+        k = min(self.map.width, calibration.rank)
         before, _ = std_ratio(calibration.std)
         text = f"{int(calibration.count)} pictures, channel std ratio {before:.3g}"
         if self.map.align == "svd":

@@ -1,0 +1,119 @@
+"""The pass before the first step: kept, resumed bit by bit, shared by ranks."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vistill.batch import Batch
+from vistill.methods.base import Method
+from vistill.targets.moments import Moments
+from vistill.training.distributed import World
+from vistill.training.errors import Interrupted
+from vistill.training.first_pass import FITTED, first_pass
+from vistill.training.run_folder import RunFolder
+
+ALONE = World(0, 1, torch.device("cpu"))
+PIXELS = torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+class Reader(Method):
+    """Fits the moments of the pixels."""
+
+    def __init__(self) -> None:
+        trained = nn.Linear(1, 1)
+        trained.student = nn.Identity()  # type: ignore[assignment]
+        super().__init__(trained)  # type: ignore[arg-type]
+        self.found: dict[str, Tensor] = {}
+
+    def install(self, fitted: dict[str, Tensor]) -> str:
+        self.found = dict(fitted)
+        return "found"
+
+
+class Sums(Moments):
+    view = "eval"
+
+    def add(self, batch: Batch) -> None:
+        super().add(batch.pixels.flatten(1))
+
+    def result(self) -> dict[str, Tensor]:
+        return self.state()
+
+
+def batches(after: int, stop_at: int | None = None) -> Iterator[Batch]:
+    for ids in torch.arange(20)[after + 1 :].split(4):
+        if stop_at is not None and stop_at in ids:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield Batch(pixels=PIXELS[ids], seeds=ids, ids=ids)
+
+
+def folder(path: Path) -> RunFolder:
+    return RunFolder.open(path, fingerprint={}, config="", world=ALONE)
+
+
+def run(path: Path, source=batches, minutes: float = 10.0) -> Reader:
+    method = Reader()
+    line = first_pass(
+        method,
+        Sums(12),
+        source,
+        run=folder(path),
+        world=ALONE,
+        checkpoint_minutes=minutes,
+    )
+    assert line == "found"
+    return method
+
+
+def test_the_result_is_kept(tmp_path: Path) -> None:
+    whole = run(tmp_path / "run").found
+    assert int(whole["count"]) == 20
+    torch.testing.assert_close(whole["mean"].float(), PIXELS.flatten(1).mean(0))
+    saved = load_file(tmp_path / "run" / FITTED)
+    again = run(tmp_path / "run", lambda after: pytest.fail("read pictures again")).found
+    for name in whole:
+        assert torch.equal(whole[name], saved[name])
+        assert torch.equal(whole[name], again[name])
+
+
+def test_a_stopped_pass_goes_on_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped after 12 pictures") as stopped:
+        run(tmp_path / "run", lambda after: batches(after, stop_at=8))
+    assert stopped.value.exit_code == 143
+    assert not (tmp_path / "run" / FITTED).exists()
+    starts: list[int] = []
+
+    def watched(after: int) -> Iterator[Batch]:
+        starts.append(after)
+        return batches(after)
+
+    resumed = run(tmp_path / "run", watched).found
+    assert starts == [11]
+    whole = run(tmp_path / "whole").found
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_killed_pass_goes_on_from_its_last_save(tmp_path: Path) -> None:
+    def killed(after: int) -> Iterator[Batch]:
+        for batch in batches(after):
+            if 16 in batch.ids:
+                raise MemoryError
+            yield batch
+
+    with pytest.raises(MemoryError):
+        run(tmp_path / "run", killed, minutes=1e-9)
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert int(load_file(saved)["last"]) == 15
+    resumed, whole = run(tmp_path / "run").found, run(tmp_path / "whole").found
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_methods_fit_nothing_by_default() -> None:
+    assert Reader().fitting(5) is None
