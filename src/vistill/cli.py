@@ -171,8 +171,9 @@ def recipes_list() -> None:
     """Name every recipe with what it is."""
     from vistill import api
 
-    for name, title in api.recipes.list().items():
-        typer.echo(f"{name:<16} {title}")
+    titles = api.recipes.list()
+    for name, title in titles.items():
+        typer.echo(f"{name:<{max(map(len, titles))}}  {title}")
 
 
 @recipes_app.command("show")

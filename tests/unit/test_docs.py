@@ -76,7 +76,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append("export")
         return []
 
-    monkeypatch.setattr(stage, "run_stage", pretrain)
+    monkeypatch.setattr(stage, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(stage, "train_stage", pretrain)
+    monkeypatch.setattr(stage, "rehearse", pretrain)
     monkeypatch.setattr(pretraining, "_run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
