@@ -83,6 +83,8 @@ def test_export_to_onnx_computes_the_same(mae_run: Path, tmp_path: Path) -> None
         (["evaluate", "RUN", "--data", "DATA", "knn.kk=3"], "did you mean knn.k?"),
         (["evaluate", "RUN", "--data", "DATA", "--labels", "2"], "a label budget is"),
         (["evaluate", "RUN", "--data", "DATA", "--out", "no/x.json"], "folder no does not exist"),
+        (["evaluate", "RUN", "--data", "DATA", "--out", "EMPTY"], "EMPTY is a folder"),
+        (["evaluate", "RUN", "--data", "DATA", "device=cuda"], "finds no CUDA device"),
         (["export", "EMPTY", "--out", "x"], "no exported backbone"),
         (["export", "EMPTY", "--out", "x", "--which", "best"], "is no finished run"),
         (["export", "RUN", "--out", "FILE"], "is a file"),
@@ -97,6 +99,7 @@ def test_mistakes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FILE").write_text("dear")
     places = {"RUN": str(mae_run), "DATA": str(CELLS / "train")}

@@ -62,8 +62,8 @@ def evaluate(
             set_override(settings, key, value)
     config = build_config(EvaluateConfig, {}, settings)
     reference = backbone_reference(backbone)
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise UserError(f"folder {Path(out).parent} does not exist")
+    if out is not None:
+        _check_file(Path(out))
 
     from vistill.data import default_workers, open_source
     from vistill.evaluation.evaluate import evaluate_backbone
@@ -117,6 +117,16 @@ def _parts(data: str, test: Any) -> tuple[str, str | None]:
         if (folder / "train").is_dir() and (folder / name).is_dir():
             return str(folder / "train"), str(folder / name)
     return data, None
+
+
+def _check_file(out: Path) -> None:
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"folder {out.parent} does not exist")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a JSON file to write")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to the folder {out.parent}")
 
 
 def _fresh(model: "Backbone", seed: int) -> "Backbone":

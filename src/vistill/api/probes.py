@@ -28,6 +28,7 @@ class Probes:
         train: indices of the training pictures, of which up to 1,500 labelled ones are neighbours.
         held_out: indices of the held-out pictures, of which up to 500 labelled ones are classified.
         device: where the method is.
+        told: names of broken pictures that were logged.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Probes:
         train: np.ndarray,
         held_out: np.ndarray,
         device: torch.device,
+        told: set[str] | None = None,
     ) -> None:
         self.config, self.method, self.source, self.device = config, method, source, device
         self.held_out = held_out
-        self.broken = BrokenFiles(len(source), max_share=1.0)
+        self.broken = BrokenFiles(len(source), max_share=1.0, told=told)
         self.bank = self._labelled(train, _BANK)
         self.queries = self._labelled(held_out, _QUERIES)
 

@@ -207,7 +207,13 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
         seed=config.seed,
         run=run,
         on_evaluate=Probes(
-            config, method, prepared.source, prepared.train, prepared.held_out, world.device
+            config,
+            method,
+            prepared.source,
+            prepared.train,
+            prepared.held_out,
+            world.device,
+            told=prepared.stream.broken.told,
         ),
         on_export=export,
     )

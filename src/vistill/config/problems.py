@@ -45,7 +45,11 @@ def setting_names(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def explain(error: ValidationError, schema: type[BaseModel]) -> list[tuple[str, str]]:
     """The dotted key and one sentence fragment per problem."""
     found = []
-    for problem in error.errors():
+    problems = error.errors()
+    places = [problem["loc"] for problem in problems]
+    for problem in problems:
+        if problem["type"] == "too_short" and any(p[:-1] == problem["loc"] for p in places if p):
+            continue  # pydantic also calls a list too short whose items are wrong
         key, chosen = _dotted(problem["loc"], schema)
         unknown = problem["type"] == "extra_forbidden"
         for leaf in _leaves(key, problem["input"]) if unknown else [key]:

@@ -17,9 +17,15 @@ class BrokenFiles:
     """Names and reasons of the pictures that were skipped.
 
     Each is logged once. Above `max_share` of `total` pictures the run is stopped.
+
+    Args:
+        total: pictures of which some may be broken.
+        max_share: share of them above which the run is stopped.
+        told: names that were logged, to be shared by accounts of the same pictures.
     """
 
-    def __init__(self, total: int, max_share: float) -> None:
+    def __init__(self, total: int, max_share: float, told: set[str] | None = None) -> None:
+        self.told: set[str] = set() if told is None else told
         self.total = total
         self.max_share = max_share
         self.names: dict[str, str] = {}
@@ -33,6 +39,8 @@ class BrokenFiles:
         for name, reason in found:
             if name not in self.names:
                 self.names[name] = reason
+            if name not in self.told:
+                self.told.add(name)
                 LOG.warning("skipped a broken picture: %s (%s)", name, reason)
         if len(self.names) > self.max_share * self.total:
             share = len(self.names) / self.total
@@ -54,3 +62,4 @@ class BrokenFiles:
     def load(self, state: dict[str, str]) -> None:
         """Continue the account of an earlier process, without logging its names again."""
         self.names = dict(state)
+        self.told.update(state)

@@ -28,6 +28,7 @@ from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, score
 from vistill.models.backbone import Backbone
+from vistill.training.distributed import device_kind
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def evaluate_backbone(
     for name in protocols:
         if name not in get_args(Protocol):
             raise UserError(f"unknown protocol {name!r}{did_you_mean(name, get_args(Protocol))}")
+    kind = device_kind(device, "device")
     train, test, num_classes = labelled_parts(train_source, test_source, test_share)
     chosen = {
         (budget, seed): train.indices[label_budget(train.classes[train.indices], budget, seed)]
@@ -113,7 +115,7 @@ def evaluate_backbone(
         )
     workers = default_workers() if workers is None else workers
     runner = _Runner(
-        model, train, test, num_classes, size, pool, batch_size, workers, device, progress
+        model, train, test, num_classes, size, pool, batch_size, workers, kind, progress
     )
     scores = []
     for protocol in protocols:
@@ -212,16 +214,10 @@ class _Runner:
     pool: Pool
     batch_size: int
     workers: int
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["cpu", "cuda"]
     progress: bool
     kept: dict[bool, Features] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
-
-    @property
-    def place(self) -> torch.device:
-        """Where tensors go."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
 
     def say(self, text: str) -> None:
         """A line on standard error."""
@@ -267,7 +263,7 @@ class _Runner:
             image_size=self.image_size,
             batch_size=self.batch_size,
             workers=self.workers,
-            device=self.place,
+            device=self.device,
             progress="testing" if self.progress else None,
         )
         return self._tested(found, found.features, len(chosen), start)
@@ -296,9 +292,9 @@ class _Runner:
         labels = torch.from_numpy(self.train.classes)[train.ids[rows]]
         test = self._features(test=True)
         return (
-            train.features[rows].to(self.place),
-            labels.to(self.place),
-            test.features.to(self.place),
+            train.features[rows].to(self.device),
+            labels.to(self.device),
+            test.features.to(self.device),
         )
 
     def _features(self, *, test: bool) -> Features:
@@ -312,7 +308,7 @@ class _Runner:
                 image_size=self.image_size,
                 batch_size=self.batch_size,
                 workers=self.workers,
-                device=self.place,
+                device=self.device,
                 progress=f"features of {part.source.name}" if self.progress else None,
             )
         return self.kept[test]

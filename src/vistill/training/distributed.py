@@ -80,16 +80,25 @@ class World:
         return cast(T, result)
 
 
-def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
-    """Join the ranks that `torchrun` started (once per process); alone, a world of one.
+def device_kind(device: Literal["auto", "cpu", "cuda"], setting: str) -> Literal["cpu", "cuda"]:
+    """What `auto` stands for on this machine; `setting` is where it was chosen.
 
     Raises:
         UserError: CUDA is asked for and not there.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise UserError("train.device=cuda, but torch finds no CUDA device; use cpu or auto")
-    kind = "cuda" if available and device != "cpu" else "cpu"
+        raise UserError(f"{setting}=cuda, but torch finds no CUDA device; use cpu or auto")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+    """Join the ranks that `torchrun` started (once per process); alone, a world of one.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    kind = device_kind(device, "train.device")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(0, 1, torch.device(kind))

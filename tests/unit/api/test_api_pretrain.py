@@ -1,6 +1,7 @@
 """`vistill.pretrain` from Python: objects for models, mappings for settings, extras, exit codes."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,26 @@ def test_what_torch_cannot_export_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="given as an object: torch cannot export it to ONNX"):
         vistill.export(backbone, out=tmp_path / "out", format="onnx")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_picture_is_named_once_by_training_and_probes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(CELLS / "train", tmp_path / "pictures")
+    broken = sorted((tmp_path / "pictures").rglob("*.*"))[::9]
+    for path in broken:
+        path.write_bytes(b"")
+    vistill.pretrain(
+        data=tmp_path / "pictures",
+        out=tmp_path / "run",
+        teacher=wrapped(),
+        student=wrapped(),
+        overrides=SETTINGS
+        | {"student.drop_path": 0.0, "train.epochs": 2, "data.max_broken": 1, "data.held_out": 0.3},
+    )
+    for path in broken:
+        name = f"{path.parent.name}/{path.name}"
+        assert sum(name in message for message in caplog.messages) == 1, caplog.messages
 
 
 def test_an_absent_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_base_lr_switches_the_absolute_rate_off():
     [
         ("finetune.recipe=mae_bas", "mae_base"),
         ("finetune.mixupp=1", "finetune.mixup"),
-        ("budgets=[2.0]", "label budget"),
+        ("budgets=[2.0]", "^budgets.0 a label budget .* not 2.0$"),
         ("protocols=[kn]", "knn"),
         ("test_share=0", "test_share"),
         ("seeds=[1,1]", "seeds holds 1 twice"),
