@@ -35,7 +35,7 @@ class StudentConfig(Section):
 
     model: str = Field(default="vit_small")
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
-    or `timm/NAME`, `torchvision/NAME`."""
+    `swinv2_tiny`, `swinv2_small`, `swinv2_base`; or `timm/NAME`, `torchvision/NAME`."""
     patch_size: PositiveInt = Field(default=16)
     """Side of a square patch in pixels."""
     embed_dim: PositiveInt | None = Field(default=None)

@@ -36,8 +36,8 @@ def create_backbone(
     """A model with fresh weights.
 
     Args:
-        spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `timm/NAME` or
-            `torchvision/NAME`.
+        spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `swinv2_tiny`,
+            `swinv2_small`, `swinv2_base`; `timm/NAME` or `torchvision/NAME`.
         image_size: side of the square input.
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
@@ -63,7 +63,8 @@ def create_backbone(
         sizes = {k: v for k, v in given.items() if v is not None}
     else:
         raise UserError(
-            f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit, timm/NAME and "
+            f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit, "
+            f"{', '.join(SWIN_SIZES)}, timm/NAME and "
             "torchvision/NAME"
         )
     try:
@@ -139,7 +140,7 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
         if weights not in ("", "pretrained"):
             raise UserError(f"{spec}: only ':pretrained' may follow {name}, not ':{weights}'")
         return _from_library(name, image_size, pretrained=weights == "pretrained")
-    elif spec in VIT_SIZES:
+    elif spec in VIT_SIZES or spec in SWIN_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
     else:
         if Path(spec).exists():

@@ -9,6 +9,7 @@ from timm.layers.drop import DropPath
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal
@@ -93,6 +94,7 @@ class SwinBackbone(Backbone):
         self.normalization = normalization or Normalization()
         self.taps = frozenset[TapKind](("block", "norm"))
         self.pools_after_norm = True
+        self.activation_checkpointing = False
         self.origin = "random"
 
     @property
@@ -173,7 +175,11 @@ class SwinBackbone(Backbone):
                 break
             x = stage.downsample(x)
             for block in stage.blocks:
-                x, number = block(x), number + 1
+                number += 1
+                if self.activation_checkpointing and self.training:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
                 if number in wanted:
                     found[Tap("block", number)] = x.flatten(1, 2)
                 if number == deepest:
