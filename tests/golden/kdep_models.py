@@ -1,12 +1,11 @@
 """The small networks of KDEP's golden cases, built from torchvision's and filled by their names."""
 
-import re
-
 import torch
 from torch import nn
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from vistill.models.cnn_files import plain_names
 from vistill.models.pooled import PooledBackbone
 from vistill.targets.calibration import Calibration
 
@@ -30,19 +29,7 @@ def resnet(state, block, layers, width_div, image_size=224):
 def mobilenet(state, width_mult, classes, image_size):
     """MobileNetV2 from the layout of the KDEP code."""
     net = MobileNetV2(num_classes=classes, width_mult=width_mult, round_nearest=4)
-    return _filled(net, {_torchvision_name(k): v for k, v in state.items()}, image_size)
-
-
-def _torchvision_name(name):
-    name = re.sub(r"^conv\.(\d)", r"features.18.\1", name)
-    name = re.sub(r"^classifier\.(weight|bias)", r"classifier.1.\1", name)
-    block = re.match(r"features\.(\d+)\.conv\.(\d)\.(.*)", name)
-    if block is None:
-        return name
-    expanded = int(block[1]) > 1
-    places = ["0.0", "0.1", None, "1.0", "1.1", None, "2", "3"] if expanded else None
-    places = places or ["0.0", "0.1", None, "1", "2"]
-    return f"features.{block[1]}.conv.{places[int(block[2])]}.{block[3]}"
+    return _filled(net, plain_names(state), image_size)
 
 
 def _filled(net, state, image_size):

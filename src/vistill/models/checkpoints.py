@@ -121,8 +121,15 @@ def backbone_from_state(
     Raises:
         UserError: also if an option does not suit the kind of model.
     """
+    from vistill.models.cnn_files import cnn_from_state, is_cnn
     from vistill.models.swin import is_swin, swin_from_state
 
+    if is_cnn(state):
+        if classifier or num_heads or stages is not None:
+            raise UserError(
+                f"{source} is a CNN, for which num_heads, classifier and stages mean nothing"
+            )
+        return cnn_from_state(state, source)
     if not is_swin(state):
         if stages is not None:
             raise UserError(f"{source} is no Swin, which alone can be cut after stage {stages}")

@@ -1,0 +1,100 @@
+"""Weights of ResNets and MobileNetV2 in files: torchvision's names, and those of the published KDEP
+checkpoints and of their converted forms (specs/kdep 12)."""
+
+import re
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model
+
+from vistill.errors import UserError
+from vistill.models.checkpoints import load_named
+from vistill.models.pooled import PooledBackbone
+
+_ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
+# A training checkpoint holds the network twice, besides what only pre-training needs.
+_ASIDE = re.compile(r"(attacker|normalizer|normalize|emb|l2norm)\.|feat_scale$")
+_CLASSIFIERS = ("fc.", "classifier.")
+_OF_DETECTRON = (
+    (r"^stem\.", ""),
+    (r"conv(\d)\.norm\.", r"bn\1."),
+    (r"shortcut\.norm\.", "downsample.1."),
+    (r"shortcut\.", "downsample.0."),
+)
+_EXPANDED = ("0.0", "0.1", "", "1.0", "1.1", "", "2", "3")
+_NOT_EXPANDED = ("0.0", "0.1", "", "1", "2")
+
+
+def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own tensors under torchvision's names.
+
+    Prefixes are taken off, the first of two copies is kept, and projectors and normalisers are left
+    aside. MobileNetV2 of the KDEP code and detectron2's ResNets are renamed.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        if not _ASIDE.match(name):
+            plain[re.sub(r"^(model\.)+", "", name)] = tensor
+    if "stem.conv1.weight" in plain:
+        return {_from_detectron(name): tensor for name, tensor in plain.items()}
+    if "conv.0.weight" in plain:
+        return {_from_mobilenet(name): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _from_detectron(name: str) -> str:
+    for pattern, replacement in _OF_DETECTRON:
+        name = re.sub(pattern, replacement, name)
+    return re.sub(r"^res(\d)\.", lambda stage: f"layer{int(stage[1]) - 1}.", name)
+
+
+def _from_mobilenet(name: str) -> str:
+    name = re.sub(r"^conv\.(\d)", r"features.18.\1", name)
+    name = re.sub(r"^classifier\.(weight|bias)", r"classifier.1.\1", name)
+    block = re.match(r"features\.(\d+)\.conv\.(\d)\.(.*)", name)
+    if block is None:
+        return name
+    places = _NOT_EXPANDED if block[1] == "1" else _EXPANDED
+    return f"features.{block[1]}.conv.{places[int(block[2])]}.{block[3]}"
+
+
+def is_cnn(state: dict[str, Tensor]) -> bool:
+    """Whether these are weights of a ResNet or of MobileNetV2."""
+    return not {"layer4.0.conv1.weight", "features.18.0.weight"}.isdisjoint(plain_names(state))
+
+
+def cnn_from_state(state: dict[str, Tensor], source: str) -> PooledBackbone:
+    """The torchvision model that the weights fit; a classifier of not 1000 classes is left aside.
+
+    Raises:
+        UserError: they fit none.
+    """
+    plain = plain_names(state)
+    shapes = _body({name: tensor.shape for name, tensor in plain.items()})
+    for name in _ARCHITECTURES:
+        with torch.device("meta"):
+            expected = get_model(name).state_dict()
+        if _body({key: value.shape for key, value in expected.items()}) == shapes:
+            break
+    else:
+        raise UserError(f"{source} holds a CNN that is none of {', '.join(_ARCHITECTURES)}")
+    module = get_model(name)
+    heads = [key for key in expected if key.startswith(_CLASSIFIERS)]
+    fitting = {
+        key: tensor
+        for key, tensor in plain.items()
+        if key not in heads or tensor.shape == expected[key].shape
+    }
+    counters = [key for key in expected if key.endswith("num_batches_tracked")]
+    load_named(module, fitting, source, optional=[*heads, *counters])
+    build = {"name": "torchvision", "args": {"name": name, "image_size": None}}
+    return PooledBackbone(module, build=build)
+
+
+def _body(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if not name.startswith(_CLASSIFIERS) and not name.endswith("num_batches_tracked")
+    }
