@@ -14,6 +14,7 @@ from vistill.evaluation.linear_probe import ProbeHead
 from vistill.models.beit import beit_names
 from vistill.models.build import load_backbone
 from vistill.models.checkpoints import vit_from_state
+from vistill.models.initialization import truncated_normal
 from vistill.models.vit import VisionTransformer
 from vistill.training.lars import LARS
 from vistill.training.optim import pretrain_groups
@@ -187,3 +188,16 @@ def test_linear_probe(golden):
         torch.testing.assert_close(after[key], value, **close)
     logits = head.eval()(classifier.features(case.inputs["image0"]))
     torch.testing.assert_close(logits, case.output["eval_logits"], **close)
+
+
+def test_initial_weights(golden):
+    expected = golden("init_statistics", "fd").info["finetune_vit"]
+    torch.manual_seed(0)
+    model = VisionTransformer(embed_dim=192, depth=1, num_heads=3, image_size=32)
+    truncated_normal(model, bound=2.0)
+    classifier = Classifier(model, 1000)
+    parameters = dict(classifier.named_parameters()) | dict(model.named_parameters())
+    for name, statistics in expected.items():
+        values = parameters[name].detach()
+        assert values.std().item() == pytest.approx(statistics["std"], rel=0.03, abs=1e-12), name
+        assert values.mean().item() == pytest.approx(statistics["mean"], abs=1e-3), name

@@ -128,8 +128,9 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
         and getattr(config.student, name) != getattr(usual, name)
     ]
     for name in config.chain or (config.student.model,):
-        if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and sizes:
-            raise UserError(f"{name} has its own sizes, so student.{sizes[0]} has no use")
+        useless = [size for size in sizes if name not in SWIN_SIZES or size != "relative_position"]
+        if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and useless:
+            raise UserError(f"{name} has its own sizes, so student.{useless[0]} has no use")
         own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
         if name not in own and not name.startswith((*LIBRARIES, "object:")):
             raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")

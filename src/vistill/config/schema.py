@@ -51,7 +51,8 @@ class StudentConfig(Section):
     position: Literal["sincos", "learned", "none"] = Field(default="sincos")
     """Absolute positions: a fixed 2-D sine-cosine table, a trainable one, or none."""
     relative_position: Literal["shared", "layer"] | None = Field(default=None)
-    """Learned bias of the attention by relative position, one for all blocks or one per block."""
+    """Learned bias of the attention by relative position, one for all blocks (of a Swin: of each
+    stage) or one per block."""
     layer_scale: PositiveFloat | None = Field(default=None)
     """Initial value of a learned scale of every residual branch; default: no scales."""
     qkv_bias: Literal["all", "no_key", "none"] = Field(default="all")

@@ -15,6 +15,7 @@ from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.methods.base import Method, TrainedModule, drop_path_noise, freeze_unreached
 from vistill.models.backbone import Backbone, Tap
+from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.views.noise import Stream
 
@@ -134,7 +135,7 @@ def build_classifier(
         UserError: the backbone cannot do what is asked of it.
     """
     backbone = prepare_backbone(backbone, image_size, pool)
-    if isinstance(backbone, VisionTransformer):
+    if isinstance(backbone, VisionTransformer | SwinBackbone):
         backbone.unshare_relative_position()
     backbone.requires_grad_(True)
     if options.num_heads is not None:

@@ -52,7 +52,7 @@ def create_backbone(
     if spec.startswith(LIBRARIES):
         return _from_library(spec, image_size)
     if spec in SWIN_SIZES:
-        return _swin(spec, image_size)
+        return _swin(spec, image_size, share_bias=relative_position == "shared")
     given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     if spec in VIT_SIZES:
         sizes = VIT_SIZES[spec]._asdict() | {k: v for k, v in given.items() if v is not None}
@@ -84,7 +84,7 @@ def create_backbone(
         raise UserError(f"student {spec}: {error}") from error
 
 
-def _swin(spec: str, image_size: int) -> Backbone:
+def _swin(spec: str, image_size: int, *, share_bias: bool) -> Backbone:
     from vistill.models.swin import SwinBackbone
 
     try:
@@ -92,6 +92,7 @@ def _swin(spec: str, image_size: int) -> Backbone:
             version=2,
             image_size=image_size,
             window_size=max(2, image_size // 16),
+            share_bias=share_bias,
             **SWIN_SIZES[spec]._asdict(),
         )
     except ValueError as error:

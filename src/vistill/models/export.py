@@ -101,6 +101,8 @@ def inner_module(backbone: Backbone) -> nn.Module:
 def exported_state(backbone: Backbone) -> dict[str, Tensor]:
     """The weights under the names that the outside world knows."""
     state = inner_module(backbone).state_dict()
+    if isinstance(backbone, SwinBackbone):  # a shared bias network is written once per block
+        return {name: value.clone() for name, value in state.items()}
     return beit_names(state) if carries_beit_names(backbone) else state
 
 

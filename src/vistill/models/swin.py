@@ -1,6 +1,7 @@
 """Swin transformers, first and second version, in timm's implementation, and the published names
 of their weights (EsViT, feature distillation; spec fd 2.4, 4)."""
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +36,7 @@ class SwinBackbone(Backbone):
         num_heads: attention heads of every stage.
         window_size: side of an attention window in tokens; at most the grid of the stage.
         mlp_ratio: hidden width of the MLPs.
+        share_bias: one position bias network for all blocks of a stage (version 2).
         normalization: statistics of its inputs.
 
     Raises:
@@ -52,6 +54,7 @@ class SwinBackbone(Backbone):
         num_heads: Sequence[int],
         window_size: int,
         mlp_ratio: float = 4.0,
+        share_bias: bool = False,
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
@@ -82,8 +85,14 @@ class SwinBackbone(Backbone):
             num_classes=0,
             drop_path_rate=0.0,
         )
+        self.share_bias = share_bias
         if version == 2:
             self._initialize()
+        if share_bias:
+            layers: Any = self.module.layers
+            for first, *others in (stage.blocks for stage in layers):
+                for block in others:
+                    block.attn.cpb_mlp = first.attn.cpb_mlp
         self.depths = tuple(depths)
         self.width, self.depth = embed_dim * 2 ** (len(depths) - 1), sum(depths)
         self.num_heads = tuple(
@@ -100,7 +109,8 @@ class SwinBackbone(Backbone):
     @property
     def build(self) -> dict[str, Any]:  # type: ignore[override]
         """What `vistill.models.build` needs to make this architecture again."""
-        return {"name": "swin", "args": {"image_size": self.image_size[0], **self._args}}
+        arguments = {"image_size": self.image_size[0], "share_bias": self.share_bias}
+        return {"name": "swin", "args": arguments | self._args}
 
     @property
     def timm_build(self) -> dict[str, Any]:
@@ -126,6 +136,14 @@ class SwinBackbone(Backbone):
         for block in self.blocks:
             for name in ("norm1.weight", "norm2.weight"):
                 nn.init.constant_(block.get_parameter(name), _NEAR_IDENTITY)
+
+    def unshare_relative_position(self) -> None:
+        """Give every block its own copy of a shared bias network, as fine-tuning does (spec fd)."""
+        if self.share_bias:
+            for block in self.blocks:
+                attention: Any = block.attn
+                attention.cpb_mlp = copy.deepcopy(attention.cpb_mlp)
+            self.share_bias = False
 
     def set_drop_path(self, rates: Sequence[float]) -> None:
         """Stochastic depth, one rate per block."""

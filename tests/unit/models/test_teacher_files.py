@@ -200,3 +200,21 @@ def test_swin_survives_saving_and_loads_into_timm(tmp_path):
         theirs.load_state_dict(load_file(tmp_path / str(version) / "model.safetensors"))
         expected = theirs.forward_features(PICTURE).flatten(1, 2)
         torch.testing.assert_close(model(PICTURE), expected)
+
+
+def test_a_shared_bias_network_learns_once_and_is_copied_for_fine_tuning(tmp_path):
+    from vistill.models.export import read_backbone, save_backbone
+
+    model = swin(version=2, share_bias=True).eval()
+    apart = swin(version=2).eval()
+    shared = [name for name, _ in model.named_parameters() if "cpb_mlp" in name]
+    assert len(shared) == 3 * 2
+    assert len([name for name, _ in apart.named_parameters() if "cpb_mlp" in name]) == 3 * 3
+    save_backbone(model, tmp_path)
+    again = read_backbone(tmp_path).eval()
+    assert again.share_bias
+    assert torch.equal(again(PICTURE), model(PICTURE))
+    again.unshare_relative_position()
+    assert torch.equal(again(PICTURE), model(PICTURE))
+    assert len([name for name, _ in again.named_parameters() if "cpb_mlp" in name]) == 3 * 3
+    assert not again.build["args"]["share_bias"]
