@@ -1,13 +1,17 @@
 """`vistill pretrain kdep`: a small CNN from a CNN, the fitted SVD kept, resumed, evaluated."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import timm
 import torch
-from command_line import CELLS, run
+from command_line import CELLS, command, environment, run
 from safetensors.torch import load_file
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 SETTINGS = [
     "data.image_size=32",
     "data.workers=0",
@@ -74,3 +78,19 @@ def test_too_wide_a_student_is_told_before_anything_is_written(tmp_path: Path) -
     assert "needs equal widths" in done.stderr
     done = run(*kdep(tmp_path / "run", "method.transform=sn", "method.align=interpolate"), expect=2)
     assert "it needs method.align=svd" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_fit_the_same_svd(tmp_path: Path) -> None:
+    words = command(*kdep(tmp_path / "two", "method.wider=pad", "train.epochs=1"))
+    done = subprocess.run(
+        [*TORCHRUN, *words[1:]], capture_output=True, text=True, env=environment(), timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fitted   22 pictures") == 1
+    run(*kdep(tmp_path / "one", "method.wider=pad", "train.epochs=1"))
+    two, one = (load_file(tmp_path / name / "fitted.safetensors") for name in ("two", "one"))
+    torch.testing.assert_close(two["mean"], one["mean"])
+    torch.testing.assert_close(
+        two["singular_values"][:20], one["singular_values"][:20], rtol=1e-5, atol=0
+    )
