@@ -22,6 +22,7 @@ from vistill.data.source import (
     PackedNames,
     encode_labels,
     folder_classes,
+    folder_labels,
     is_picture,
     no_pictures,
 )
@@ -130,7 +131,7 @@ class ZipSource(ArchiveSource):
             (m.header_offset, m.compress_size, m.file_size, m.compress_type, m.CRC) for m in found
         ]
         super().__init__(name, [file], PackedNames(names), np.array(table, dtype=np.int64))
-        self.classes, self.labels = encode_labels(folder_classes(_without_common_folders(names)))
+        self.classes, self.labels = folder_labels(_without_common_folders(names))
 
     def read(self, i: int) -> bytes:
         offset, packed, size, method, checksum = self._places[i].tolist()

@@ -5,14 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vistill.data.broken import BrokenImage
-from vistill.data.source import (
-    NamedSource,
-    PackedNames,
-    encode_labels,
-    folder_classes,
-    is_picture,
-    no_pictures,
-)
+from vistill.data.source import NamedSource, PackedNames, folder_labels, is_picture, no_pictures
 from vistill.errors import UserError
 
 
@@ -28,7 +21,7 @@ class FolderSource(NamedSource):
         super().__init__(str(root), PackedNames(self._walk("", ())))
         if not len(self):
             raise no_pictures(str(root), self._others, self._other)
-        self.classes, self.labels = encode_labels(folder_classes(self.names))
+        self.classes, self.labels = folder_labels(self.names)
 
     def read(self, i: int) -> bytes:
         return read_file(os.path.join(self._root, self.names[i]))

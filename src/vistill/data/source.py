@@ -134,6 +134,11 @@ def encode_labels(
     return classes, np.fromiter((index.get(value, -1) for value in values), np.int64, len(values))
 
 
+def folder_labels(names: Iterable[str]) -> tuple[list[str] | None, np.ndarray | None]:
+    """Class names and labels by first-level folder, see `folder_classes` and `encode_labels`."""
+    return encode_labels(folder_classes(names))
+
+
 def missing(path: Path) -> UserError:
     """The error for a path that is not there, with the sibling that is spelt most like it."""
     parent = path.absolute()

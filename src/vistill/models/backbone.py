@@ -1,59 +1,17 @@
 """What vistill asks of any model, teacher or student: its taps, sizes, grid and normalisation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.errors import UserError
-
-TapKind = Literal[
-    "block",
-    "attention",
-    "attention_residual",
-    "ffn",
-    "qkv",
-    "cls_attention",
-    "norm",
-    "logits",
-    "map",
-    "pooled",
-    "map_act",
-    "pooled_act",
-]
-
-
-@dataclass(frozen=True)
-class Tap:
-    """An internal signal of a model.
-
-    With F(i-1) the input of block i, H = attn(norm1 F), Ĥ = H + F, H̃ = mlp(norm2 Ĥ), F(i) = Ĥ + H̃
-    (TinyMIM, section 3.2):
-
-    | kind | tensor | shape |
-    |---|---|---|
-    | block | F(i) | `[B, N, D]` |
-    | attention | H, after the output projection, before the residual | `[B, N, D]` |
-    | attention_residual | Ĥ | `[B, N, D]` |
-    | ffn | H̃, before the residual | `[B, N, D]` |
-    | qkv | queries, keys, values with heads concatenated | `[B, N, 3, D]` |
-    | cls_attention | attention of the class token over all tokens | `[B, M, N]` |
-    | norm | final norm of the last block's output (`block` is ignored) | `[B, N, D]` |
-    | logits | class scores of a model with its classifier (`block` is ignored) | `[B, C]` |
-    | map | a CNN's last feature map, before the last activation | `[B, D, H, W]` |
-    | pooled | its mean over space (with the norm that ConvNeXt has there) | `[B, D]` |
-    | map_act, pooled_act | the same two after the last activation | |
-
-    Blocks are counted from 1; taps of a CNN ignore `block`. N includes prefix tokens (class token
-    first).
-    """
-
-    kind: TapKind
-    block: int
+from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.models.taps import Tap as Tap
+from vistill.models.taps import TapKind as TapKind
 
 
 @dataclass(frozen=True)
@@ -102,12 +60,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def tap(
-        self,
-        images: Float[Tensor, "b 3 *size"],
-        taps: Sequence[Tap],
-        *,
-        visible: Int[Tensor, "b k"] | None = None,
-        drop_path_noise: Float[Tensor, "branches b"] | None = None,
+        self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
         """Run normalised `images` no further than the deepest of `taps` and return them.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+from vistill.models.taps import Draws, Images, Taps, Visible
 
 
 class _ReachedDeepestTapError(Exception):
@@ -84,12 +85,7 @@ class ModuleBackbone(Backbone):
         return block if name is None else block.get_submodule(name)
 
     def tap(
-        self,
-        images: Tensor,
-        taps: Sequence[Tap],
-        *,
-        visible: Tensor | None = None,
-        drop_path_noise: Tensor | None = None,
+        self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a module behind hooks cannot be shown some of its tokens only")

@@ -2,7 +2,7 @@
 means. Where they are is found by watching one forward pass, not by name (KDEP; specs/kdep 3, 4)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+from vistill.models.taps import Draws, Images, Taps, Visible
 
 _ACTIVATIONS = frozenset(
     (
@@ -186,12 +187,7 @@ class PooledBackbone(Backbone):
         return self._sites[training]
 
     def tap(
-        self,
-        images: Tensor,
-        taps: Sequence[Tap],
-        *,
-        visible: Tensor | None = None,
-        drop_path_noise: Tensor | None = None,
+        self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a CNN cannot be shown some of its patches only")

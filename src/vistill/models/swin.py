@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal
+from vistill.models.taps import Draws, Images, Taps, Visible
 
 # Buffers that follow from the sizes, and heads that a backbone has no use for.
 _LEFT_OUT = re.compile(
@@ -172,12 +173,7 @@ class SwinBackbone(Backbone):
         return before if found[2] is None else before + int(found[2]) + 1
 
     def tap(
-        self,
-        images: Tensor,
-        taps: Sequence[Tap],
-        *,
-        visible: Tensor | None = None,
-        drop_path_noise: Tensor | None = None,
+        self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a Swin transformer cannot be shown some of its tokens only")

@@ -22,6 +22,7 @@ from vistill.models.layers import (
 )
 from vistill.models.positions import resize_position_table, sincos_1d, sincos_2d
 from vistill.models.relative_bias import RelativePositionBias
+from vistill.models.taps import Draws, Images, Taps, Visible
 from vistill.views.masking import bias_of_visible
 
 TAPS: frozenset[TapKind] = frozenset(
@@ -276,12 +277,7 @@ class VisionTransformer(Backbone):
         return bias_of_visible(bias, visible, self.num_prefix_tokens)
 
     def tap(
-        self,
-        images: Float[Tensor, "b 3 *size"],
-        taps: Sequence[Tap],
-        *,
-        visible: Int[Tensor, "b k"] | None = None,
-        drop_path_noise: Float[Tensor, "branches b"] | None = None,
+        self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
         wanted: dict[int, dict[TapKind, Tap]] = defaultdict(dict)
         for tap in taps:

@@ -1,0 +1,63 @@
+"""Internal signals of a model, by name; and the types in the signature of `Backbone.tap`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TapKind = Literal[
+    "block",
+    "attention",
+    "attention_residual",
+    "ffn",
+    "qkv",
+    "cls_attention",
+    "norm",
+    "logits",
+    "map",
+    "pooled",
+    "map_act",
+    "pooled_act",
+]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An internal signal of a model.
+
+    With F(i-1) the input of block i, H = attn(norm1 F), Ĥ = H + F, H̃ = mlp(norm2 Ĥ), F(i) = Ĥ + H̃
+    (TinyMIM, section 3.2):
+
+    | kind | tensor | shape |
+    |---|---|---|
+    | block | F(i) | `[B, N, D]` |
+    | attention | H, after the output projection, before the residual | `[B, N, D]` |
+    | attention_residual | Ĥ | `[B, N, D]` |
+    | ffn | H̃, before the residual | `[B, N, D]` |
+    | qkv | queries, keys, values with heads concatenated | `[B, N, 3, D]` |
+    | cls_attention | attention of the class token over all tokens | `[B, M, N]` |
+    | norm | final norm of the last block's output (`block` is ignored) | `[B, N, D]` |
+    | logits | class scores of a model with its classifier (`block` is ignored) | `[B, C]` |
+    | map | a CNN's last feature map, before the last activation | `[B, D, H, W]` |
+    | pooled | its mean over space (with the norm that ConvNeXt has there) | `[B, D]` |
+    | map_act, pooled_act | the same two after the last activation | |
+
+    Blocks are counted from 1; taps of a CNN ignore `block`. N includes prefix tokens (class token
+    first).
+    """
+
+    kind: TapKind
+    block: int
+
+
+Images = Float[Tensor, "b 3 *size"]
+"""Normalised pixels."""
+Taps = Sequence[Tap]
+"""Which signals to return."""
+Visible = Int[Tensor, "b k"] | None
+"""Patch token indices that each sample keeps, in the order given; None keeps all."""
+Draws = Float[Tensor, "branches b"] | None
+"""Uniform draws in [0, 1), one row per residual branch with a non-zero drop rate, in call order;
+None draws from the global generator."""
