@@ -1,6 +1,9 @@
 """timm models as backbones: plain ViTs become our own ViT, other transformers are read by hooks,
 anything that pools a last feature map (CNNs, Swin) as such."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -30,7 +33,8 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3] or _nearest(name)
         raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
     try:
-        module = _create(name, pretrained, image_size)
+        with _quiet_hub():
+            module = _create(name, pretrained, image_size)
     except UserError:
         raise
     except Exception as error:
@@ -54,6 +58,18 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
             plain.origin = origin
             return plain
     return hooked
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub's twenty lines of warnings where there is no network: one sentence says it."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _create(name: str, pretrained: bool, image_size: int | None) -> Any:

@@ -1,6 +1,8 @@
 """Models by name, from files and from objects."""
 
 import argparse
+import logging
+import sys
 
 import pytest
 import torch
@@ -185,3 +187,22 @@ def test_a_failure_without_words_is_named_by_its_kind(monkeypatch):
     monkeypatch.setattr("timm.create_model", refuse)
     with pytest.raises(UserError, match="could not be loaded: AssertionError"):
         load_backbone("timm/vit_tiny_patch16_224")
+
+
+def test_without_a_network_one_sentence_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(*words: object, **named: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("cannot reach the hub")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(UserError, match="could not be loaded: cannot reach the hub"):
+            load_backbone("timm/vit_tiny_patch16_224:pretrained")
+    finally:
+        logger.removeHandler(handler)
+    assert "Retrying" not in capsys.readouterr().err
