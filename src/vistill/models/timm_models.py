@@ -62,7 +62,7 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Without the hub's twenty lines of warnings where there is no network: one sentence says it."""
+    """Without the twenty warnings of a hub that cannot be reached: one sentence says it."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
