@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,3 +143,17 @@ def test_two_ranks_print_and_write_once(tmp_path: Path) -> None:
     )
     assert mistaken.returncode != 0
     assert mistaken.stderr.count("error: ") == 1, mistaken.stderr
+
+
+def test_broken_pictures_are_named_in_the_run_folder(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(CELLS / "train", pictures)
+    (pictures / "red" / "half.jpg").write_bytes(
+        next((CELLS / "train" / "red").glob("*.jpg")).read_bytes()[:400]
+    )
+    out = tmp_path / "run"
+    done = run("pretrain", "mae", "--data", pictures, "--out", out, *MAE, "train.epochs=2",
+               "data.max_broken=0.2")  # fmt: skip
+    broken = json.loads((out / "broken_pictures.json").read_text())
+    assert list(broken) == ["red/half.jpg"]
+    assert "1 broken" in done.stdout + done.stderr

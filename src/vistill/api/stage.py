@@ -1,5 +1,7 @@
 """One pre-training run from a checked configuration: build, describe, train, evaluate, export."""
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +189,9 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
         say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
 
     def export(which: str) -> None:
+        broken = prepared.stream.broken.names
+        if broken:
+            write_atomic(out / "broken_pictures.json", json.dumps(broken, indent=2) + "\n")
         folder = out / "export" / which
         if method.backbone.build is None:  # a module of the user's own: only they can build it
             folder.mkdir(parents=True, exist_ok=True)
@@ -278,7 +283,13 @@ def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
 
 
 def _fingerprint(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=_VOLATILE)
+    """The configuration without what may change, and with paths that mean the same everywhere."""
+    settings = config.model_dump(mode="json", exclude=_VOLATILE)
+    settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
+    kind, _, path = (settings["teacher"]["model"] or "").partition(":")
+    if kind in ("run", "file"):
+        settings["teacher"]["model"] = f"{kind}:{os.path.abspath(path)}"
+    return settings
 
 
 def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> TrainStream:

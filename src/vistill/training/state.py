@@ -124,7 +124,7 @@ class FitResult:
         terms: mean over the last epoch of `loss` and of every `loss/TERM`.
         best: the best evaluation; None without any.
         seconds: wall time over all sessions of the run.
-        images_per_second: of this session's steps, over all ranks; 0 without any.
+        images_per_second: of the steps since the last start, over all ranks; 0 without any.
     """
 
     steps: int
