@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vistill.evaluation.metrics import Summary
 
 ASSETS = Path(__file__).parents[1] / "assets" / "blood_cells"
-LABELS = "20/class"
+LABELS = "30/class"
 SEEDS = (0, 1, 2, 3, 4)
 _STUDENT: dict[str, Any] = {
     "student.model": "vit",
@@ -103,7 +103,7 @@ def demo(out: str | os.PathLike[str] = "vistill-demo", *, overwrite: bool = Fals
     """Distil a small student from a packaged teacher and compare it with the same student alone.
 
     Both are pre-trained for about the same time on 205 unlabelled photographs of blood smears, then
-    fine-tuned on 20 labelled tiles of each of three classes and tested on tiles of other
+    fine-tuned on 30 labelled tiles of each of three classes and tested on tiles of other
     photographs; five seeds draw labels, head and order.
 
     Args:
@@ -170,7 +170,7 @@ def _write_report(result: DemoResult, folder: Path) -> None:
             "The same student, with and without a teacher",
             text="A vision transformer of 0.7 million parameters was pre-trained on 205 unlabelled "
             "photographs of blood smears, once with a teacher of 2.7 million parameters and once "
-            "without, and then fine-tuned on 20 labelled tiles of each class. Accuracy is the mean "
+            "without, and then fine-tuned on 30 labelled tiles of each class. Accuracy is the mean "
             f"over {len(SEEDS)} seeds on {n_test:,} tiles of other photographs; the interval is "
             "Student's over the seeds.",
             table=_table(result.accuracy, result.runs),
