@@ -1,4 +1,4 @@
-"""The demo as a user runs it: the taught student wins outside the intervals, and the report says so."""
+"""The demo as a user runs it: the taught student wins outside the intervals, and says so."""
 
 import json
 import re
