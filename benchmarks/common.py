@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,8 @@ from vistill.models.build import create_backbone
 from vistill.training.distributed import connect
 from vistill.training.learner import Learner
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
 
 def parser(description: str, *, batch: int, rounds: int) -> argparse.ArgumentParser:
     """The options that every benchmark of a step has."""
@@ -43,7 +46,13 @@ def parser(description: str, *, batch: int, rounds: int) -> argparse.ArgumentPar
     options.add_argument("--rounds", type=int, default=rounds)
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    clock_option(options)
     return options
+
+
+def clock_option(options: argparse.ArgumentParser) -> None:
+    """Add the choice of a clock: CPU seconds of this process can be compared on a busy machine."""
+    options.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: one thread")
 
 
 def tinymim(options: argparse.Namespace) -> TinyMIM:
@@ -107,6 +116,7 @@ def describe(options: argparse.Namespace, method: TinyMIM) -> dict[str, Any]:
         "teacher": f"{options.teacher}, block {method.target.teacher_tap.block}",
         "batch": f"{options.batch} x {options.image_size} px, {options.precision}",
         "rounds": options.rounds,
+        "clock": options.clock,
     }
     if "data" in options:
         source = open_source(options.data)

@@ -5,15 +5,24 @@ the graph keeps between forward and backward is counted from the tensors autogra
 measured in a process of its own for each side and batch.
 
     python benchmarks/relation_loss.py [--batches 8 16 32 64 128] [--rounds 7] [--device cpu]
+        [--clock wall]
 """
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 
 import torch
-from common import PeakMemory, in_own_process, interleaved, machine, spread, synchronize
+from common import (
+    CLOCKS,
+    PeakMemory,
+    clock_option,
+    in_own_process,
+    interleaved,
+    machine,
+    spread,
+    synchronize,
+)
 from plain_tinymim import relation_kl
 from torch import Tensor
 
@@ -88,17 +97,19 @@ def check(device: str) -> None:
     assert (gradients[0] - gradients[1]).norm() < RTOL * gradients[0].norm()
 
 
-def measure_time(batch: int, rounds: int, device: str) -> dict[str, list[float]]:
+def measure_time(
+    batch: int, rounds: int, device: str, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds of forward and backward by side and round."""
     student, teacher = factors(batch, device)
 
     def once(loss: Callable[[Tensor, Tensor], Tensor], _: int) -> float:
         student.grad = None
         synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         loss(student, teacher).backward()
         synchronize(device)
-        return time.perf_counter() - start
+        return clock() - start
 
     return interleaved(SIDES, rounds, once)
 
@@ -108,6 +119,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    clock_option(parser)
     parser.add_argument("--peak-of", nargs=2, help="measure only SIDE BATCH, in this process")
     options = parser.parse_args()
     device = options.device
@@ -120,7 +132,7 @@ def main() -> None:
     for batch in options.batches:
         peak = {side: in_own_process("--peak-of", side, str(batch)) for side in SIDES}
         kept = {side: kept_bytes(side, batch, device) for side in SIDES}
-        seconds = measure_time(batch, options.rounds, device)
+        seconds = measure_time(batch, options.rounds, device, CLOCKS[options.clock])
         ratios = [a / b for a, b in zip(seconds["plain"], seconds["vistill"], strict=True)]
         row = {
             "batch": batch,
@@ -137,6 +149,7 @@ def main() -> None:
     report = {
         "shape": f"{TOKENS} tokens, {HEADS} heads, {STUDENT_WIDTH} and {TEACHER_WIDTH} wide, fp32",
         "rounds": options.rounds,
+        "clock": options.clock,
         "rows": rows,
         "machine": machine(device),
     }

@@ -5,7 +5,7 @@ functions that it calls are replaced by themselves between two looks at the cloc
 waited for at each look, so that the sum is somewhat slower than an untimed step).
 
     python benchmarks/step_parts.py --data PICTURES [--student vit_small] [--teacher vit_base]
-        [--batch 16] [--rounds 7] [--workers N] [--device cpu] [--precision fp32]
+        [--batch 16] [--rounds 7] [--workers N] [--device cpu] [--precision fp32] [--clock wall]
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from common import (
+    CLOCKS,
     data_options,
     describe,
     machine,
@@ -38,8 +39,8 @@ LR = 1e-4
 class Stopwatch:
     """Seconds spent in functions, by name."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, clock: Callable[[], float]) -> None:
+        self.device, self.clock = device, clock
         self.seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,10 +48,10 @@ class Stopwatch:
 
         def run(*arguments: Any, **options: Any) -> Any:
             synchronize(self.device)
-            start = time.perf_counter()
+            start = self.clock()
             result = work(*arguments, **options)
             synchronize(self.device)
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] += self.clock() - start
             return result
 
         return run
@@ -66,7 +67,7 @@ def main() -> None:
     data_options(arguments)
     options = arguments.parse_args()
     stream = real_stream(options, seed=0, workers=options.workers)
-    method, watch, steps = tinymim(options), Stopwatch(options.device), []
+    method, watch, steps = tinymim(options), Stopwatch(options.device, CLOCKS[options.clock]), []
     with ExitStack() as cleanup:
         cleanup.callback(stream.close)
         learner = make_learner(options, method, cleanup)

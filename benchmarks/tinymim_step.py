@@ -7,17 +7,17 @@ compared, then the sides take turns, so that their ratio is meaningful even on a
 Memory is measured in a process of its own for each side.
 
     python benchmarks/tinymim_step.py [--student vit_small] [--teacher vit_base] [--batch 8]
-        [--rounds 7] [--device cpu] [--precision fp32] [--teacher-block N]
+        [--rounds 7] [--device cpu] [--precision fp32] [--teacher-block N] [--clock wall]
 """
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from common import (
+    CLOCKS,
     PeakMemory,
     describe,
     in_own_process,
@@ -138,14 +138,15 @@ def measure_memory(side: str, options: argparse.Namespace) -> float:
 
 def measure_time(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of a step by side and round."""
+    clock = CLOCKS[options.clock]
 
     def once(step: Callable[[Batch], object], round_: int) -> float:
         batch = random_batch(options, round_)
         synchronize(options.device)
-        start = time.perf_counter()
+        start = clock()
         step(batch)
         synchronize(options.device)
-        return time.perf_counter() - start
+        return clock() - start
 
     with ExitStack() as cleanup:
         steps = {side: make_step(side, options, cleanup) for side in SIDES}

@@ -13,7 +13,8 @@ from vistill.config.evaluation import FineTuneConfig
 from vistill.errors import UserError
 from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
-from vistill.methods.base import Method, TrainedModule, drop_path_noise, freeze_unreached
+from vistill.methods.base import Method, TrainedModule, freeze_unreached
+from vistill.methods.sides import drop_path_noise
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vistill.errors import UserError
-from vistill.methods.base import Method, Reading
+from vistill.methods.base import Ingredients, Method
 from vistill.methods.feature_distillation import build_feature_distillation
 from vistill.methods.kdep import build_kdep
 from vistill.methods.mae import build_mae
 from vistill.methods.tinymim import build_tinymim
 from vistill.models.backbone import Backbone
 
-# (student, teacher, how both are read, the method's own switches) → method
-BUILDERS: dict[str, Callable[[Backbone, Backbone | None, Reading, Mapping[str, Any]], Method]] = {
+BUILDERS: dict[str, Callable[[Ingredients], Method]] = {
     "feature_distillation": build_feature_distillation,
     "kdep": build_kdep,
     "mae": build_mae,
@@ -43,5 +42,7 @@ def build_method(
     """
     if name not in BUILDERS:
         raise UserError(f"unknown method {name!r}; there are {', '.join(BUILDERS)}")
-    reading = Reading(teacher_block, teacher_drop_path, student_drop_path)
-    return BUILDERS[name](student, teacher, reading, options)
+    given = Ingredients(
+        student, teacher, options, teacher_block, teacher_drop_path, student_drop_path
+    )
+    return BUILDERS[name](given)

@@ -5,51 +5,16 @@ only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teach
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
-from vistill.views.noise import Stream, per_sample_uniform
-
-
-def drop_path_noise(
-    model: Backbone, seeds: Int[Tensor, " b"], stream: Stream
-) -> Float[Tensor, "rows b"] | None:
-    """Per-sample draws for the model's residual branches; None where it drops none of them."""
-    draws = getattr(model, "num_drop_path_draws", 0)
-    return per_sample_uniform(seeds, draws, stream).T if draws else None
-
-
-def set_drop_path(model: Backbone, rates: Sequence[float], side: str) -> None:
-    """Stochastic depth of `model`, one rate per block.
-
-    Raises:
-        UserError: if it has none and some rate is above zero.
-    """
-    setter: Any = getattr(model, "set_drop_path", None)
-    if setter is not None:
-        setter(rates)
-    elif any(rates):
-        raise UserError(
-            f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
-        )
-
-
-def pixels_for(
-    model: Backbone, pixels: Float[Tensor, "b 3 h w"], *, antialias: bool = True
-) -> Float[Tensor, "b 3 h w"]:
-    """Pixels at the size that the model was built for, resized where they have another."""
-    if tuple(pixels.shape[-2:]) == tuple(model.image_size):
-        return pixels
-    return F.interpolate(pixels, size=model.image_size, mode="bilinear", antialias=antialias)
 
 
 class TrainedModule(nn.Module, ABC):
@@ -63,18 +28,33 @@ class TrainedModule(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How student and teacher are read, whatever the method.
+class Ingredients:
+    """What a method is built from.
 
     Attributes:
+        student: the model to be trained.
+        given_teacher: the frozen model, or None.
+        options: the method's own switches, as in `vistill.config.methods`.
         teacher_block: block of the teacher that is read, counted from 1; None: the method's own.
         teacher_drop_path: drop path rate of the teacher.
         student_drop_path: drop path rate of the student; None: the method's own.
     """
 
+    student: Backbone
+    given_teacher: Backbone | None
+    options: Mapping[str, Any]
     teacher_block: int | None = None
     teacher_drop_path: float = 0.0
     student_drop_path: float | None = None
+
+    def teacher(self, method: str) -> Backbone:
+        """The teacher; a UserError where there is none."""
+        if self.given_teacher is None:
+            raise UserError(
+                f"{method} needs a teacher: give --teacher timm/NAME:pretrained, file:PATH or "
+                "run:DIR"
+            )
+        return self.given_teacher
 
 
 class Fitting(Protocol):

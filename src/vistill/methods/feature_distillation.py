@@ -1,9 +1,9 @@
 """Feature distillation (Wei et al., arXiv 2205.14141; spec fd 1-6): a student regresses the
 whitened output features of any frozen teacher, for the same view of the picture, unmasked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,8 @@ from vistill.align.projector import feature_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
-from vistill.methods.base import (
-    Method,
-    Reading,
-    TrainedModule,
-    drop_path_noise,
-    pixels_for,
-    set_drop_path,
-)
+from vistill.methods.base import Ingredients, Method, TrainedModule
+from vistill.methods.sides import drop_path_noise, pixels_for, set_drop_path
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import WHITENINGS, Whitening
@@ -292,26 +286,20 @@ def _rising(rate: float, depth: int) -> list[float]:
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
-def build_feature_distillation(
-    student: Backbone, teacher: Backbone | None, reading: Reading, options: Mapping[str, Any]
-) -> FeatureDistillation:
+def build_feature_distillation(given: Ingredients) -> FeatureDistillation:
     """Feature distillation from a configuration.
 
     Raises:
         UserError: if there is no teacher, or the two do not fit together.
     """
-    if teacher is None:
-        raise UserError(
-            "feature_distillation needs a teacher: give --teacher timm/NAME:pretrained or file:PATH"
-        )
-    if reading.teacher_block is not None:
+    if given.teacher_block is not None:
         raise UserError(
             "feature_distillation reads the teacher's last map; teacher.block is for tinymim"
         )
     return FeatureDistillation(
-        student,
-        teacher,
-        student_drop_path=reading.student_drop_path or 0.0,
-        teacher_drop_path=reading.teacher_drop_path,
-        **options,
+        given.student,
+        given.teacher("feature_distillation"),
+        student_drop_path=given.student_drop_path or 0.0,
+        teacher_drop_path=given.teacher_drop_path,
+        **given.options,
     )

@@ -3,7 +3,7 @@ the teacher's, brought to the student's width by a fixed map: SVD and power temp
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses import feature
 from vistill.losses.distances import at_least_fp32, mse
-from vistill.methods.base import Fitting, Method, Reading, TrainedModule, set_drop_path
+from vistill.methods.base import Fitting, Ingredients, Method, TrainedModule
+from vistill.methods.sides import set_drop_path
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.targets.calibration import Calibration
 from vistill.targets.channels import (
@@ -366,19 +367,16 @@ class FeatureMoments:
         return Calibration.of(self._moments).state()
 
 
-def build_kdep(
-    student: Backbone, teacher: Backbone | None, reading: Reading, options: Mapping[str, Any]
-) -> KDEP:
+def build_kdep(given: Ingredients) -> KDEP:
     """KDEP from a configuration.
 
     Raises:
         UserError: if there is no teacher, or the two do not fit together.
     """
-    if teacher is None:
-        raise UserError("kdep needs a teacher: give --teacher timm/NAME:pretrained or run:DIR")
-    if reading.teacher_block is not None:
+    teacher = given.teacher("kdep")
+    if given.teacher_block is not None:
         raise UserError("kdep reads the teacher's pooled feature; teacher.block is for tinymim")
-    if reading.teacher_drop_path:
+    if given.teacher_drop_path:
         raise UserError("kdep's teacher runs as in tests; teacher.drop_path is for tinymim")
-    rate = reading.student_drop_path or 0.0
-    return KDEP(student, teacher, student_drop_path=rate, **options)
+    rate = given.student_drop_path or 0.0
+    return KDEP(given.student, teacher, student_drop_path=rate, **given.options)

@@ -1,6 +1,5 @@
 """Masked autoencoder (He et al., arXiv 2111.06377; spec 2): baseline and teacher factory."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -10,8 +9,9 @@ from vistill.align.pixel_decoder import PixelDecoder
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.methods.base import Method, Reading, TrainedModule, drop_path_noise
-from vistill.models.backbone import Backbone, Tap
+from vistill.methods.base import Ingredients, Method, TrainedModule
+from vistill.methods.sides import drop_path_noise
+from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 from vistill.views.masking import Mask, random_mask
 from vistill.views.noise import Stream, per_sample_uniform
@@ -124,20 +124,19 @@ class MAE(Method):
         super().__init__(TrainedMAE(student, mask_ratio, norm_pixels, decoder or DECODER))
 
 
-def build_mae(
-    student: Backbone, teacher: Backbone | None, reading: Reading, options: Mapping[str, Any]
-) -> MAE:
+def build_mae(given: Ingredients) -> MAE:
     """MAE from a configuration.
 
     Raises:
         UserError: if the student cannot be masked or leaves too few patches.
     """
+    student = given.student
     if not isinstance(student, VisionTransformer) or not student.num_prefix_tokens:
         raise UserError("mae needs a plain ViT student with a class token")
-    if reading.student_drop_path:
-        student.set_drop_path(reading.student_drop_path)
-    check_mask_ratio(student, options.get("mask_ratio", 0.75))
-    return MAE(student, **options)
+    if given.student_drop_path:
+        student.set_drop_path(given.student_drop_path)
+    check_mask_ratio(student, given.options.get("mask_ratio", 0.75))
+    return MAE(student, **given.options)
 
 
 def check_mask_ratio(student: VisionTransformer, mask_ratio: float) -> None:

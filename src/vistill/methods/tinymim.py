@@ -14,15 +14,9 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
-from vistill.methods.base import (
-    Method,
-    Reading,
-    TrainedModule,
-    drop_path_noise,
-    pixels_for,
-    set_drop_path,
-)
+from vistill.methods.base import Ingredients, Method, TrainedModule
 from vistill.methods.mae import DECODER, Painter, check_mask_ratio
+from vistill.methods.sides import drop_path_noise, pixels_for, set_drop_path
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
@@ -355,22 +349,17 @@ def _num_tokens(model: Backbone, tap: Tap) -> int:
     return tokens.shape[1]
 
 
-def build_tinymim(
-    student: Backbone, teacher: Backbone | None, reading: Reading, options: Mapping[str, Any]
-) -> TinyMIM:
+def build_tinymim(given: Ingredients) -> TinyMIM:
     """TinyMIM from a configuration.
 
     Raises:
         UserError: if there is no teacher, or the two do not fit together.
     """
-    if teacher is None:
-        raise UserError("tinymim needs a teacher: give --teacher timm/NAME:pretrained or run:DIR")
-    rate = 0.1 if reading.student_drop_path is None else reading.student_drop_path
     return TinyMIM(
-        student,
-        teacher,
-        teacher_block=reading.teacher_block,
-        teacher_drop_path=reading.teacher_drop_path,
-        student_drop_path=rate,
-        **options,
+        given.student,
+        given.teacher("tinymim"),
+        teacher_block=given.teacher_block,
+        teacher_drop_path=given.teacher_drop_path,
+        student_drop_path=0.1 if given.student_drop_path is None else given.student_drop_path,
+        **given.options,
     )

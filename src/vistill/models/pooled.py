@@ -25,6 +25,8 @@ _TELLING = 4
 _NORMS = frozenset(("layer_norm", "batch_norm", "group_norm"))
 _DROPOUT = frozenset(("dropout", "dropout2d", "feature_dropout"))
 
+Function = Callable[..., Any]
+
 
 class Site(NamedTuple):
     """A tensor of a forward pass: an argument or result of the `number`th call of a function."""
@@ -59,7 +61,24 @@ class _Call(NamedTuple):
     result: Tensor
 
 
-class _Watch(TorchFunctionMode):
+class _Observer(TorchFunctionMode):
+    """Sees every torch function of a forward pass, with its arguments."""
+
+    def __torch_function__(
+        self,
+        function: Function,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self.see(function, args, kwargs or {})
+
+    def see(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function, or answer in its place."""
+        raise NotImplementedError
+
+
+class _Watch(_Observer):
     """Notes every torch function that turns a tensor into a tensor; dropout drops nothing."""
 
     def __init__(self) -> None:
@@ -67,17 +86,11 @@ class _Watch(TorchFunctionMode):
         self.calls: list[_Call] = []
         self._counts: Counter[str] = Counter()
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def see(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = function.__name__
         if name in _DROPOUT:
             return args[0]
-        result = function(*args, **(kwargs or {}))
+        result = function(*args, **kwargs)
         if isinstance(result, Tensor) and args:
             argument = args[0] if isinstance(args[0], Tensor) else result  # a list: concatenation
             self.calls.append(_Call(name, self._counts[name], argument, result))
@@ -89,7 +102,7 @@ class _ReachedLastSiteError(Exception):
     """Leaves a forward pass of which nobody needs the rest."""
 
 
-class _Cut(TorchFunctionMode):
+class _Cut(_Observer):
     """Keeps the tensors at `sites` and ends the forward pass at the last of them."""
 
     def __init__(self, sites: set[Site]) -> None:
@@ -99,20 +112,14 @@ class _Cut(TorchFunctionMode):
         self._names = {site.function for site in sites}
         self._counts: Counter[str] = Counter()
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def see(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = function.__name__
         if name not in self._names:
-            return function(*args, **(kwargs or {}))
+            return function(*args, **kwargs)
         number = self._counts[name]
         self._counts[name] += 1
         self._keep(Site(name, number, False), args)
-        result = function(*args, **(kwargs or {}))
+        result = function(*args, **kwargs)
         self._keep(Site(name, number, True), (result,))
         return result
 
@@ -155,9 +162,9 @@ class PooledBackbone(Backbone):
         module: nn.Module,
         *,
         image_size: int | tuple[int, int] = 224,
+        build: dict[str, Any] | None = None,
         normalization: Normalization | None = None,
         origin: str = "given as an object",
-        build: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.module = module
