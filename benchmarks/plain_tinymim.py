@@ -99,10 +99,8 @@ class PlainViT(nn.Module):
         return relations
 
 
-def drop_path_factors(uniform: Tensor | None, rate: float) -> list[Tensor] | None:
+def drop_path_factors(uniform: Tensor, rate: float) -> list[Tensor]:
     """One factor `[B, 1, 1]` per residual branch from uniform draws `[branches, B]`."""
-    if uniform is None:
-        return None
     return [(torch.floor(1 - rate + u) / (1 - rate))[:, None, None] for u in uniform]
 
 

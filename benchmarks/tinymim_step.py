@@ -35,11 +35,10 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
-from vistill.methods.base import drop_path_noise
 from vistill.methods.tinymim import TinyMIM
 from vistill.training.optim import pretrain_groups
 from vistill.views.color_jitter import color_jitter
-from vistill.views.noise import Stream
+from vistill.views.noise import Stream, per_sample_uniform
 
 SIDES = ("plain", "plain_stopped", "vistill")
 LR = 1e-4
@@ -58,13 +57,13 @@ class Plain:
         self.teacher = PlainViT(method.teacher, block, heads, stop=stop).requires_grad_(False)
         device = next(method.parameters()).device
         self.student.to(device), self.teacher.to(device)
-        self.reference = method.backbone
+        self.draws = method.backbone.num_drop_path_draws
         self.jitter, self.rate = method.trained.jitter, method.backbone.drop_path_rates[0]
 
     def loss(self, batch: Batch) -> Tensor:
         pixels = batch.unit_pixels()
         student_view = color_jitter(pixels, batch.seeds, self.jitter)
-        noise = drop_path_noise(self.reference, batch.seeds, Stream.DROP_PATH)
+        noise = per_sample_uniform(batch.seeds, self.draws, Stream.DROP_PATH).T
         return plain_loss(
             self.student,
             self.teacher,
