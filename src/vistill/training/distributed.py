@@ -4,6 +4,7 @@ import atexit
 import copy
 import datetime
 import functools
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -108,8 +109,18 @@ def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     if not dist.is_initialized():
         dist.init_process_group("gloo" if place is None else "nccl", device_id=place)
         _control()
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_disconnect)
     return World(dist.get_rank(), size, place or torch.device(kind))
+
+
+def _disconnect() -> None:
+    """Leave the groups, and let nothing hold one: its threads have to end before the interpreter.
+
+    One that still frees a tensor while Python shuts down aborts the process.
+    """
+    dist.destroy_process_group()
+    _control.cache_clear()
+    gc.collect()  # DDP, and the frames of an exception, hold groups in cycles
 
 
 def whole(value: Any) -> Any:
