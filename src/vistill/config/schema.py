@@ -94,9 +94,10 @@ class OptimConfig(Section):
 
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
     """SGD is without Nesterov's rule and without dampening."""
-    schedule: Literal["cosine", "step", "cyclic"] = Field(default="cosine")
-    """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; or from epoch to epoch
-    linearly up from 0 to the peak at 4/15 of the run and down again."""
+    schedule: Literal["cosine", "step", "cyclic", "poly"] = Field(default="cosine")
+    """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; from epoch to epoch
+    linearly up from 0 to the peak at 4/15 of the run and down again; or down with the 0.9th power
+    of what is left."""
     step_epochs: PositiveInt = Field(default=30)
     """Epochs between the drops of the step schedule."""
     gamma: PositiveFloat = Field(default=0.1)
@@ -109,7 +110,7 @@ class OptimConfig(Section):
     lr: PositiveFloat | None = Field(default=None)
     """Absolute peak learning rate; overrides `base_lr`."""
     min_lr: float = Field(default=0.0, ge=0.0)
-    """Learning rate at the end of the cosine (unused by other schedules)."""
+    """Learning rate at the end of `cosine` and `poly` (unused by other schedules)."""
     warmup_epochs: float = Field(default=15.0, ge=0.0)
     """Epochs of linear warm-up."""
     warmup_lr: float = Field(default=0.0, ge=0.0)

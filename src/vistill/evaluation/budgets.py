@@ -75,3 +75,25 @@ def split_labelled(
         test.append(group[:count])
         train.append(group[count:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def split_first(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted positions of the first `count` of every class, and of all others (spec kdep 11.1).
+
+    Args:
+        labels: int64 `[n]`, -1 where unknown; those are on neither side.
+        count: pictures per class to train on, in the order of the source: 60 is the published
+            split of Caltech-256.
+
+    Raises:
+        UserError: some class has no more than `count` pictures, so that none is left to test on.
+    """
+    groups = [np.flatnonzero(labels == c) for c in np.unique(labels[labels >= 0])]
+    smallest = min(groups, key=len)
+    if len(smallest) <= count:
+        raise UserError(
+            f"train_first={count} leaves no test pictures of class number {labels[smallest[0]]}, "
+            f"which has {len(smallest)}"
+        )
+    train, test = ([group[part] for group in groups] for part in (slice(count), slice(count, None)))
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

@@ -1,5 +1,5 @@
-"""Learning rate at a fractional epoch: linear warm-up and cosine (spec 3), or the steps and cycles
-of SGD recipes (specs/kdep 9)."""
+"""Learning rate at a fractional epoch: linear warm-up and cosine (spec 3), or the steps, cycles and
+powers of SGD recipes (spec kdep 9 and 11.2)."""
 
 import math
 from typing import Literal
@@ -13,14 +13,16 @@ def learning_rate(
     warmup_epochs: float,
     epochs: float,
     warmup_lr: float = 0.0,
-    schedule: Literal["cosine", "step", "cyclic"] = "cosine",
+    schedule: Literal["cosine", "step", "cyclic", "poly"] = "cosine",
     step_epochs: int = 30,
     gamma: float = 0.1,
+    power: float = 0.9,
 ) -> float:
     """The rate for the optimiser step that begins at `epoch` (fractional, from 0).
 
     The very first step of a warm-up has the rate `warmup_lr`: 0, as MAE and TinyMIM publish it.
-    Groups with a `lr_scale` multiply. `step` and `cyclic` change between epochs only.
+    Groups with a `lr_scale` multiply. `step` and `cyclic` change between epochs only; `poly` falls
+    with the `power` of what is left.
     """
     if epoch < warmup_epochs:
         return warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs
@@ -31,4 +33,6 @@ def learning_rate(
         top = max(1, int(epochs) * 4 // 15)
         return lr * (whole / top if whole <= top else (epochs - whole) / (epochs - top))
     progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    if schedule == "poly":
+        return min_lr + (lr - min_lr) * (1.0 - progress) ** power
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))

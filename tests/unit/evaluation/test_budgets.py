@@ -3,7 +3,7 @@ import pytest
 
 from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
-from vistill.evaluation.budgets import label_budget, split_labelled
+from vistill.evaluation.budgets import label_budget, split_first, split_labelled
 
 LABELS = np.array([0] * 200 + [1] * 50 + [2] * 3 + [-1] * 20)
 
@@ -49,3 +49,10 @@ def test_split_is_stratified_disjoint_and_covers_what_is_labelled():
 def test_split_of_a_class_with_one_picture_is_refused():
     with pytest.raises(UserError, match="class number 4 has a single"):
         split_labelled(np.array([0, 0, 4]))
+
+
+def test_the_first_of_every_class_are_trained_on():
+    train, test = split_first(np.array([1, 0, 1, 0, -1, 1, 0]), 2)
+    assert (train.tolist(), test.tolist()) == ([0, 1, 2, 3], [5, 6])
+    with pytest.raises(UserError, match="train_first=3 leaves no test pictures of class number 0"):
+        split_first(np.array([0, 0, 0, 1, 1, 1, 1]), 3)
