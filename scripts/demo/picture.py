@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vistill.api.demo import ASSETS
+from vistill.api.demo.pictures import ASSETS
 from vistill.data import open_source
 
 NAMES = {"distilled": "distilled\n(TinyMIM)", "alone": "alone\n(MAE)", "random": "not\npre-trained"}
