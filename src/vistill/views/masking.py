@@ -37,6 +37,70 @@ def random_mask(noise: Float[Tensor, "b l"], mask_ratio: float) -> Mask:
     return Mask(shuffle[:, :keep], restore, hidden)
 
 
+class NestedMask(NamedTuple):
+    """What two sides of unequal sight see of every sample; each set in ascending order.
+
+    Attributes:
+        visible: int64 `[B, V]`, patches that both sides see.
+        extra: int64 `[B, E]`, patches that the side with the lower mask ratio sees besides.
+        hidden: int64 `[B, L - V]`, all but `visible`: what the side with the higher ratio misses.
+    """
+
+    visible: Int[Tensor, "b v"]
+    extra: Int[Tensor, "b e"]
+    hidden: Int[Tensor, "b h"]
+
+    @property
+    def seen(self) -> Int[Tensor, "b s"]:
+        """`visible`, then `extra`."""
+        return torch.cat([self.visible, self.extra], dim=1)
+
+
+def tube_visible(length: int, mask_ratio: float) -> int:
+    """How many of `length` positions VideoMAE and AMD leave visible (spec amd 4)."""
+    return length - int(mask_ratio * length)
+
+
+def picture_visible(length: int, mask_ratio: float) -> int:
+    """How many of `length` patches MAE leaves visible (spec amd 11.5)."""
+    return int(length * (1 - mask_ratio))
+
+
+def nested_mask(
+    noise: Float[Tensor, "b n"], visible: int, seen: int | None = None, slots: int = 1
+) -> NestedMask:
+    """Two nested sets of visible patches from one noise (AMD, section 3; spec amd 4, 11.5).
+
+    Of every row the `visible` positions of smallest noise are seen by both sides and those up to
+    rank `seen` by one of them, so the first set is always part of the second. A permutation is a
+    noise too: the published masks are those of the permutation that shuffled them.
+
+    Args:
+        noise: one number per position of a time slot for a tube mask, per patch for a random one.
+        visible: positions that both sides see.
+        seen: positions that the side with the lower mask ratio sees; None: the same.
+        slots: time slots over which the choice is repeated (a tube mask); 1 for a random mask.
+
+    Raises:
+        ValueError: no patch would be visible, or the sets would not be nested.
+    """
+    positions = noise.shape[1]
+    seen = visible if seen is None else seen
+    if not 1 <= visible <= seen <= positions:
+        raise ValueError(f"cannot nest {visible} visible patches in {seen} of {positions}")
+    order = torch.argsort(noise, dim=1, stable=True)
+
+    def ascending(chosen: Int[Tensor, "b k"]) -> Int[Tensor, "b slots_k"]:
+        start = torch.arange(slots, device=noise.device)[:, None] * positions
+        return (chosen.sort(dim=1).values[:, None] + start).flatten(1)
+
+    return NestedMask(
+        ascending(order[:, :visible]),
+        ascending(order[:, visible:seen]),
+        ascending(order[:, visible:]),
+    )
+
+
 def gather_tokens(
     tokens: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k d"]:
