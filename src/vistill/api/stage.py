@@ -195,7 +195,9 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
         folder = out / "export" / which
         if method.backbone.build is None:  # a module of the user's own: only they can build it
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "model.safetensors", save(method.backbone.state_dict()))
+            state = method.backbone.state_dict()
+            plain = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+            write_atomic(folder / "model.safetensors", save(plain))
             return
         save_backbone(
             method.backbone,

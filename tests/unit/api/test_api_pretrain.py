@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 import vistill
@@ -66,6 +67,21 @@ def test_models_as_objects(tmp_path: Path) -> None:
     assert "module.blocks.0.mlp.fc1.weight" in changed
     assert not any(p.requires_grad for p in teacher.parameters())
     assert student.origin == f"run {tmp_path / 'run'}"
+
+
+def test_an_object_in_channels_last_is_saved(tmp_path: Path) -> None:
+    student = wrapped()
+    student.module.to(memory_format=torch.channels_last)
+    vistill.pretrain(
+        data=CELLS / "train",
+        out=tmp_path / "run",
+        teacher=wrapped(),
+        student=student,
+        overrides=SETTINGS | {"student.drop_path": 0.0},
+    )
+    saved = load_file(tmp_path / "run" / "export" / "last" / "model.safetensors")
+    name = "module.patch_embed.proj.weight"
+    assert torch.equal(saved[name], student.state_dict()[name])
 
 
 def test_a_random_object_is_a_random_teacher(tmp_path: Path) -> None:
