@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +21,12 @@ def cases(golden_set: str) -> dict[str, dict]:
 
 @pytest.fixture
 def golden() -> Callable[..., SimpleNamespace]:
-    """`golden(case, set)`: config, info, tolerances and tensors (inputs, state, output, grad)."""
+    """`golden(case, set)`: config, info, tolerances and tensors (inputs, state, output, ...)."""
 
     def load(name: str, golden_set: str = "tinymim") -> SimpleNamespace:
         case = cases(golden_set)[name]
         config, tolerance = case.get("config", {}), case.get("tolerance", {})
-        parts: dict[str, dict] = {"input": {}, "state": {}, "output": {}, "grad": {}}
+        parts: dict[str, dict] = defaultdict(dict)
         if case.get("file"):
             double = config.get("dtype") in ("float64", "f64")
             for key, tensor in load_file(FOLDER / golden_set / case["file"]).items():
@@ -42,6 +43,7 @@ def golden() -> Callable[..., SimpleNamespace]:
             state=parts["state"],
             output=parts["output"],
             grad=parts["grad"],
+            updated=parts["updated"],
         )
 
     return load

@@ -1,6 +1,6 @@
 """The typed configuration of an evaluation: kNN, linear probe, fine-tuning (spec 7)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from vistill.config.suggest import did_you_mean
 
 Protocol = Literal["knn", "linear", "finetune"]
 Pool = Literal["avg", "cls"]
+Statistics = Literal["own", "none", "imagenet", "clip", "cifar100"]
 
 
 def _published(
@@ -46,6 +47,25 @@ def _published(
 
 _FD = {"warmup_epochs": 20, "warmup_lr": 1e-6, "min_lr": 1e-6, "clip_norm": 5.0}
 
+_KDEP = {
+    "optimizer": "sgd",
+    "schedule": "step",
+    "decay_biases": True,
+    "epochs": 150,
+    "min_steps": 0,
+    "global_batch_size": 64,
+    "lr": 1e-3,
+    "warmup_epochs": 0.0,
+    "weight_decay": 5e-4,
+    "layer_decay": 1.0,
+    "drop_path": 0.0,
+    "label_smoothing": 0.0,
+    "crop_scale": (0.08, 1.0),
+    "interpolation": "bilinear",
+    "head_init": "uniform",
+    "test_every": 5,
+}
+
 FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
     "tinymim_base": _published(100, 5e-4, 0.65, 0.2),
@@ -64,9 +84,16 @@ FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "fd_esvit_swin": _published(100, 6.25e-4, 0.8, 0.4, 1024)
     | _FD
     | {"warmup_lr": 5e-7, "min_lr": 5e-7},
+    "kdep": _KDEP | {"normalization": "none"},
+    "kdep_cifar100": _KDEP | {"normalization": "cifar100"},
+    "kdep_cub": _KDEP | {"normalization": "none", "lrs": (1e-3, 1e-2)},
+    "kdep_sweep": _KDEP
+    | {"lrs": (1e-3, 3e-3, 1e-2, 3e-2), "weight_decays": (1e-4, 5e-4), "test_every": None},
 }
 """What a recipe sets; the fields' own defaults are `small`. Batch, learning rate, layer decay and
-drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors published none."""
+drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors published none. So are the
+grid and the own normalisation of `kdep_sweep`, which is for any labelled pictures; the other three
+are spec kdep 11.1, whose authors leave the pictures of three data sets as they are."""
 
 
 def check_budget(budget: float | str) -> float | str:
@@ -126,7 +153,30 @@ class FineTuneConfig(Section):
     recipe: str = Field(default="small")
     """`small`, or published settings for ImageNet: `tinymim_base`, `tinymim_small`,
     `tinymim_tiny`, `mae_base`, `mae_large`, `mae_huge`, and `fd_...` for each recipe of feature
-    distillation."""
+    distillation; or SGD as KDEP transfers: `kdep` (DTD, Caltech-256), `kdep_cifar100`, `kdep_cub`,
+    and `kdep_sweep` for any pictures."""
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
+    """SGD is without Nesterov's rule and without dampening."""
+    momentum: Rate = Field(default=0.9)
+    """Of SGD."""
+    schedule: Literal["cosine", "step"] = Field(default="cosine")
+    """After the warm-up: a cosine, or `lr * gamma^floor(epoch / step_epochs)`."""
+    step_epochs: PositiveInt | None = Field(default=None)
+    """Epochs between the drops of the step schedule; default: a third of the run."""
+    gamma: PositiveFloat = Field(default=0.1)
+    """Factor of each drop."""
+    lrs: Annotated[tuple[PositiveFloat, ...], AfterValidator(unique)] = Field(default=())
+    """Peak learning rates to choose among, instead of `lr`. Each is tried on a part of the training
+    pictures and judged by the rest; the best is trained again on all of them."""
+    weight_decays: Annotated[tuple[NonNegativeFloat, ...], AfterValidator(unique)] = Field(
+        default=()
+    )
+    """Weight decays to choose among in the same way, each with each learning rate."""
+    validation_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the chosen training pictures that judges learning rates and weight decays."""
+    test_every: PositiveInt | None = Field(default=None)
+    """Also test every so many epochs and report the best, which is chosen on test pictures, as
+    KDEP's authors do; default: test the last weights only."""
     epochs: PositiveInt = Field(default=50)
     """Passes over the labelled pictures."""
     min_steps: NonNegativeInt = Field(default=400)
@@ -147,6 +197,8 @@ class FineTuneConfig(Section):
     """Learning rate at the start of the warm-up."""
     weight_decay: NonNegativeFloat = Field(default=0.05)
     """For matrices; biases, 1-D parameters, class token and position table never decay."""
+    decay_biases: bool = Field(default=False)
+    """Decay them as well."""
     layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)
     """Factor on the learning rate per layer below the head."""
     clip_norm: PositiveFloat | None = Field(default=None)
@@ -154,6 +206,8 @@ class FineTuneConfig(Section):
     drop_path: Rate | None = Field(default=None)
     """Stochastic depth of the last block, rising linearly from 0 in the first; default: 0.1 where
     the backbone has stochastic depth."""
+    head_dropout: Rate = Field(default=0.0)
+    """Dropout of the feature in front of the head."""
     mixup: float = Field(default=0.0, ge=0.0, le=2.0)
     """Parameter of mixup's Beta distribution (0: off)."""
     cutmix: float = Field(default=0.0, ge=0.0, le=2.0)
@@ -170,6 +224,16 @@ class FineTuneConfig(Section):
     """RandAugment in timm's notation, such as `rand-m9-mstd0.5-inc1`; default: off."""
     crop_scale: PartRange = Field(default=(0.3, 1.0))
     """Smallest and largest share of the picture's area that a random crop covers."""
+    interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
+    """How pictures are resized, in training and in tests."""
+    normalization: Statistics = Field(default="own")
+    """Mean and std of the inputs: the backbone's own, or `none`, `imagenet`, `clip`, `cifar100`."""
+    test_normalization: Statistics | None = Field(default=None)
+    """The same in tests; feature distillation's authors test with `clip`. Default: as in
+    training."""
+    head_init: Literal["small", "uniform"] = Field(default="small")
+    """Weights of the fresh head: normal with std 2e-5 and no biases, or torch's own uniform
+    ones."""
     flip: Share = Field(default=0.5)
     """Probability of a horizontal flip."""
     reset_last_block: Literal["keep", "zero_residual"] = Field(default="keep")
@@ -192,6 +256,9 @@ class FineTuneConfig(Section):
         recipe = dict(FINETUNE_RECIPES[name])
         if "base_lr" in values:
             recipe["lr"] = None
+        for one, several in (("lr", "lrs"), ("base_lr", "lrs"), ("weight_decay", "weight_decays")):
+            if one in values:
+                recipe.pop(several, None)
         return {**recipe, **values}
 
 
@@ -209,6 +276,9 @@ class EvaluateConfig(Section):
     """Labelled pictures to test on; default: a stratified part of `train`."""
     test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of `train` that is tested on where there is no `test`."""
+    train_first: PositiveInt | None = Field(default=None)
+    """Where there is no `test`: learn from the first so many pictures of every class and test on
+    the others, instead of `test_share` (Caltech-256: 60)."""
     protocols: Annotated[tuple[Protocol, ...], AfterValidator(unique)] = Field(
         default=("knn", "linear", "finetune"), min_length=1
     )
@@ -234,3 +304,12 @@ class EvaluateConfig(Section):
     knn: KNNConfig = Field(default_factory=KNNConfig)
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if self.train_first is not None and self.test is not None:
+            raise ValueError(
+                f"train_first={self.train_first} takes the test pictures from train, but test="
+                f"{self.test} gives others; leave one of them out"
+            )
+        return self

@@ -1,26 +1,35 @@
 """A backbone with a classification head, trained as a method (spec 7)."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.evaluation import FineTuneConfig, Statistics
 from vistill.errors import UserError
 from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.methods.base import Method, TrainedModule, freeze_unreached
 from vistill.methods.sides import drop_path_noise
-from vistill.models.backbone import Backbone, Tap
+from vistill.models.backbone import Backbone, Normalization, Tap
+from vistill.models.clip import CLIP_NORMALIZATION
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
-from vistill.views.noise import Stream
+from vistill.views.noise import Stream, per_sample_uniform
 
 _EPS = 1e-6
+_STATISTICS: dict[Statistics, Normalization] = {
+    "none": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": Normalization(),
+    "clip": CLIP_NORMALIZATION,
+    "cifar100": Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
 _DROP_PATH = 0.1
 
 
@@ -29,6 +38,14 @@ def soft_cross_entropy(
 ) -> Float[Tensor, ""]:
     """−Σ_classes target · log softmax(logits), mean over the batch."""
     return -(targets * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+
+
+def head_dropout(
+    features: Float[Tensor, "b d"], seeds: Int[Tensor, " b"], rate: float
+) -> Float[Tensor, "b d"]:
+    """Dropout in front of the head; every draw of a sample derives from its seed."""
+    kept = per_sample_uniform(seeds, features.shape[1], Stream.HEAD_DROPOUT) >= rate
+    return features * kept.to(features.dtype) / (1 - rate)
 
 
 class Classifier(TrainedModule):
@@ -65,15 +82,26 @@ class Classifier(TrainedModule):
         self.fc_norm = nn.LayerNorm(backbone.width, eps=_EPS) if normed else nn.Identity()
         self.head = nn.Linear(backbone.width, num_classes)
         generator = torch.Generator().manual_seed(seed)
-        nn.init.trunc_normal_(self.head.weight, std=2e-5, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        if self.options.head_init == "uniform":
+            bound = backbone.width**-0.5
+            nn.init.uniform_(self.head.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(self.head.bias, -bound, bound, generator=generator)
+        else:
+            nn.init.trunc_normal_(self.head.weight, std=2e-5, generator=generator)
+            nn.init.zeros_(self.head.bias)
+        own = backbone.normalization
+        known = _STATISTICS | {"own": own}
+        backbone.normalization = known[self.options.normalization]
+        self.test_normalization = known[
+            self.options.test_normalization or self.options.normalization
+        ]
 
     def features(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b 3 *size"],
         drop_path_noise: Float[Tensor, "branches b"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """What the head sees of normalised `images`."""
+        """What the head sees of normalised pictures or clips."""
         if "pooled_act" in self.student.taps:
             return self.student.pooled(images)
         after_norm = self.pool == "cls" or self.student.pools_after_norm
@@ -86,10 +114,10 @@ class Classifier(TrainedModule):
 
     def logits(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b 3 *size"],
         drop_path_noise: Float[Tensor, "branches b"] | None = None,
     ) -> Float[Tensor, "b c"]:
-        """Class scores of normalised `images`."""
+        """Class scores of normalised pictures or clips."""
         return self.head(self.features(images, drop_path_noise))
 
     def forward(self, batch: Batch, targets: None = None) -> Losses:
@@ -104,7 +132,7 @@ class Classifier(TrainedModule):
         if options.mixup > 0 or options.cutmix > 0:
             mix = draw_mix(
                 batch.seeds,
-                (images.shape[2], images.shape[3]),
+                (images.shape[-2], images.shape[-1]),
                 mixup=options.mixup,
                 cutmix=options.cutmix,
                 probability=options.mix_probability,
@@ -112,7 +140,10 @@ class Classifier(TrainedModule):
             )
             images, wanted = apply_mix(images, wanted, mix)
         noise = drop_path_noise(self.student, batch.seeds, Stream.DROP_PATH)
-        loss = soft_cross_entropy(self.logits(images, noise).to(wanted.dtype), wanted)
+        features = self.features(images, noise)
+        if options.head_dropout > 0:
+            features = head_dropout(features, batch.seeds, options.head_dropout)
+        loss = soft_cross_entropy(self.head(features).to(wanted.dtype), wanted)
         return Losses(loss, {"cross_entropy": loss.detach()})
 
 
@@ -124,21 +155,24 @@ def build_classifier(
     pool: Literal["avg", "cls"],
     options: FineTuneConfig,
     seed: int,
+    num_frames: int | None = None,
 ) -> Method:
     """A method that fine-tunes a copy of `backbone`; the original is left as it is.
 
-    Every parameter of the copy is trained, a fixed position table included, except those that the
-    loss does not reach (the final norm under average pooling). A relative position bias that all
-    blocks share becomes one per block. Heads, input size, stochastic depth and the last block's
-    projections are set as `options` say.
+    Every parameter of the copy is trained, except those that the loss does not reach (the final
+    norm under average pooling) and the fixed position table of clips; that of pictures is trained.
+    A relative position bias that all blocks share becomes one per block. Heads, input size,
+    stochastic depth and the last block's projections are set as `options` say.
 
     Raises:
         UserError: the backbone cannot do what is asked of it.
     """
-    backbone = prepare_backbone(backbone, image_size, pool)
+    backbone = prepare_backbone(backbone, image_size, pool, num_frames)
     if isinstance(backbone, VisionTransformer | SwinBackbone):
         backbone.unshare_relative_position()
     backbone.requires_grad_(True)
+    if fixed_table(backbone):
+        backbone.pos_embed.requires_grad_(False)
     if options.num_heads is not None:
         unify_heads = _ability(backbone, "unify_heads", "finetune.num_heads")
         if backbone.width % options.num_heads:
@@ -158,7 +192,7 @@ def build_classifier(
     if options.reset_last_block == "zero_residual":
         _zero_residual(_ability(backbone, "blocks", "finetune.reset_last_block")[-1])
     method = Method(Classifier(backbone, num_classes, pool=pool, options=options, seed=seed))
-    freeze_unreached(method, _two_grey_pictures(image_size))
+    freeze_unreached(method, _two_grey_samples(method.backbone, image_size))
     return method
 
 
@@ -176,8 +210,27 @@ def _zero_residual(block: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def prepare_backbone(backbone: Backbone, image_size: int, pool: Literal["avg", "cls"]) -> Backbone:
-    """A copy of `backbone` on the CPU that takes pictures of `image_size`.
+def fixed_table(backbone: Backbone) -> bool:
+    """Whether the positions of a clip are a table that nothing trains (spec amd 3)."""
+    return (
+        isinstance(backbone, VisionTransformer)
+        and backbone.tubelet_size is not None
+        and backbone.position == "sincos"
+    )
+
+
+def frames_of(backbone: Backbone) -> int:
+    """Frames of the clips that a backbone takes; 1 for pictures."""
+    return int(getattr(backbone, "num_frames", 1))
+
+
+def prepare_backbone(
+    backbone: Backbone,
+    image_size: int,
+    pool: Literal["avg", "cls"],
+    num_frames: int | None = None,
+) -> Backbone:
+    """A copy of `backbone` on the CPU for pictures of `image_size`, or clips of `num_frames`.
 
     Raises:
         UserError: it has no class token to pool, or cannot be resized.
@@ -185,14 +238,30 @@ def prepare_backbone(backbone: Backbone, image_size: int, pool: Literal["avg", "
     if pool == "cls" and backbone.num_prefix_tokens == 0:
         raise UserError("pool=cls needs a class token, which this backbone lacks; use pool=avg")
     backbone = copy.deepcopy(backbone).cpu()
-    if tuple(backbone.image_size) != (image_size, image_size):
+    size = (image_size, image_size)
+    if num_frames is not None and frames_of(backbone) != num_frames:
+        wanted = f"frames={num_frames}, image_size={image_size}"
+        resize = _clip_resize(backbone, num_frames)
+    elif tuple(backbone.image_size) != size:
+        wanted = f"image_size={image_size}"
         resize = _ability(backbone, "resize", "image_size")
-        try:
-            resize(image_size)
-        except ValueError as error:
-            problem = f"image_size={image_size} does not suit the backbone: {error}"
-            raise UserError(problem) from None
+    else:
+        return backbone
+    try:
+        resize(image_size)
+    except ValueError as error:
+        raise UserError(f"{wanted} does not suit the backbone: {error}") from None
     return backbone
+
+
+def _clip_resize(backbone: Backbone, num_frames: int) -> Callable[[int], None]:
+    """Resizes a backbone of clips to another number of frames as well."""
+    if frames_of(backbone) == 1:
+        raise UserError(
+            f"frames={num_frames} needs a backbone of clips, and this one ({backbone.origin}) "
+            "takes pictures"
+        )
+    return partial(_ability(backbone, "resize", "frames"), num_frames=num_frames)
 
 
 def _ability(backbone: Backbone, attribute: str, setting: str) -> Any:
@@ -205,7 +274,9 @@ def _ability(backbone: Backbone, attribute: str, setting: str) -> Any:
     return getattr(backbone, attribute)
 
 
-def _two_grey_pictures(image_size: int) -> Batch:
-    pixels = torch.full((2, 3, image_size, image_size), 0.5)
+def _two_grey_samples(backbone: Backbone, image_size: int) -> Batch:
+    frames = frames_of(backbone)
+    clip = () if frames == 1 else (frames,)
+    pixels = torch.full((2, 3, *clip, image_size, image_size), 0.5)
     positions = torch.arange(2)
     return Batch(pixels=pixels, seeds=positions, ids=positions, labels=torch.zeros_like(positions))

@@ -14,9 +14,9 @@ _ATTEMPTS = 10
 
 
 def random_erasing(
-    images: Float[Tensor, "b 3 h w"], seeds: Int[Tensor, " b"], probability: float
-) -> Float[Tensor, "b 3 h w"]:
-    """Replace one rectangle of some pictures by standard normal noise.
+    images: Float[Tensor, "b 3 *size"], seeds: Int[Tensor, " b"], probability: float
+) -> Float[Tensor, "b 3 *size"]:
+    """Replace one rectangle of some pictures, or of all frames of some clips, by normal noise.
 
     Its area is uniform in 2 % to a third of the picture, its aspect log-uniform in 0.3 to 1/0.3;
     the first of ten proposals that is smaller than the picture is taken, as in timm.
@@ -26,7 +26,7 @@ def random_erasing(
         seeds: every draw of a sample derives from its seed.
         probability: of erasing anything.
     """
-    _batch, channels, height, width = images.shape
+    height, width = images.shape[-2:]
     draws = per_sample_uniform(seeds, 3 + 2 * _ATTEMPTS, Stream.RANDOM_ERASING)
     area = (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[:, 3 : 3 + _ATTEMPTS]) * height * width
     aspect = ((2 * draws[:, 3 + _ATTEMPTS :] - 1) * _LOG_ASPECT).exp()
@@ -41,8 +41,9 @@ def random_erasing(
     columns = torch.arange(width, device=images.device)
     in_rows = (rows >= top) & (rows < top + tall) & erased[:, None]
     in_columns = (columns >= left) & (columns < left + wide)
-    inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
-    noise = _normal(seeds, channels * height * width).view(images.shape)
+    rectangle = in_rows[:, :, None] & in_columns[:, None, :]
+    inside = rectangle.view(-1, *(1,) * (images.dim() - 3), height, width)
+    noise = _normal(seeds, images[0].numel()).view(images.shape)
     return torch.where(inside, noise.to(images.dtype), images)
 
 

@@ -42,10 +42,13 @@ def smoothed_targets(
 
 
 def apply_mix(
-    pixels: Float[Tensor, "b 3 h w"], targets: Float[Tensor, "b c"], mix: Mix
-) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b c"]]:
-    """Mixed pixels and targets; CutMix weighs targets by the area that its box really covers."""
-    height, width = pixels.shape[2:]
+    pixels: Float[Tensor, "b 3 *size"], targets: Float[Tensor, "b c"], mix: Mix
+) -> tuple[Float[Tensor, "b 3 *size"], Float[Tensor, "b c"]]:
+    """Mixed pixels and targets; CutMix weighs targets by the area that its box really covers.
+
+    All frames of a clip share the box.
+    """
+    height, width = pixels.shape[-2:]
     top, bottom, left, right = mix.box
     rows = torch.arange(height, device=pixels.device)
     columns = torch.arange(width, device=pixels.device)

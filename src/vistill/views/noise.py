@@ -22,6 +22,8 @@ class Stream(IntEnum):
     MIXING = 6
     ERASING_NOISE = 7
     LIGHTING = 8
+    HEAD_DROPOUT = 9
+    BOX_JITTER = 10
 
 
 def _signed(value: int) -> int:
