@@ -53,8 +53,9 @@ argument and its options `--random-init`, `--data`, `--test`, `--protocols` (def
 `knn,linear`), `--labels` and `--seeds`.
 """
 RECIPES = """\
-`small` is the column of defaults above. Batch, learning rate, layer decay and drop path of
-`tinymim_small` and `tinymim_tiny` are ours: their authors published none.
+`small` is the column of defaults above, which also holds where a recipe has a dash. Batch, learning
+rate, layer decay and drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors
+published none. So are the grid and the normalisation of `kdep_sweep`.
 """
 
 
@@ -153,11 +154,12 @@ def chapters(model: type[BaseModel], prefix: str = "", level: int = 3) -> list[s
 def recipe_table() -> list[str]:
     """What the fine-tuning recipes set."""
     names = [name for name in FINETUNE_RECIPES if name != "small"]
-    keys = list(FINETUNE_RECIPES[names[0]])
+    keys = dict.fromkeys(key for name in names for key in FINETUNE_RECIPES[name])
     head = " | ".join(f"`{name}`" for name in names)
     rows = [f"| key | {head} |", "|---" * (len(names) + 1) + "|"]
     for key in keys:
-        cells = " | ".join(shown(FINETUNE_RECIPES[name][key]) for name in names)
+        set_by = [FINETUNE_RECIPES[name] for name in names]
+        cells = " | ".join(shown(recipe[key]) if key in recipe else "–" for recipe in set_by)
         rows.append(f"| `finetune.{key}` | {cells} |")
     return rows
 

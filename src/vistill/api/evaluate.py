@@ -93,6 +93,7 @@ def evaluate(
         workers=default_workers() if config.workers is None else config.workers,
         device=config.device,
         test_share=config.test_share,
+        train_first=config.train_first,
         knn=config.knn,
         linear=config.linear,
         finetune=config.finetune,

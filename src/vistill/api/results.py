@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
 
 
+def _budget(budget: float | str) -> str:
+    return budget if isinstance(budget, str) else f"{100 * budget:g} %"
+
+
 def main_rank() -> bool:
     """Whether this process is the one of `torchrun`'s ranks that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
@@ -91,12 +95,26 @@ class EvaluateResult:
         head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
         lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
         for one in self.summaries:
-            share = one.budget if isinstance(one.budget, str) else f"{100 * one.budget:g} %"
+            share = _budget(one.budget)
             top5 = "" if one.top5 is None else f"{100 * one.top5:.1f}"
             lines.append(
                 f"{one.protocol:<9} {f'{share} ({one.labels_used})':>14} {100 * one.top1:>8.1f} "
                 f"{f'{100 * one.low:.1f} – {100 * one.high:.1f}':>15} {top5:>8}".rstrip()
             )
+        for found in self.scores:
+            if found.setting is not None:
+                one = found.setting
+                lines.append(
+                    f"{found.protocol}, {_budget(found.budget)}, seed {found.seed}: lr={one.lr:g} "
+                    f"and weight_decay={one.weight_decay:g} were right on "
+                    f"{100 * one.validation_top1:.1f} % of held-out training pictures"
+                )
+        for summary in self.summaries:
+            if summary.best_top1 is not None:
+                lines.append(
+                    f"{summary.protocol}, {_budget(summary.budget)}: best test during training "
+                    f"{100 * summary.best_top1:.1f} %, which is chosen on test pictures"
+                )
         if self.summaries:
             kinds = {one.interval for one in self.summaries}
             what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))

@@ -1,8 +1,8 @@
 """Measure one backbone by kNN, linear probe and fine-tuning over label budgets and seeds."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,13 +20,14 @@ from vistill.config.evaluation import (
 from vistill.config.suggest import did_you_mean
 from vistill.data import Source, default_workers
 from vistill.errors import UserError
-from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
-from vistill.evaluation.classifier import build_classifier, prepare_backbone
+from vistill.evaluation.budgets import budget_text, label_budget, split_first, split_labelled
+from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune, training_view
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.linear_probe import linear_probe
-from vistill.evaluation.metrics import Score, score
+from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
+from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
 
@@ -60,6 +61,7 @@ def evaluate_backbone(
     workers: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     test_share: float = 0.2,
+    train_first: int | None = None,
     knn: KNNConfig | None = None,
     linear: LinearProbeConfig | None = None,
     finetune: FineTuneConfig | None = None,
@@ -83,6 +85,7 @@ def evaluate_backbone(
         workers: loader processes; None: one a core, at most 8.
         device: where to compute.
         test_share: share tested on without a `test_source`.
+        train_first: without a `test_source`, learn from so many pictures of every class instead.
         knn, linear, finetune: options of the protocols.
         progress: whether to show anything.
 
@@ -93,7 +96,9 @@ def evaluate_backbone(
         if name not in get_args(Protocol):
             raise UserError(f"unknown protocol {name!r}{did_you_mean(name, get_args(Protocol))}")
     kind = device_kind(device, "device")
-    train, test, num_classes = labelled_parts(train_source, test_source, test_share)
+    train, test, num_classes = labelled_parts(
+        train_source, test_source, test_share, train_first=train_first
+    )
     chosen = {
         (budget, seed): train.indices[label_budget(train.classes[train.indices], budget, seed)]
         for budget in budgets
@@ -109,6 +114,9 @@ def evaluate_backbone(
     model = prepare_backbone(backbone, size, pool)
     finetune = finetune or FineTuneConfig()
     if "finetune" in protocols:
+        if len(candidates(finetune)) > 1:
+            for labels in chosen.values():
+                require_validation(train.classes[labels])
         training_view(finetune, size)
         build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
@@ -139,13 +147,19 @@ def evaluate_backbone(
                     seed=seed,
                     seconds=found.seconds,
                     broken=found.broken,
+                    best_top1=found.best_top1,
+                    tried=found.tried,
                 )
             )
     return scores
 
 
 def labelled_parts(
-    train_source: Source, test_source: Source | None, test_share: float = 0.2
+    train_source: Source,
+    test_source: Source | None,
+    test_share: float = 0.2,
+    *,
+    train_first: int | None = None,
 ) -> tuple[Labelled, Labelled, int]:
     """Training pictures, test pictures and the number of classes.
 
@@ -154,7 +168,10 @@ def labelled_parts(
     """
     train = _labelled(train_source)
     if test_source is None:
-        fit, held_out = split_labelled(train.classes, test_share)
+        if train_first is None:
+            fit, held_out = split_labelled(train.classes, test_share)
+        else:
+            fit, held_out = split_first(train.classes, train_first)
         test = Labelled(train_source, held_out, train.classes)
         train = Labelled(train_source, fit, train.classes)
     else:
@@ -200,6 +217,8 @@ class _Found:
     labels_used: int
     seconds: float
     broken: tuple[str, ...]
+    best_top1: float | None = None
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass
@@ -242,7 +261,46 @@ class _Runner:
 
     def finetune(self, chosen: np.ndarray, options: FineTuneConfig, seed: int) -> _Found:
         start = time.monotonic()
-        classifier = fine_tune(
+        options, tried = self._choose_setting(chosen, options, seed)
+        accuracies: list[float] = []
+        found: list[Features] = []
+
+        def test(classifier: Classifier) -> float:
+            top1, scores = self._accuracy(classifier, self.test, self.test.indices)
+            accuracies.append(top1)
+            found[:] = [scores]
+            return top1
+
+        self._fine_tune(chosen, options, seed, on_test=test)
+        last = self._tested(found[0], found[0].features, len(chosen), start)
+        best = None if options.test_every is None else max(accuracies)
+        return replace(last, best_top1=best, tried=tried)
+
+    def _choose_setting(
+        self, chosen: np.ndarray, options: FineTuneConfig, seed: int
+    ) -> tuple[FineTuneConfig, tuple[Tried, ...]]:
+        """Learning rate and weight decay by a stratified part of the chosen pictures."""
+        settings = candidates(options)
+        if len(settings) == 1:
+            return settings[0], ()
+        fit, check = split_labelled(self.train.classes[chosen], options.validation_share, seed)
+
+        def accuracy(setting: FineTuneConfig) -> float:
+            classifier = self._fine_tune(chosen[fit], setting, seed)
+            top1, _ = self._accuracy(classifier, self.train, chosen[check])
+            self.say(f"{setting_text(setting)}: {top1:.1%} of {len(check)} validation pictures")
+            return top1
+
+        return choose(settings, accuracy)
+
+    def _fine_tune(
+        self,
+        chosen: np.ndarray,
+        options: FineTuneConfig,
+        seed: int,
+        on_test: Callable[[Classifier], float] | None = None,
+    ) -> Classifier:
+        return fine_tune(
             self.model,
             self.train.source,
             chosen,
@@ -254,19 +312,27 @@ class _Runner:
             workers=self.workers,
             device=self.device,
             progress=self.progress,
+            on_test=on_test,
         )
+
+    def _accuracy(
+        self, classifier: Classifier, part: Labelled, indices: np.ndarray
+    ) -> tuple[float, Features]:
+        """Top-1 accuracy on pictures of `part`, and their class scores."""
         found = collect(
             classifier,
             class_scores(classifier),
-            self.test.source,
-            self.test.indices,
+            part.source,
+            indices,
             image_size=self.image_size,
             batch_size=self.batch_size,
             workers=self.workers,
             device=self.device,
             progress="testing" if self.progress else None,
+            interpolation=classifier.options.interpolation,
         )
-        return self._tested(found, found.features, len(chosen), start)
+        labels = torch.from_numpy(part.classes)[found.ids]
+        return top_k_hits(found.features, labels, 1) / len(labels), found
 
     def _tested(self, found: Features, scores: Tensor, used: int, start: float) -> _Found:
         new = sorted(set(found.broken) - self.told)

@@ -97,14 +97,15 @@ def collect(
     device: torch.device | str,
     progress: str | None,
     broken: BrokenFiles | None = None,
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Features:
     """`compute` of every batch, with `module` in eval mode on `device`.
 
     The other arguments are those of `extract_features`; `progress` is what to show meanwhile, None
-    for nothing.
+    for nothing, `interpolation` how pictures are resized.
     """
     broken = broken or BrokenFiles(len(indices), max_share=1.0)
-    transform = EvalTransform(image_size)
+    transform = EvalTransform(image_size, interpolation=interpolation)
     batches = eval_batches(
         source, indices, transform, batch_size=batch_size, workers=workers, broken=broken
     )

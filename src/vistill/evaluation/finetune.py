@@ -36,6 +36,7 @@ def fine_tune(
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
+    on_test: Callable[[Classifier], float] | None = None,
 ) -> Classifier:
     """Train a classifier that starts from a copy of `backbone`; the original is left as it is.
 
@@ -52,6 +53,7 @@ def fine_tune(
         workers: loader processes.
         device: where to train.
         progress: whether to show anything.
+        on_test: accuracy of the classifier, asked for every `test_every` epochs and at the end.
 
     Raises:
         UserError: the backbone cannot do what the options ask.
@@ -76,6 +78,11 @@ def fine_tune(
     classifier = method.trained
     assert isinstance(classifier, Classifier)
     optim = OptimConfig(
+        optimizer=options.optimizer,
+        momentum=options.momentum,
+        schedule=options.schedule,
+        step_epochs=options.step_epochs or max(1, epochs // 3),
+        gamma=options.gamma,
         base_lr=options.base_lr,
         lr=options.lr,
         min_lr=options.min_lr,
@@ -93,9 +100,19 @@ def fine_tune(
         precision=options.precision,
         device=device,
         knn_probe=False,
+        evaluate_every=options.test_every or epochs,
     )
     groups = finetune_groups(classifier, options)
-    fit(method, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
+    fit(
+        method,
+        stream,
+        optim=optim,
+        train=train,
+        seed=seed,
+        groups=groups,
+        on_evaluate=None if on_test is None else lambda _: {"test_top1": on_test(classifier)},
+        progress=progress,
+    )
     stream.close()
     return classifier
 
@@ -107,7 +124,12 @@ def training_view(options: FineTuneConfig, image_size: int) -> TrainTransform:
         UserError: an augmentation that cannot be read.
     """
     return TrainTransform(
-        image_size, options.crop_scale, _RATIO, "bicubic", options.flip, options.rand_augment
+        image_size,
+        options.crop_scale,
+        _RATIO,
+        options.interpolation,
+        options.flip,
+        options.rand_augment,
     )
 
 
@@ -135,6 +157,7 @@ def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Gro
         prefix="student.",
         layer_of=layer_of,
         no_decay_names=NO_DECAY if isinstance(backbone, SwinBackbone) else (),
+        decay_biases=options.decay_biases,
     )
 
 
@@ -164,4 +187,4 @@ def _micro_batch(batch: int, wanted: int | None) -> int:
 
 def class_scores(classifier: Classifier) -> Callable[[Batch], Tensor]:
     """The logits of a batch in its test view, for `vistill.evaluation.features.collect`."""
-    return lambda batch: classifier.logits(classifier.student.normalization(batch.unit_pixels()))
+    return lambda batch: classifier.logits(classifier.test_normalization(batch.unit_pixels()))

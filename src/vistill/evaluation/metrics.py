@@ -19,6 +19,21 @@ _T95 = (
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A fine-tuning's setting, and its accuracy on training pictures that were held out from it.
+
+    Attributes:
+        lr: learning rate; for a batch of 256 where the options say `base_lr`.
+        weight_decay: of the optimiser.
+        validation_top1: accuracy in [0, 1].
+    """
+
+    lr: float
+    weight_decay: float
+    validation_top1: float
+
+
+@dataclass(frozen=True)
 class Score:
     """Result of one protocol, label budget and seed.
 
@@ -32,6 +47,9 @@ class Score:
         n_test: pictures tested.
         seconds: wall-clock time, without feature extraction that protocols share.
         broken: names of unreadable test pictures, which were left out.
+        best_top1: best of several tests during training, thus chosen on test pictures; or None.
+        setting: learning rate and weight decay that were chosen among several; or None.
+        tried: all of those.
     """
 
     protocol: str
@@ -45,6 +63,9 @@ class Score:
     n_test: int
     seconds: float
     broken: tuple[str, ...] = ()
+    best_top1: float | None = None
+    setting: Tried | None = None
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,7 @@ class Summary:
     high: float
     interval: Literal["wilson", "t"]
     n_test: int
+    best_top1: float | None = None
 
 
 def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) -> int:
@@ -107,6 +129,8 @@ def score(
     seed: int,
     seconds: float,
     broken: tuple[str, ...] = (),
+    best_top1: float | None = None,
+    tried: tuple[Tried, ...] = (),
 ) -> Score:
     """Turn class scores of the test pictures into a `Score`."""
     n = len(labels)
@@ -124,6 +148,9 @@ def score(
         n_test=n,
         seconds=seconds,
         broken=broken,
+        best_top1=best_top1,
+        setting=max(tried, key=lambda one: one.validation_top1, default=None),
+        tried=tried,
     )
 
 
@@ -139,6 +166,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
         if len(group) > 1:
             mean, low, high = t_interval([one.top1 for one in group])
             low, high = max(0.0, low), min(1.0, high)
+        best = [one.best_top1 for one in group if one.best_top1 is not None]
         top5 = [one.top5 for one in group if one.top5 is not None]
         summaries.append(
             Summary(
@@ -152,6 +180,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
                 high=high,
                 interval="t" if len(group) > 1 else "wilson",
                 n_test=first.n_test,
+                best_top1=fmean(best) if best else None,
             )
         )
     return summaries

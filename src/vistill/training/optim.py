@@ -67,6 +67,7 @@ def layer_decay_groups(
     prefix: str = "",
     layer_of: Callable[[str, int], int] = vit_layer,
     no_decay_names: Sequence[str] = (),
+    decay_biases: bool = False,
 ) -> list[Group]:
     """Groups whose `lr_scale` falls by `layer_decay` per layer below the head.
 
@@ -79,6 +80,7 @@ def layer_decay_groups(
             parameter without it belongs to the head.
         layer_of: (name without prefix, depth) → layer.
         no_decay_names: parameters whose name contains one of these do not decay either.
+        decay_biases: everything decays.
     """
     groups: dict[tuple[int, bool], Group] = {}
     for name, parameter in module.named_parameters():
@@ -88,6 +90,7 @@ def layer_decay_groups(
         layer = layer_of(inner, depth) if name.startswith(prefix) else depth + 1
         exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
         exempt = exempt or any(part in inner for part in no_decay_names)
+        exempt = exempt and not decay_biases
         group = groups.setdefault(
             (layer, exempt),
             {
