@@ -1,0 +1,217 @@
+"""What the real runs share: arms that are pre-trained and measured one after the other, each step
+once, and a Markdown and JSON table of them."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import vistill
+from vistill.evaluation.metrics import Score, Summary, summarize
+from vistill.models.backbone import Backbone
+
+# One loader, in this process: a run then keeps one core busy and its CPU seconds are all counted.
+ONE_CORE: dict[str, Any] = {"train.device": "cpu", "data.workers": 0, "train.loggers": []}
+MEASURE: dict[str, Any] = {"device": "cpu", "workers": 0}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a student, and how it was pre-trained.
+
+    Attributes:
+        name: of the row and of its folder.
+        student: a fresh one, drawn from a seed.
+        method: of `vistill.pretrain`; None: not pre-trained, and fresh for every seed.
+        teacher: the frozen model, where the method has one.
+        settings: of the pre-training.
+        finetune: of the fine-tuning.
+    """
+
+    name: str
+    student: Callable[[int], Backbone]
+    method: str | None = None
+    teacher: Callable[[], Backbone] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where everything is, and what is measured.
+
+    Attributes:
+        out: folder of runs, scores and tables.
+        unlabelled: pictures of the pre-training.
+        train, test: labelled pictures.
+        seeds: of labels, head, order, and of students that are not pre-trained.
+        budgets: shares of the training labels for fine-tuning; probes also see all of them.
+        probes: settings of kNN and linear probe.
+    """
+
+    out: Path
+    unlabelled: str
+    train: str
+    test: str
+    seeds: Sequence[int] = (0, 1, 2)
+    budgets: Sequence[float] = (0.01, 0.1)
+    probes: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, arm: Arm) -> None:
+        """Pre-train and measure one arm; whatever is there already is left as it is."""
+        self.pretrain(arm)
+        self._once(
+            f"{arm.name}/probes.json",
+            lambda file: vistill.evaluate(
+                self.backbone(arm, self.seeds[0]),
+                data=self.train,
+                test=self.test,
+                protocols=("knn", "linear"),
+                labels=(*self.budgets, 1.0),
+                seeds=self.seeds,
+                out=file,
+                overrides=MEASURE | {**self.probes},
+            ),
+        )
+        for seed in self.seeds:
+            self._once(
+                f"{arm.name}/finetune-{seed}.json",
+                lambda file, seed=seed: vistill.evaluate(
+                    self.backbone(arm, seed),
+                    data=self.train,
+                    test=self.test,
+                    protocols=("finetune",),
+                    labels=self.budgets,
+                    seeds=(seed,),
+                    out=file,
+                    overrides=MEASURE | {**arm.finetune},
+                ),
+            )
+
+    def pretrain(self, arm: Arm) -> None:
+        """Run, or go on with, the pre-training of `arm`."""
+        if arm.method is None:
+            (self.out / arm.name).mkdir(parents=True, exist_ok=True)
+            return
+        run, spent = self.out / arm.name / "run", time.process_time()
+        if (run / "result.json").exists():
+            return
+        vistill.pretrain(
+            arm.method,
+            data=self.unlabelled,
+            out=run,
+            teacher=None if arm.teacher is None else arm.teacher(),
+            student=arm.student(0),
+            overrides=ONE_CORE | {**arm.settings},
+        )
+        (self.out / arm.name / "cpu_seconds").write_text(f"{time.process_time() - spent:.0f}\n")
+
+    def backbone(self, arm: Arm, seed: int) -> Backbone:
+        """The student as pre-trained, or a fresh one of this seed."""
+        student = arm.student(seed)
+        student.origin = "not pre-trained"
+        if arm.method is None:
+            return student
+        export = self.out / arm.name / "run" / "export" / "last"
+        if (export / "model.json").exists():
+            return vistill.load_backbone(export)
+        student.load_state_dict(load_file(export / "model.safetensors"))
+        student.origin = f"pre-trained by {arm.method}"
+        return student
+
+    def _once(self, name: str, make: Callable[[Path], Any]) -> None:
+        file = self.out / name
+        if not file.exists():
+            print(make(file), flush=True)
+
+    def table(self, arms: Sequence[Arm], title: str) -> str:
+        """Markdown of all that was measured so far, also written to `table.md` and `table.json`."""
+        rows = {}
+        for arm in arms:
+            files = sorted((self.out / arm.name).glob("*.json"))
+            found = [Score(**one) for f in files for one in json.loads(f.read_text())["scores"]]
+            if found:
+                rows[arm.name] = (summarize(found), self._cost(arm))
+        columns = [
+            *((p, b) for p in ("knn", "linear") for b in (*self.budgets, 1.0)),
+            *(("finetune", b) for b in self.budgets),
+        ]
+        labels = {"knn": "kNN", "linear": "linear", "finetune": "fine-tuned"}
+        head = [
+            title,
+            *(f"{labels[p]}, {100 * b:g} %" for p, b in columns),
+            "pre-training: wall s",
+            "CPU s",
+        ]
+        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for name, (summaries, cost) in rows.items():
+            cells = {(one.protocol, one.budget): _cell(one) for one in summaries}
+            row = [name, *(cells.get(column, "") for column in columns), *cost]
+            lines.append("| " + " | ".join(row) + " |")
+        text = "\n".join(lines) + "\n"
+        numbers = {
+            name: {
+                "pretraining_seconds": cost,
+                "summaries": [asdict(one) for one in summaries],
+                "settings": {"method": arm.method, **arm.settings},
+                "finetune": {**arm.finetune},
+            }
+            for arm in arms
+            for name, (summaries, cost) in rows.items()
+            if name == arm.name
+        }
+        (self.out / "table.md").write_text(text)
+        (self.out / "table.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        return text
+
+    def _cost(self, arm: Arm) -> list[str]:
+        folder = self.out / arm.name
+        if not (folder / "cpu_seconds").exists():
+            return ["0", "0"]
+        wall = json.loads((folder / "run" / "result.json").read_text())["seconds"]
+        return [f"{wall:.0f}", (folder / "cpu_seconds").read_text().strip()]
+
+
+def _cell(one: Summary) -> str:
+    return f"{100 * one.top1:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+
+
+def unpacked(data: Path, out: Path) -> Path:
+    """The folder with the labelled pictures: `data` itself, or an archive's, unpacked once."""
+    if data.is_dir():
+        return data
+    folder = out / "pictures"
+    if not folder.exists():
+        aside = out / "pictures.part"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.unpack_archive(data, aside, filter="data" if ".tar" in data.name else None)
+        aside.rename(folder)
+    return folder
+
+
+def listed(folder: Path, per_class: int | None, file: Path) -> str:
+    """A list of the first `per_class` pictures of every class, without their labels."""
+    names = [
+        str(picture.absolute())
+        for kind in sorted(p for p in folder.iterdir() if p.is_dir())
+        for picture in sorted(kind.iterdir())[:per_class]
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(names) + "\n")
+    return str(file)
+
+
+def seeded(build: Callable[[], Backbone]) -> Callable[[int], Backbone]:
+    """A student as a function of its seed."""
+
+    def student(seed: int) -> Backbone:
+        torch.manual_seed(seed)
+        return build()
+
+    return student

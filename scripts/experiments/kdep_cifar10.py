@@ -1,0 +1,148 @@
+"""KDEP of a CIFAR ResNet-56 into a ResNet-8 and a small ViT on CIFAR-10-JPEG, its SVD against a
+learned 1x1 convolution and against no pre-training. Finished steps are skipped, so the same command
+goes on where it stopped.
+
+    OMP_NUM_THREADS=1 python scripts/experiments/kdep_cifar10.py --data cifar10.tar.gz \\
+        --teacher resnet56-4bfd9763.th --out runs/kdep_cifar10 [--only resnet8-svd]
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from experiment import Arm, Experiment, listed, seeded, unpacked
+from torch import Tensor, nn
+
+from vistill.models.backbone import Backbone, Normalization
+from vistill.models.build import create_backbone
+from vistill.models.pooled import PooledBackbone
+
+WIDTHS = (16, 32, 64)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions; a shortcut without weights drops every second pixel."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.stride = 1 if inputs == width else 2
+        self.conv1 = nn.Conv2d(inputs, width, 3, self.stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride == 2:
+            extra = (residual.shape[1] - x.shape[1]) // 2
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
+        return F.relu(residual + x)
+
+
+class CifarResNet(nn.Module):
+    """The ResNet of 6n + 2 layers for 32 pixels (He et al. 2016, section 4.2)."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        stages, inputs = [], 16
+        for width in WIDTHS:
+            blocks = [Block(inputs, width)]
+            blocks += [Block(width, width) for _ in range((layers - 2) // 6 - 1)]
+            stages.append(nn.Sequential(*blocks))
+            inputs = width
+        self.layer1, self.layer2, self.layer3 = stages
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+def resnet(layers: int, weights: Path | None = None) -> Backbone:
+    """A CIFAR ResNet as a backbone, with the weights of a file of pytorch_resnet_cifar10."""
+    module = CifarResNet(layers)
+    if weights is not None:
+        state = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict({name.removeprefix("module."): x for name, x in state.items()})
+    module = module.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    return PooledBackbone(
+        module,
+        image_size=32,
+        normalization=Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        origin="fresh" if weights is None else f"file {weights.name}",
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder or archive, train/ test/")
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=56, help="of the teacher")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="arms to run; default: all")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--per-class", type=int, default=2500, help="unlabelled pictures")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    given = parser.parse_args(words)
+
+    pictures = unpacked(given.data, given.out)
+    experiment = Experiment(
+        out=given.out,
+        unlabelled=listed(pictures / "train", given.per_class, given.out / "unlabelled.txt"),
+        train=str(pictures / "train"),
+        test=str(pictures / "test"),
+        seeds=given.seeds,
+        probes={"linear.min_steps": 300, "batch_size": 250},
+    )
+    students = {
+        "resnet8": seeded(lambda: resnet(8)),
+        "vit": seeded(
+            lambda: create_backbone(
+                "vit", image_size=32, patch_size=4, embed_dim=64, depth=6, num_heads=4
+            )
+        ),
+    }
+    settings = {
+        "data.image_size": 32,
+        "data.crop_scale": [0.4, 1.0],
+        "optim.optimizer": "adamw",
+        "optim.betas": [0.9, 0.999],
+        "optim.lr": 2e-3,
+        "optim.warmup_epochs": given.epochs / 10,
+        "train.epochs": given.epochs,
+        "train.global_batch_size": given.batch,
+        "train.evaluate_every": given.epochs,
+    }
+    targets = {"svd": {"method.align": "svd"}, "conv1x1": {"method.align": "conv1x1"}}
+    finetune = {"finetune.epochs": 1, "finetune.min_steps": given.steps}
+    arms = [
+        arm
+        for name, student in students.items()
+        for arm in (
+            Arm(f"{name}-scratch", student, finetune=finetune),
+            *(
+                Arm(
+                    f"{name}-{align}",
+                    student,
+                    method="kdep",
+                    teacher=lambda: resnet(given.layers, given.teacher),
+                    settings=settings | target,
+                    finetune=finetune,
+                )
+                for align, target in targets.items()
+            ),
+        )
+    ]
+    for arm in arms:
+        if given.only is None or arm.name in given.only:
+            experiment.run(arm)
+            print(experiment.table(arms, "student"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
