@@ -81,6 +81,11 @@ def render_clip(
     side = rng.uniform(0.35, 0.6) * min(height, width)
     x = rng.uniform(side, width - side) if width > 2 * side else width / 2
     y = rng.uniform(side, height - side) if height > 2 * side else height / 2
+    # The window stays within this part, and sampling from less memory is several times faster.
+    left, top = max(0, int(x - 1.2 * side)), max(0, int(y - 1.2 * side))
+    part = picture[:, top : int(y + 1.2 * side) + 1, left : int(x + 1.2 * side) + 1]
+    height, width = part.shape[1:]
+    x, y = x - left, y - top
     half = side / 2 * np.exp(zoom)
     cosine, sine = np.cos(angle) * half, np.sin(angle) * half
     # Rows of a map from the unit window to pixels, then to the [-1, 1] of grid_sample.
@@ -98,7 +103,7 @@ def render_clip(
         torch.from_numpy(theta).float(), [frames, 3, 2 * size, 2 * size], align_corners=False
     )
     views = F.grid_sample(
-        picture.float()[None].expand(frames, -1, -1, -1),
+        part.float()[None].expand(frames, -1, -1, -1),
         grid,
         mode="bilinear",
         padding_mode="reflection",
