@@ -31,7 +31,7 @@ class Arm:
         method: of `vistill.pretrain`; None: not pre-trained, and fresh for every seed.
         teacher: the frozen model, where the method has one.
         settings: of the pre-training.
-        finetune: of the fine-tuning.
+        finetune: settings of the fine-tuning; None: only probed (the teacher).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Arm:
     method: str | None = None
     teacher: Callable[[], Backbone] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    finetune: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Experiment:
                 overrides=MEASURE | {**self.probes},
             ),
         )
-        for seed in self.seeds:
+        for seed in self.seeds if arm.finetune is not None else ():
             self._once(
                 f"{arm.name}/finetune-{seed}.json",
                 lambda file, seed=seed: vistill.evaluate(
@@ -90,7 +90,7 @@ class Experiment:
                     labels=self.budgets,
                     seeds=(seed,),
                     out=file,
-                    overrides=MEASURE | {**arm.finetune},
+                    overrides=MEASURE | {**(arm.finetune or {})},
                 ),
             )
 
@@ -115,8 +115,8 @@ class Experiment:
     def backbone(self, arm: Arm, seed: int) -> Backbone:
         """The student as pre-trained, or a fresh one of this seed."""
         student = arm.student(seed)
-        student.origin = "not pre-trained"
         if arm.method is None:
+            student.origin = student.origin.replace("random", "not pre-trained")
             return student
         export = self.out / arm.name / "run" / "export" / "last"
         if (export / "model.json").exists():
@@ -160,7 +160,7 @@ class Experiment:
                 "pretraining_seconds": cost,
                 "summaries": [asdict(one) for one in summaries],
                 "settings": {"method": arm.method, **arm.settings},
-                "finetune": {**arm.finetune},
+                "finetune": arm.finetune and {**arm.finetune},
             }
             for arm in arms
             for name, (summaries, cost) in rows.items()

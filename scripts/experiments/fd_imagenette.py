@@ -76,6 +76,7 @@ def main(words: list[str] | None = None) -> None:
     finetune = {"finetune.epochs": 1, "finetune.min_steps": given.steps}
     finetune |= {"finetune.global_batch_size": 32, "finetune.precision": "bf16"}
     arms = [
+        Arm("teacher", lambda seed: mobilenet_v2(given.teacher, size)),
         Arm("scratch", student, finetune=finetune),
         Arm(
             "fd",

@@ -72,7 +72,7 @@ def resnet(layers: int, weights: Path | None = None) -> Backbone:
         module,
         image_size=32,
         normalization=Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        origin="fresh" if weights is None else f"file {weights.name}",
+        origin="not pre-trained" if weights is None else f"file {weights.name}",
     )
 
 
@@ -120,24 +120,16 @@ def main(words: list[str] | None = None) -> None:
     }
     targets = {"svd": {"method.align": "svd"}, "conv1x1": {"method.align": "conv1x1"}}
     finetune = {"finetune.epochs": 1, "finetune.min_steps": given.steps}
-    arms = [
-        arm
-        for name, student in students.items()
-        for arm in (
-            Arm(f"{name}-scratch", student, finetune=finetune),
-            *(
-                Arm(
-                    f"{name}-{align}",
-                    student,
-                    method="kdep",
-                    teacher=lambda: resnet(given.layers, given.teacher),
-                    settings=settings | target,
-                    finetune=finetune,
-                )
-                for align, target in targets.items()
-            ),
-        )
-    ]
+
+    def teacher() -> Backbone:
+        return resnet(given.layers, given.teacher)
+
+    arms = [Arm("teacher", lambda seed: teacher())]
+    for name, student in students.items():
+        arms.append(Arm(f"{name}-scratch", student, finetune=finetune))
+        for align, target in targets.items():
+            taught = settings | target
+            arms.append(Arm(f"{name}-{align}", student, "kdep", teacher, taught, finetune))
     for arm in arms:
         if given.only is None or arm.name in given.only:
             experiment.run(arm)
