@@ -1,0 +1,1 @@
+"""Who does what, and where: action detection on key frames of AVA's format (spec amd 11.4)."""
