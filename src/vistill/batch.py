@@ -1,10 +1,31 @@
 """What flows from the data to a method: one batch of samples, and the losses that come back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+
+class Remembered(Protocol):
+    """The teacher's outputs for a view that comes again (`vistill.data.cache`).
+
+    Attributes:
+        seeds: int64 `[B]`; the view derives from these instead of `Batch.seeds`.
+    """
+
+    seeds: Int[Tensor, " b"]
+
+    def recall(self, observe: Callable[[], Tensor]) -> Tensor:
+        """What was remembered; where nothing was, what `observe` finds, which is kept."""
+
+    def to(self, device: torch.device | str) -> "Remembered":
+        """Move every tensor, without waiting for the copy."""
+
+    def first(self, count: int) -> "Remembered":
+        """The first `count` samples."""
 
 
 @dataclass
@@ -20,6 +41,7 @@ class Batch:
         ids: int64 `[B]`, the position of each sample in its source.
         labels: int64 `[B]` class indices (-1: unknown), or None.
         text: one string per sample, or None.
+        remembered: what a cache knows about the teacher's outputs for this view, or None.
     """
 
     pixels: UInt8[Tensor, "b 3 *size"] | Float[Tensor, "b 3 *size"]
@@ -27,6 +49,7 @@ class Batch:
     ids: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     text: list[str] | None = None
+    remembered: Remembered | None = None
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -43,7 +66,25 @@ class Batch:
             seeds=self.seeds.to(device, non_blocking=True),
             ids=self.ids.to(device, non_blocking=True),
             labels=move(self.labels),
+            remembered=None if self.remembered is None else self.remembered.to(device),
         )
+
+    def first(self, count: int) -> "Batch":
+        """The first `count` samples."""
+        return replace(
+            self,
+            pixels=self.pixels[:count],
+            seeds=self.seeds[:count],
+            ids=self.ids[:count],
+            labels=None if self.labels is None else self.labels[:count],
+            text=None if self.text is None else self.text[:count],
+            remembered=None if self.remembered is None else self.remembered.first(count),
+        )
+
+    @property
+    def view_seeds(self) -> Int[Tensor, " b"]:
+        """What the view that both sides share derives from."""
+        return self.seeds if self.remembered is None else self.remembered.seeds
 
     def unit_pixels(self) -> Float[Tensor, "b 3 *size"]:
         """Pixels as floating point in [0, 1]."""
@@ -56,8 +97,10 @@ class Batch:
 class Losses:
     """What a method returns: the scalar to minimise and every named term it is made of.
 
-    `terms` hold detached scalar tensors; nobody reads them on the host inside a step.
+    `terms` hold detached scalar tensors; nobody reads them on the host inside a step. `watched` are
+    further numbers to log, such as the length of features.
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    watched: dict[str, Float[Tensor, ""]] = field(default_factory=dict)

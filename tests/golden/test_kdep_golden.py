@@ -96,7 +96,7 @@ def test_teacher_forward(golden):
     method = KDEP(student, teacher, color_jitter=None, lighting_std=0)
     method.map.fit(given_svd(case.state))
     batch = batch_of(case.inputs["image_u8"])
-    pooled = method.teacher_feature(batch)
+    pooled = method.teacher_output(batch)
     close(pooled, case.output["pooled"], case)
     close(method.map.aligned(pooled), case.output["projected"], case)
     target = method.targets(batch)

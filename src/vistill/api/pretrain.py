@@ -16,7 +16,7 @@ from vistill.errors import UserError
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
 
-_WITHOUT_TEACHER = ("mae",)
+_WITHOUT_TEACHER = ("mae", "videomae")
 
 
 def pretrain(
@@ -114,6 +114,11 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
     if method not in _WITHOUT_TEACHER and teacher.model is None:
         raise UserError(
             f"{method} needs a teacher: give --teacher run:DIR, file:PATH or timm/NAME:pretrained"
+        )
+    if config.chain and config.cache.path is not None:
+        raise UserError(
+            f"every stage of a chain has another teacher, so none of them can use "
+            f"cache={config.cache.path}; leave it out"
         )
     if config.chain and student_given:
         raise UserError("a chain names its students itself: give --chain or --student, not both")

@@ -10,6 +10,7 @@ from torch import Tensor
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles, EvalTransform, Source, eval_batches
+from vistill.data.cache import TeacherCache
 from vistill.evaluation.features import extract_features
 from vistill.evaluation.knn import knn_votes
 from vistill.methods.base import Method
@@ -29,6 +30,7 @@ class Probes:
         held_out: indices of the held-out pictures, of which up to 500 labelled ones are classified.
         device: where the method is.
         told: names of broken pictures that were logged.
+        cache: what the teacher said about the held-out pictures.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Probes:
         held_out: np.ndarray,
         device: torch.device,
         told: set[str] | None = None,
+        cache: TeacherCache | None = None,
     ) -> None:
+        self.cache = cache
         self.config, self.method, self.source, self.device = config, method, source, device
         self.held_out = held_out
         self.broken = BrokenFiles(len(source), max_share=1.0, told=told)
@@ -84,6 +88,8 @@ class Probes:
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=0,
             broken=self.broken,
+            cache=self.cache,
+            view=None if self.cache is None else self.cache.test_view,
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save
 
 import vistill
+from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.probes import Probes
 from vistill.api.results import PretrainResult, main_rank, say
 from vistill.batch import Batch
@@ -120,6 +121,7 @@ class Prepared:
     method: Method
     stream: TrainStream
     fitting: Fitting | None
+    planned: Planned | None
 
     @property
     def teacher_weights(self) -> str | None:
@@ -153,7 +155,13 @@ def prepare(
     require_readable(source)
     method = build(config, teacher=teacher, student=student)
     fitting = method.fitting(len(train))
-    return Prepared(config, world, source, train, held_out, method, stream, fitting)
+    pictures = Pictures(
+        source, train, held_out, _train_view(config), EvalTransform(config.data.image_size)
+    )
+    planned = plan_cache(config, method, pictures, world)
+    if planned is not None:
+        stream.use(planned.cache)
+    return Prepared(config, world, source, train, held_out, method, stream, fitting, planned)
 
 
 def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
@@ -172,6 +180,14 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
     Raises:
         UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
     """
+    try:
+        return _train(prepared, out, overwrite=overwrite)
+    finally:
+        if prepared.planned is not None:
+            prepared.planned.cache.close()
+
+
+def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
     config, world, method = prepared.config, prepared.world, prepared.method
     origin = prepared.teacher_weights
     run = RunFolder.open(
@@ -185,6 +201,10 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
     continues = " (continues)" if run.resumed else ""
     say("\n".join([*_describe(prepared), f"output   {out}{continues}"]))
 
+    planned = prepared.planned
+    cache = None if planned is None else planned.cache
+    if planned is not None:
+        say(f"cache    {planned.open(world)}")
     if prepared.fitting is not None:
         say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
 
@@ -221,6 +241,7 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
             prepared.held_out,
             world.device,
             told=prepared.stream.broken.told,
+            cache=cache,
         ),
         on_export=export,
     )
@@ -287,6 +308,8 @@ def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
 def _fingerprint(config: RunConfig) -> dict[str, Any]:
     """The configuration without what may change, and with paths that mean the same everywhere."""
     settings = config.model_dump(mode="json", exclude=_VOLATILE)
+    if settings["cache"].pop("path") is None:
+        del settings["cache"]  # every epoch has views of its own
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     kind, _, path = (settings["teacher"]["model"] or "").partition(":")
     if kind in ("run", "file"):
@@ -332,7 +355,9 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
     data, train = config.data, config.train
     mine = prepared.train[world.rank :: world.size]
     broken = BrokenFiles(len(mine), data.max_broken)
-    transform = _train_view(config) if fitting.view == "train" else EvalTransform(data.image_size)
+    train_view, planned = fitting.view == "train", prepared.planned
+    transform = _train_view(config) if train_view else EvalTransform(data.image_size)
+    cache = None if planned is None else planned.cache
 
     def batches(after: int) -> Iterator[Batch]:
         return eval_batches(
@@ -342,6 +367,8 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=_workers(config, world),
             broken=broken,
+            cache=cache,
+            view=None if cache is None else 0 if train_view else cache.test_view,
         )
 
     return first_pass(

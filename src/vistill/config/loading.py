@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vistill.config.overrides import Overrides, apply_overrides
+from vistill.config.overrides import SHORT, Overrides, apply_overrides
 from vistill.config.problems import explain, sections
 from vistill.config.schema import RunConfig
 from vistill.config.suggest import did_you_mean
@@ -69,8 +69,9 @@ def build_config(
     """
     defaults = schema().model_dump()
     settings = apply_overrides(raw, overrides, defaults)
-    if isinstance(settings.get("method"), str):
-        settings["method"] = {"name": settings["method"]}
+    for section, key in SHORT.items():
+        if isinstance(settings.get(section), str):
+            settings[section] = {key: settings[section]}
     if isinstance(settings.get("method"), dict):
         settings["method"].setdefault("name", defaults.get("method", {}).get("name"))
     try:

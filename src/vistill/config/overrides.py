@@ -9,6 +9,9 @@ from vistill.errors import UserError
 
 Overrides = dict[tuple[str, ...], Any]
 
+SHORT = {"method": "name", "cache": "path"}
+"""Sections that may be given as one word, and which of their keys that word is."""
+
 
 def parse_overrides(words: Iterable[str]) -> Overrides:
     """Turn `key.path=value` words into paths and values.
@@ -71,7 +74,8 @@ def _put(node: Any, path: tuple[str, ...], value: Any, defaults: Any) -> None:
         if path[depth + 1].isdigit() and isinstance(_child(defaults, part), list | tuple):
             child = child if isinstance(child, list) else list(_child(defaults, part))
         elif not isinstance(child, dict | list):
-            child = {"name": child} if path[0] == "method" and isinstance(child, str) else {}
+            short = SHORT.get(part) if depth == 0 and isinstance(child, str) else None
+            child = {short: child} if short is not None else {}
         node[where] = child
         node, defaults = child, _child(defaults, part)
 

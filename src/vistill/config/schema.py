@@ -46,17 +46,20 @@ class StudentConfig(Section):
     """Attention heads of every block; default: the model's own."""
     mlp_ratio: PositiveFloat = Field(default=4.0)
     """Hidden width of the MLP over the token width."""
-    class_token: bool = Field(default=True)
-    """Whether a class token leads the sequence."""
+    tubelet_size: PositiveInt = Field(default=2)
+    """Frames per token of a student of clips."""
+    class_token: bool | None = Field(default=None)
+    """Whether a class token leads the sequence; default: for pictures, not for clips."""
     position: Literal["sincos", "learned", "none"] = Field(default="sincos")
-    """Absolute positions: a fixed 2-D sine-cosine table, a trainable one, or none."""
+    """Absolute positions: a fixed sine-cosine table (2-D for pictures, 1-D over all tokens of a
+    clip), a trainable one, or none."""
     relative_position: Literal["shared", "layer"] | None = Field(default=None)
     """Learned bias of the attention by relative position, one for all blocks (of a Swin: of each
     stage) or one per block."""
     layer_scale: PositiveFloat | None = Field(default=None)
     """Initial value of a learned scale of every residual branch; default: no scales."""
-    qkv_bias: Literal["all", "no_key", "none"] = Field(default="all")
-    """Biases of queries, keys and values."""
+    qkv_bias: Literal["all", "no_key", "none"] | None = Field(default=None)
+    """Biases of queries, keys and values; default: all, of clips none for the keys."""
     initialization: Literal["xavier", "truncated"] = Field(default="xavier")
     """Fresh weights as in MAE, or truncated normal ones as in feature distillation."""
     drop_path: Rate | None = Field(default=None)
@@ -163,6 +166,18 @@ class TrainConfig(Section):
     """Besides `metrics.jsonl`, which is always written."""
 
 
+class CacheConfig(Section):
+    """The teacher's outputs for a fixed set of views, written once and read afterwards."""
+
+    path: str | None = Field(default=None)
+    """Folder of the cache (`cache=DIR` for short); none: the teacher runs at every step."""
+    views: PositiveInt = Field(default=4)
+    """Random views per picture; epoch e shows view e modulo so many."""
+    precision: Literal["fp32", "bf16", "int8"] | None = Field(default=None)
+    """Of the stored values; `int8` scales every channel of every map; default: `fp32` for one
+    vector per picture, `bf16` for maps."""
+
+
 class RunConfig(Section):
     """Everything that defines a pre-training run."""
 
@@ -172,6 +187,7 @@ class RunConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    cache: CacheConfig = Field(default_factory=CacheConfig)
     seed: int = Field(default=0, ge=0)
     """Everything random in the run derives from this number."""
     chain: tuple[str, ...] | None = Field(default=None)

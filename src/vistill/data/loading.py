@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
+from vistill.data.cache import TeacherCache
 from vistill.data.decode import decode_image
 from vistill.data.order import replacement, sample_seeds
 from vistill.data.source import Source
@@ -26,10 +27,12 @@ KILLED = ("exited unexpectedly", "is killed by signal")
 
 
 class Request(NamedTuple):
-    """One micro-batch to be read: positions in the source, in an epoch."""
+    """One micro-batch to be read: positions in the source, in an epoch, as one of the fixed views
+    of a cache (or as a view of this epoch alone)."""
 
     epoch: int
     samples: Int[np.ndarray, " b"]
+    view: int | None = None
 
 
 class SampleReader(Dataset[dict[str, Any]]):
@@ -40,6 +43,7 @@ class SampleReader(Dataset[dict[str, Any]]):
         transform: from a decoded picture to pixels of one size.
         seed: the run's seed.
         pool: indices from which broken samples are replaced; None leaves them out instead.
+        cache: what the teacher said about fixed views.
     """
 
     def __init__(
@@ -48,7 +52,9 @@ class SampleReader(Dataset[dict[str, Any]]):
         transform: Transform,
         seed: int,
         pool: Int[np.ndarray, " n"] | None = None,
+        cache: TeacherCache | None = None,
     ) -> None:
+        self.cache = cache
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -58,6 +64,7 @@ class SampleReader(Dataset[dict[str, Any]]):
         broken: list[tuple[str, str]] = []
         seeds = sample_seeds(self.seed, request.epoch, request.samples)
         images, kept, ids = [], [], []
+        view_seeds: list[int] = []
         for position, (sample, seed) in enumerate(
             zip(request.samples.tolist(), seeds.tolist(), strict=True)
         ):
@@ -69,6 +76,9 @@ class SampleReader(Dataset[dict[str, Any]]):
                 except BrokenImage as error:
                     broken.append((self.source.sample_name(sample), str(error)))
                     continue
+                if self.cache is not None and request.view is not None:
+                    seed = int(self.cache.seeds(request.view, np.array([sample]))[0])
+                    view_seeds.append(seed)
                 rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
                 # Height-width-channel memory stacks by plain copies.
                 images.append(self.transform(image, rng).permute(1, 2, 0))
@@ -82,6 +92,9 @@ class SampleReader(Dataset[dict[str, Any]]):
             answer["ids"] = torch.tensor(ids)
             if self.source.labels is not None:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
+            if self.cache is not None and request.view is not None:
+                raw = self.cache.read(request.view, np.array(ids))
+                answer["remembered"] = (request.view, torch.tensor(view_seeds), raw)
         return answer
 
 
@@ -103,7 +116,11 @@ def data_loader(
 
 
 def read_batches(
-    loader: DataLoader[dict[str, Any]], broken: BrokenFiles, *, whole: bool
+    loader: DataLoader[dict[str, Any]],
+    broken: BrokenFiles,
+    *,
+    whole: bool,
+    cache: TeacherCache | None = None,
 ) -> Iterator[Batch]:
     """Turn answers into batches and keep account of broken pictures.
 
@@ -115,6 +132,9 @@ def read_batches(
         for answer in _answers(loader):
             broken.add(answer["broken"])
             batch = {key: answer[key] for key in answer if key not in ("asked", "broken")}
+            if cache is not None and "remembered" in batch:
+                view, seeds, raw = batch["remembered"]
+                batch["remembered"] = cache.remembered(view, batch["ids"], seeds, raw)
             if batch and (len(batch["ids"]) == answer["asked"] or not whole):
                 yield Batch(**batch)
             elif whole:
@@ -138,17 +158,20 @@ def eval_batches(
     batch_size: int,
     workers: int,
     broken: BrokenFiles,
+    cache: TeacherCache | None = None,
+    view: int | None = None,
 ) -> Iterator[Batch]:
     """Every sample once and in order; broken ones are left out and noted in `broken`.
 
-    Seeds depend on the sample alone, so that a method's loss can be compared between epochs.
+    Seeds depend on the sample alone, so that a method's loss can be compared between epochs. With a
+    cache it is this view of every sample.
     """
     indices = np.asarray(indices, dtype=np.int64)
     starts = range(0, len(indices), batch_size)
-    requests = [Request(0, indices[start : start + batch_size]) for start in starts]
-    reader = SampleReader(source, transform, seed=0)
+    requests = [Request(0, indices[start : start + batch_size], view) for start in starts]
+    reader = SampleReader(source, transform, seed=0, cache=cache)
     loader = data_loader(reader, requests, min(workers, len(requests)))
-    yield from read_batches(loader, broken, whole=False)
+    yield from read_batches(loader, broken, whole=False, cache=cache)
 
 
 def default_workers(world_size: int = 1) -> int:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles
+from vistill.data.cache import TeacherCache
 from vistill.data.loading import Request, SampleReader, data_loader, read_batches
 from vistill.data.order import epoch_order
 from vistill.data.source import Source
@@ -51,6 +52,7 @@ class StepRequests:
                 f"training pictures, {len(self.indices)}"
             )
         self.start, self.stop = 0, 0
+        self.views: int | None = None
 
     def __iter__(self) -> Iterator[Request]:
         shuffled = None
@@ -60,7 +62,8 @@ class StepRequests:
                 shuffled = self.indices[epoch_order(len(self.indices), self.seed, epoch)]
             first = within * self.global_batch_size + self.rank * self.rank_batch_size
             for start in range(first, first + self.rank_batch_size, self.micro_batch_size):
-                yield Request(epoch, shuffled[start : start + self.micro_batch_size])
+                samples = shuffled[start : start + self.micro_batch_size]
+                yield Request(epoch, samples, self.views and epoch % self.views)
 
 
 class TrainStream:
@@ -118,6 +121,10 @@ class TrainStream:
         self.accumulation = self._requests.rank_batch_size // micro_batch_size
         self.broken = BrokenFiles(len(self._requests.indices), max_broken)
 
+    def use(self, cache: TeacherCache) -> None:
+        """Show the fixed views of `cache`, one after the other from epoch to epoch."""
+        self._reader.cache, self._requests.views = cache, cache.views
+
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).
 
@@ -130,7 +137,7 @@ class TrainStream:
         self._requests.start, self._requests.stop = start_step, stop_step
         if self._loader is None:
             self._loader = data_loader(self._reader, self._requests, self._workers)
-        yield from read_batches(self._loader, self.broken, whole=True)
+        yield from read_batches(self._loader, self.broken, whole=True, cache=self._reader.cache)
 
     def close(self) -> None:
         """End the loader processes."""

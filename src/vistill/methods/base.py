@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
@@ -21,6 +22,8 @@ class TrainedModule(nn.Module, ABC):
     """The half that learns: student, aligners, decoders. The loop wraps it in DDP or FSDP."""
 
     student: Backbone
+    no_decay: tuple[str, ...] = ()
+    """Parts of names of parameters that the paper exempts from weight decay."""
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Any) -> Losses:
@@ -87,10 +90,16 @@ class Fitting(Protocol):
 class Method(nn.Module):
     """A distillation (or reconstruction) method: `method(batch) -> Losses`.
 
-    Subclasses set `trained` and, where there is one, `teacher`, and implement `targets`.
+    Subclasses set `trained` and, where there is one, `teacher`, and implement `targets`. Where the
+    target is a cheap map of one output of the teacher for a view that both sides share, that output
+    is `teacher_output`: it may then come from a cache instead.
+
+    Attributes:
+        teacher_rests: leave the teacher where it is until it is asked.
     """
 
     trained: TrainedModule
+    teacher_rests: bool = False
 
     def __init__(self, trained: TrainedModule, teacher: Backbone | None = None) -> None:
         super().__init__()
@@ -114,6 +123,39 @@ class Method(nn.Module):
         """What the teacher says about the batch, without gradients; None without a teacher."""
         return None
 
+    def observation(self) -> dict[str, Any]:
+        """What `teacher_output` depends on besides pictures, crops and the teacher's weights.
+
+        Raises:
+            UserError: it depends on more than that, so nothing can be cached.
+        """
+        raise UserError(
+            "this method's targets cannot be cached: its teacher sees views of its own; "
+            "feature_distillation and kdep have a teacher that sees what the student sees"
+        )
+
+    def teacher_output(self, batch: Batch) -> Float[Tensor, "b *n d"]:
+        """The teacher's output for the view that both sides share."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it reads")
+
+    def view(self, batch: Batch, *, augment: bool) -> Batch:
+        """The picture that both sides share."""
+        return batch
+
+    def ask(self, seen: Batch) -> Float[Tensor, "b *n d"]:
+        """`teacher_output`, by a teacher that is woken first."""
+        device = seen.pixels.device
+        if self.teacher is not None and next(self.teacher.parameters()).device != device:
+            self.teacher.to(device)
+        return self.teacher_output(seen)
+
+    @torch.no_grad()
+    def observed(self, seen: Batch) -> Float[Tensor, "b *n d"]:
+        """`teacher_output` as a cache remembers it; without one, what the teacher says."""
+        if seen.remembered is None:
+            return self.ask(seen)
+        return seen.remembered.recall(lambda: self.ask(seen))
+
     def fitting(self, pictures: int) -> Fitting | None:
         """The pass that has to come before the first step; None where there is none.
 
@@ -134,14 +176,15 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} fits nothing")
 
     def forward(self, batch: Batch) -> Losses:
+        batch = self.view(batch, augment=self.training)
         with torch.no_grad():
             targets = self.targets(batch)
         return self.trained(batch, targets)
 
     def to_device(self, device: torch.device | str) -> "Method":
-        """Move both halves, the teacher included."""
+        """Move both halves, the teacher included unless it rests."""
         self.to(device)
-        if self.teacher is not None:
+        if self.teacher is not None and not self.teacher_rests:
             self.teacher.to(device)
         return self
 

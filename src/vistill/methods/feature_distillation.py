@@ -3,7 +3,7 @@ whitened output features of any frozen teacher, for the same view of the picture
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -204,27 +204,58 @@ class FeatureDistillation(Method):
             teacher.train()
 
     def targets(self, batch: Batch) -> Tensor:
+        return self.target(self.observed(batch))
+
+    def observation(self) -> dict[str, Any]:
+        teacher = cast("Backbone", self.teacher)
+        if teacher.training:
+            raise UserError(
+                "the teacher's drop path is random, so its outputs cannot be cached; "
+                "set teacher.drop_path=0 or leave the cache out"
+            )
+        whole = self.kind in ("map", "patches")
+        return {
+            "signal": self.teacher_tap.kind,
+            "part": "map" if whole else self.kind,
+            "antialias": self.antialias,
+        }
+
+    def teacher_output(self, batch: Batch) -> Float[Tensor, "b *n d"]:
         teacher = cast("Backbone", self.teacher)
         pixels = pixels_for(teacher, batch.unit_pixels(), antialias=self.antialias)
         noise = drop_path_noise(teacher, batch.seeds, Stream.TEACHER_DROP_PATH)
-        return self.teach(teacher.normalization(pixels), noise)
+        return self._output(teacher.normalization(pixels), noise)
 
-    def teach(
+    def teach(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *n d"]:
+        """The target for images as the teacher expects them."""
+        return self.target(self._output(images))
+
+    def target(self, observed: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n d"]:
+        """The target from what `teacher_output` found."""
+        if self.kind == "logits":
+            return observed
+        if self.kind in ("map", "patches"):
+            prefix = cast("Backbone", self.teacher).num_prefix_tokens
+            if self.resized is not None:
+                observed = resize_map(observed, prefix, *self.resized)
+            kept = self.backbone.num_prefix_tokens
+            observed = select(observed, self.kind, prefix, kept)
+        return self.whitening(observed)
+
+    def _output(
         self,
         images: Float[Tensor, "b 3 h w"],
         drop_path_noise: Float[Tensor, "rows b"] | None = None,
     ) -> Float[Tensor, "b *n d"]:
-        """The target for images as the teacher expects them."""
+        """The teacher's whole map, or the part of it that is compared."""
         teacher = cast("Backbone", self.teacher)
         found = teacher.tap(images, [self.teacher_tap], drop_path_noise=drop_path_noise)
         features = found[self.teacher_tap]
         if self.kind == "logits":
             return features
         tokens, prefix = as_tokens(features), teacher.num_prefix_tokens
-        if self.resized is not None:
-            tokens = resize_map(tokens, prefix, *self.resized)
-        kept = self.backbone.num_prefix_tokens
-        return self.whitening(select(tokens, self.kind, prefix, kept))
+        whole = self.kind in ("map", "patches")
+        return tokens if whole else select(tokens, self.kind, prefix, prefix)
 
 
 class _Shape(NamedTuple):

@@ -3,7 +3,7 @@ the teacher's, brought to the student's width by a fixed map: SVD and power temp
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -285,27 +285,32 @@ class KDEP(Method):
         self.fit_view: Literal["train", "eval"] = fit_view
         self.color_jitter, self.lighting_std = color_jitter, lighting_std
 
-    def forward(self, batch: Batch) -> Losses:
-        return super().forward(self.view(batch, augment=self.training))
-
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides see."""
         if not augment:
             return batch
         pixels = batch.unit_pixels()
         if self.color_jitter is not None:
-            pixels = color_jitter(pixels, batch.seeds, self.color_jitter)
+            pixels = color_jitter(pixels, batch.view_seeds, self.color_jitter)
         if self.lighting_std > 0:
-            pixels = lighting(pixels, batch.seeds, self.lighting_std)
+            pixels = lighting(pixels, batch.view_seeds, self.lighting_std)
         return replace(batch, pixels=pixels.clamp(0, 1))
 
     def targets(self, batch: Batch) -> Float[Tensor, "b k"]:
         if not self.map.fitted:
             raise RuntimeError("the teacher's features have to be seen once before the first step")
-        return self.map(self.teacher_feature(batch))
+        return self.map(self.observed(batch))
+
+    def observation(self) -> dict[str, Any]:
+        return {
+            "signal": "pooled",
+            "activation": self.activation,
+            "color_jitter": self.color_jitter,
+            "lighting_std": self.lighting_std,
+        }
 
     @torch.no_grad()
-    def teacher_feature(self, batch: Batch) -> Float[Tensor, "b d"]:
+    def teacher_output(self, batch: Batch) -> Float[Tensor, "b d"]:
         """The teacher's pooled feature of a view."""
         teacher, pixels = self.teacher, batch.unit_pixels()
         assert teacher is not None
@@ -352,7 +357,7 @@ class FeatureMoments:
     def add(self, batch: Batch) -> None:
         """See a batch."""
         view = self._method.view(batch, augment=self.view == "train")
-        self._moments.add(self._method.teacher_feature(view))
+        self._moments.add(self._method.observed(view))
 
     def state(self) -> dict[str, Tensor]:
         """What was seen so far."""

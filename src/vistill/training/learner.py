@@ -29,18 +29,6 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 2.0**-14
 
 
-def _few(batch: Batch) -> Batch:
-    """The first two samples."""
-    return replace(
-        batch,
-        pixels=batch.pixels[:2],
-        seeds=batch.seeds[:2],
-        ids=batch.ids[:2],
-        labels=None if batch.labels is None else batch.labels[:2],
-        text=None if batch.text is None else batch.text[:2],
-    )
-
-
 @contextmanager
 def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
     """Activation checkpointing and a compiled teacher, for as long as the run lasts."""
@@ -107,7 +95,7 @@ class Learner:
         self.dtype = _AUTOCAST[train.precision]
         self.scaled = train.precision == "fp16"
         cleanup.enter_context(_switches(method, train))
-        self.frozen = cleanup.enter_context(_frozen(method, _few(sample).to(world.device)))
+        self.frozen = cleanup.enter_context(_frozen(method, sample.first(2).to(world.device)))
 
         chosen = trainable(self._pretraining() if groups is None else groups)
         names = {parameter: name for name, parameter in method.trained.named_parameters()}
@@ -124,7 +112,10 @@ class Learner:
         trained, optim = self.method.trained, self.optim
         if optim.layer_decay is None:
             return pretrain_groups(
-                trained, optim.weight_decay, optim.no_decay, decay_biases=optim.decay_biases
+                trained,
+                optim.weight_decay,
+                (*optim.no_decay, *trained.no_decay),
+                decay_biases=optim.decay_biases,
             )
         depth = self.method.backbone.depth
         return layer_decay_groups(

@@ -29,7 +29,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], most: int = 3) -> str:
+def difference(old: dict[str, Any], new: dict[str, Any], most: int = 3) -> str:
     """`key: old → new` of the first keys that differ; empty where none does."""
     a, b = _flat(old), _flat(new)
     missing = object()
@@ -164,10 +164,10 @@ def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = F
     marker = path / MARKER
     if marker.exists():
         fingerprint = json.loads(json.dumps(fingerprint))
-        difference = _difference(json.loads(marker.read_text())["fingerprint"], fingerprint)
-        if difference and not overwrite:
+        changed = difference(json.loads(marker.read_text())["fingerprint"], fingerprint)
+        if changed and not overwrite:
             raise UserError(
-                f"{path} holds a run of another configuration ({difference}); "
+                f"{path} holds a run of another configuration ({changed}); "
                 "choose another output folder, or --overwrite to move that run aside"
             )
         return not overwrite

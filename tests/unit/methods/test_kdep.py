@@ -49,7 +49,7 @@ def fitted(method: KDEP, pictures: int = 40) -> KDEP:
 @torch.no_grad()
 def test_svd_and_transforms(transform: str) -> None:
     method = fitted(KDEP(cnn(5), cnn(9), transform=transform, fit_view="eval"))
-    x = torch.cat([method.teacher_feature(batch(seed=seed)) for seed in range(10)])
+    x = torch.cat([method.teacher_output(batch(seed=seed)) for seed in range(10)])
     target = method.map(x)
     assert target.shape == (40, 5)
     aligned = method.map.aligned(x)
@@ -74,7 +74,7 @@ def test_svd_and_transforms(transform: str) -> None:
 def test_channels() -> None:
     plain = {"transform": "none", "fit_view": "eval"}
     by_variance = fitted(KDEP(cnn(3), cnn(9), align="channel_var", **plain))
-    x = torch.cat([by_variance.teacher_feature(batch(seed=seed)) for seed in range(10)])
+    x = torch.cat([by_variance.teacher_output(batch(seed=seed)) for seed in range(10)])
     order = x.std(0).argsort(descending=True)[:3]
     assert torch.equal(by_variance.map(x), x[:, order])
     drawn = KDEP(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
@@ -176,7 +176,7 @@ def test_views_are_shared_bounded_and_for_training_only() -> None:
 @torch.no_grad()
 def test_targets_stay_in_fp32_under_autocast() -> None:
     method = fitted(KDEP(cnn(5), cnn(9)))
-    feature = method.teacher_feature(batch())
+    feature = method.teacher_output(batch())
     expected = method.map(feature)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(method.map(feature), expected)

@@ -1,0 +1,249 @@
+"""The cache of a run's teacher: what it must have been made for, and a look at the live teacher."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vistill.batch import Batch
+from vistill.config.schema import RunConfig
+from vistill.data import BrokenFiles, Source, eval_batches
+from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
+from vistill.data.transforms import Transform
+from vistill.errors import UserError
+from vistill.methods.base import Method
+from vistill.models.backbone import Backbone
+from vistill.training.distributed import World
+from vistill.training.run_folder import difference
+
+_TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip"}
+_CHECKED = 8
+_WRONG = 0.05
+"""Relative error of a record beyond any rounding: it belongs to another picture or teacher."""
+_MADE_FOR = {
+    "teacher": "another teacher",
+    "pictures": "other pictures",
+    "transform": "another transform",
+    "observed": "another output of the teacher",
+    "stored": "other records",
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a run trains and is tested on, and how both are cropped."""
+
+    source: Source
+    train: np.ndarray
+    held_out: np.ndarray
+    crop: Transform
+    centre: Transform
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cache that fits its run, before anything is written.
+
+    Attributes:
+        cache: not open to write yet.
+        index: what it is made for.
+        found: records that are there already, over all views.
+        wanted: records that the run will need.
+        error: largest relative error of the records that were compared with the live teacher.
+    """
+
+    cache: TeacherCache
+    index: dict[str, Any]
+    found: int
+    wanted: int
+    error: float
+
+    def open(self, world: World) -> str:
+        """Make or open the files, one rank for all; a line that says what is there.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        cache = self.cache
+        cache.writes = world.once(lambda: cache.open_to_write(self.index))
+        layout = cache.layout
+        text = (
+            f"{cache.folder}: {self.found} of {self.wanted} records, {layout.nbytes} bytes each "
+            f"in {layout.precision}, {cache.bytes_per_picture} per picture with {cache.views} views"
+        )
+        if self.found:
+            text += f"; off the teacher by {self.error:.2g} at most"
+        return text if cache.writes else f"{text}; another run writes, this one reads"
+
+
+def plan_cache(
+    config: RunConfig, method: Method, pictures: Pictures, world: World
+) -> Planned | None:
+    """The cache that `config` asks for, or None; nothing is written.
+
+    Raises:
+        UserError: the method cannot use one; there is one that was made for something else, is
+            damaged or disagrees with the teacher; or the disk is too small.
+    """
+    settings = config.cache
+    if settings.path is None:
+        return None
+    teacher = method.teacher
+    if teacher is None:
+        raise UserError(f"{config.method.name} has no teacher, so cache={settings.path} has no use")
+    # Where the cache is complete, the teacher is only needed to check it, and may be large.
+    method.teacher_rests = True
+    folder, observed = Path(settings.path).expanduser(), method.observation()
+    return world.once(lambda: _plan(config, folder, method, teacher, observed, pictures, world))
+
+
+def _plan(
+    config: RunConfig,
+    folder: Path,
+    method: Method,
+    teacher: Backbone,
+    observed: dict[str, Any],
+    pictures: Pictures,
+    world: World,
+) -> Planned:
+    settings = config.cache
+    shape = _record_shape(config, method, teacher)
+    precision = settings.precision or ("fp32" if len(shape) == 1 else "bf16")
+    if precision == "int8" and len(shape) == 1:
+        raise UserError(
+            "cache.precision=int8 scales the channels of a map, but this teacher's output is one "
+            "vector per picture; use bf16"
+        )
+    layout = Layout(shape, precision)
+    cache = TeacherCache(folder, layout, settings.views, len(pictures.source))
+    index = {
+        "format": FORMAT,
+        "teacher": teacher_identity(teacher),
+        "pictures": pictures.source.fingerprint(),
+        "transform": config.data.model_dump(mode="json", include=_TRANSFORM),
+        "observed": {key: _plain(value) for key, value in observed.items()},
+        "stored": {"views": cache.views, "precision": precision, "shape": list(shape)},
+    }
+    there = read_index(folder)
+    if there is not None:
+        refuse_another(folder, there, index)
+        cache.check_files()
+    found = [] if there is None else _found(cache, pictures)
+    wanted = cache.views * len(pictures.train) + len(pictures.held_out)
+    count = sum(len(ids) for _, ids in found)
+    _check_space(folder, (wanted - count) * layout.nbytes)
+    home = next(teacher.parameters()).device
+    method.to_device(world.device)
+    error = max(
+        (_check_view(cache, method, pictures, view, ids, world) for view, ids in found if len(ids)),
+        default=0.0,
+    )
+    teacher.to(home)
+    return Planned(cache, index, count, wanted, error)
+
+
+def teacher_identity(teacher: Backbone) -> dict[str, Any]:
+    """What makes a teacher this teacher, wherever its file is: a hash of its weights, and sizes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        plain = value.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy())
+    return {
+        "weights": digest.hexdigest(),
+        "num_heads": sorted(set(teacher.num_heads)),
+        "image_size": list(teacher.image_size),
+        "mean": list(teacher.normalization.mean),
+        "std": list(teacher.normalization.std),
+    }
+
+
+def refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise the UserError of a cache that was made for something else."""
+    for key, what in _MADE_FOR.items():
+        changed = difference({key: there.get(key)}, {key: wanted[key]})
+        if changed:
+            raise UserError(
+                f"the cache {folder} was made for {what} ({changed}); choose another folder for "
+                "this run"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _record_shape(config: RunConfig, method: Method, teacher: Backbone) -> tuple[int, ...]:
+    """Shape of one record, found by a look at a black picture."""
+    side, place = config.data.image_size, next(teacher.parameters()).device
+    one = torch.zeros(1, dtype=torch.int64, device=place)
+    black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=place)
+    with torch.no_grad():
+        return tuple(method.teacher_output(Batch(black, seeds=one, ids=one)).shape[1:])
+
+
+def _found(cache: TeacherCache, pictures: Pictures) -> list[tuple[int, np.ndarray]]:
+    """Which pictures have a record, for every view."""
+    views = [(view, pictures.train) for view in range(cache.views)]
+    views.append((cache.test_view, pictures.held_out))
+    return [(view, ids[cache.written(view)[ids] > 0]) for view, ids in views]
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(above).free
+    if needed > free:
+        raise UserError(
+            f"the cache {folder} needs {_size(needed)} more and the disk has {_size(free)} free; "
+            "lower cache.views, set cache.precision, or choose another disk"
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+@torch.no_grad()
+def _check_view(
+    cache: TeacherCache,
+    method: Method,
+    pictures: Pictures,
+    view: int,
+    ids: np.ndarray,
+    world: World,
+) -> float:
+    """Largest relative error of a few records of a view against the live teacher.
+
+    Raises:
+        UserError: one of them is of another picture or teacher, or damaged.
+    """
+    test = view == cache.test_view
+    few = ids[np.linspace(0, len(ids) - 1, min(_CHECKED, len(ids))).astype(int)]
+    batches = eval_batches(
+        pictures.source,
+        few,
+        pictures.centre if test else pictures.crop,
+        batch_size=_CHECKED,
+        workers=0,
+        broken=BrokenFiles(len(few), max_share=1.0),
+        cache=cache,
+        view=view,
+    )
+    worst = 0.0
+    for batch in batches:
+        seen = method.view(batch.to(world.device), augment=not test)
+        remembered, live = method.observed(seen).flatten(1), method.ask(seen).float().flatten(1)
+        errors = (remembered - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
+        worst = max(worst, float(errors.max()))
+        if not worst <= _WRONG:  # NaN counts as wrong
+            name = pictures.source.sample_name(int(batch.ids[int(errors.argmax())]))
+            raise UserError(
+                f"the cache {cache.folder} disagrees with the teacher on {name}, by "
+                f"{100 * worst:.3g} %: the picture has changed or the cache is damaged; delete the "
+                "folder, or choose another"
+            )
+    return worst

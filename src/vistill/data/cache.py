@@ -1,0 +1,343 @@
+"""What a frozen teacher said about fixed views of the pictures, kept on disk and read back.
+
+One record per (view, picture) at a fixed place of a memory-mapped file, and one byte per record
+that is set once the record is on the disk: a writer may be killed at any moment, and any number of
+runs may read meanwhile.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from vistill.data.order import sample_seeds
+from vistill.errors import UserError
+from vistill.files import PARTIAL, write_atomic
+
+LOG = logging.getLogger("vistill.data")
+FORMAT = 1
+INDEX = "cache.json"
+Precision = Literal["fp32", "bf16", "int8"]
+
+_LOCK = "lock"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_COMMIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one record is written.
+
+    Args:
+        shape: of a record: `[D]`, or tokens `[N, D]`.
+        precision: `fp32`, `bf16`, or `int8`: 256 levels between the smallest and the largest value
+            of every channel of every record, so that no value is off by more than 1/510 of its
+            channel's range.
+    """
+
+    shape: tuple[int, ...]
+    precision: Precision
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a record."""
+        if self.precision == "int8":
+            return prod(self.shape) + 8 * self.shape[-1]
+        return prod(self.shape) * _DTYPES[self.precision].itemsize
+
+    def encode(self, values: Float[Tensor, "b *shape"]) -> UInt8[Tensor, "b nbytes"]:
+        """Records as bytes, on the device of `values`."""
+        if self.precision != "int8":
+            flat = values.to(_DTYPES[self.precision]).flatten(1).contiguous()
+            return flat.view(torch.uint8)
+        values = values.float()
+        low, high = values.aminmax(dim=1, keepdim=True)
+        step = (high - low) / 255
+        levels = (values - low) / step.clamp_min(torch.finfo(torch.float32).tiny)
+        head = torch.cat([low, step], dim=1).flatten(1).contiguous().view(torch.uint8)
+        return torch.cat([head, levels.round().to(torch.uint8).flatten(1)], dim=1)
+
+    def decode(self, raw: UInt8[Tensor, "b nbytes"]) -> Float[Tensor, "b *shape"]:
+        """The inverse of `encode`, up to rounding, in fp32."""
+        if self.precision != "int8":
+            return raw.view(_DTYPES[self.precision]).unflatten(1, self.shape).float()
+        channels = self.shape[-1]
+        low, step = raw[:, : 8 * channels].contiguous().view(torch.float32).chunk(2, dim=1)
+        return raw[:, 8 * channels :].unflatten(1, self.shape) * step[:, None] + low[:, None]
+
+
+class TeacherCache:
+    """Records of `views` random views and one test view of every picture of a source.
+
+    Args:
+        folder: where they are.
+        layout: of a record.
+        views: random views per picture; the test view has the number `views`.
+        pictures: of the source, trained on or not.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, views: int, pictures: int) -> None:
+        self.folder, self.layout, self.views, self.pictures = folder, layout, views, pictures
+        self.writes = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._lock: int | None = None
+        self._records: dict[int, np.ndarray] = {}
+        self._written: dict[int, np.ndarray] = {}
+        self._files: dict[int, int] = {}
+        self._pending: list[tuple[int, np.ndarray, Tensor]] = []
+        self._fresh: dict[int, set[int]] = {}
+        self._committed_at = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader process opens the files for itself, and only reads.
+        kept = ("folder", "layout", "views", "pictures")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def test_view(self) -> int:
+        """Number of the view without randomness."""
+        return self.views
+
+    @property
+    def bytes_per_picture(self) -> int:
+        """Disk space of all random views of a picture."""
+        return self.views * self.layout.nbytes
+
+    def seeds(self, view: int, ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """What the view of each picture derives from: the same in every run."""
+        return sample_seeds(0, view, ids)
+
+    # ---- files
+
+    def _path(self, kind: str, view: int) -> Path:
+        name = "test" if view == self.test_view else str(view)
+        return self.folder / f"{kind}-{name}.bin"
+
+    def open_to_write(self, index: dict[str, Any]) -> bool:
+        """Become the one run that writes, and make the files where there are none yet.
+
+        Returns:
+            False where another run writes; this one only reads.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim()
+            if self.writes and not (self.folder / INDEX).is_file():
+                for view in range(self.views + 1):
+                    for kind, size in self._sizes():
+                        with self._path(kind, view).open("wb") as file:
+                            file.truncate(size)
+                # Last: with an index it is a cache.
+                write_atomic(self.folder / INDEX, json.dumps(index, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the cache {self.folder}: {error.strerror or error}"
+            ) from error
+        waited = 0.0
+        while not (self.folder / INDEX).is_file() and waited < _COMMIT_SECONDS:
+            time.sleep(0.1)  # the run that writes is making them
+            waited += 0.1
+        self.check_files()
+        return self.writes
+
+    def _sizes(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("records", self.layout.nbytes * self.pictures), ("written", self.pictures)
+
+    def check_files(self) -> None:
+        """Raise a UserError if a file is missing or has another size than it was made with."""
+        for view in range(self.views + 1):
+            for kind, size in self._sizes():
+                path = self._path(kind, view)
+                found = path.stat().st_size if path.is_file() else 0
+                if found != size:
+                    raise UserError(
+                        f"the cache {self.folder} is damaged: {path.name} has {found} bytes "
+                        f"instead of {size}; delete the folder, or choose another"
+                    )
+
+    def _claim(self) -> None:
+        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # POSIX locks stay with this process: loader processes do not inherit them.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = None
+        self.writes = self._lock is not None
+
+    def written(self, view: int) -> UInt8[np.ndarray, " n"]:
+        """One byte per picture: whether the record of `view` is on the disk, by any run."""
+        if view not in self._written:
+            mode: Literal["r+", "r"] = "r+" if self.writes else "r"
+            self._written[view] = np.memmap(self._path("written", view), np.uint8, mode)
+        return self._written[view]
+
+    # ---- records
+
+    def read(self, view: int, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b nbytes"] | None:
+        """The records of all these pictures; None if one of them is missing."""
+        known = self.written(view)[ids] > 0
+        fresh = self._fresh.get(view)
+        if fresh:
+            known |= np.fromiter((i in fresh for i in ids.tolist()), bool, len(ids))
+        if not known.all():
+            return None
+        if view not in self._records:
+            shape = (self.pictures, self.layout.nbytes)
+            self._records[view] = np.memmap(self._path("records", view), np.uint8, "r", shape=shape)
+        return torch.from_numpy(self._records[view][ids])
+
+    def keep(self, view: int, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]) -> None:
+        """Write records, one call later: by then the device has computed them."""
+        if not self.writes:
+            return
+        self._pending.append((view, ids, raw))
+        try:
+            if len(self._pending) > 1:
+                self._write(*self._pending.pop(0))
+            if time.monotonic() - self._committed_at >= _COMMIT_SECONDS:
+                self._commit()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Bring everything to the disk and let go of the files."""
+        try:
+            while self._pending:
+                self._write(*self._pending.pop(0))
+            self._commit()
+        except OSError as error:
+            self._give_up(error)
+        for handle in self._files.values():
+            os.close(handle)
+        if self._lock is not None:
+            os.close(self._lock)
+        self.writes = False
+        self._let_go()
+
+    def _write(self, view: int, ids: np.ndarray, raw: Tensor) -> None:
+        if view not in self._files:
+            self._files[view] = os.open(self._path("records", view), os.O_WRONLY)
+        written, fresh = self.written(view), self._fresh.setdefault(view, set())
+        for i, record in zip(ids.tolist(), raw.cpu().numpy(), strict=True):
+            if written[i] or i in fresh:
+                continue
+            done = os.pwrite(self._files[view], record.tobytes(), i * self.layout.nbytes)
+            if done < self.layout.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fresh.add(i)
+
+    def _commit(self) -> None:
+        """Set the marks of the new records, once these are on the disk."""
+        for view, fresh in self._fresh.items():
+            if fresh:
+                os.fdatasync(self._files[view])
+                self.written(view)[list(fresh)] = 1
+                fresh.clear()
+        self._committed_at = time.monotonic()
+
+    def _give_up(self, error: OSError) -> None:
+        if error.errno not in _FULL:
+            raise error
+        self.writes = False
+        self._pending.clear()
+        LOG.warning(
+            "the cache %s grows no further (%s): what it holds is read, and the teacher runs for "
+            "the rest",
+            self.folder,
+            error.strerror,
+        )
+
+    def remembered(
+        self, view: int, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], raw: Tensor | None
+    ) -> "RememberedView":
+        """What a batch carries; records that came meanwhile are looked up again."""
+        pictures = ids.numpy()
+        return RememberedView(
+            self, view, pictures, seeds, self.read(view, pictures) if raw is None else raw
+        )
+
+
+@dataclass(frozen=True)
+class RememberedView:
+    """The records of one batch (see `vistill.batch.Remembered`)."""
+
+    cache: TeacherCache
+    view: int
+    ids: Int[np.ndarray, " b"]
+    seeds: Int[Tensor, " b"]
+    raw: UInt8[Tensor, "b nbytes"] | None
+    kept: bool = True
+
+    def recall(self, observe: Callable[[], Tensor]) -> Tensor:
+        """What was remembered, or what `observe` finds, rounded as it will be read again."""
+        raw = self.raw
+        if raw is None:
+            raw = self.cache.layout.encode(observe())
+            if self.kept:
+                self.cache.keep(self.view, self.ids, raw)
+        return self.cache.layout.decode(raw)
+
+    def to(self, device: torch.device | str) -> "RememberedView":
+        """Move every tensor, without waiting for the copy."""
+        raw = self.raw
+        if raw is not None and torch.device(device).type == "cuda":
+            raw = raw.pin_memory()  # a copy from pageable memory would make the host wait
+        if raw is not None:
+            raw = raw.to(device, non_blocking=True)
+        return replace(self, seeds=self.seeds.to(device, non_blocking=True), raw=raw)
+
+    def first(self, count: int) -> "RememberedView":
+        """The first `count` samples, to try something out: what is found is not kept."""
+        raw = None if self.raw is None else self.raw[:count]
+        return replace(self, ids=self.ids[:count], seeds=self.seeds[:count], raw=raw, kept=False)
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """What the cache in `folder` was made for; None where there is none yet.
+
+    Raises:
+        UserError: the folder holds something else, or an index that cannot be read.
+    """
+    path = folder / INDEX
+    if path.is_file():
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            if index["format"] != FORMAT:
+                raise UserError(f"{path} has the format {index['format']!r}, not {FORMAT}")
+            return dict(index)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete the folder") from error
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"the cache {folder} is a file; name a folder")
+    # A start that was killed leaves empty files of our own names.
+    ours = ("records-", "written-", PARTIAL, _LOCK)
+    inside = [path.name for path in folder.iterdir()] if folder.exists() else []
+    strangers = [name for name in inside if not name.startswith(ours)]
+    if strangers:
+        raise UserError(
+            f"the folder {folder} is not empty and no cache of a teacher (it holds "
+            f"{strangers[0]}); choose another one"
+        )
+    return None
