@@ -96,7 +96,7 @@ def segment_views(n: int, frames: int, clips: int) -> Int[np.ndarray, "clips fra
     return np.stack([chosen[k::clips] for k in range(clips)])
 
 
-def testing_clips(
+def clip_views(
     n: int, frames: int, stride: int, sampling: Sampling, clips: int
 ) -> Int[np.ndarray, "clips frames"]:
     """Frame indices of the clips to test on, by the way the model was trained."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vistill.data.video.sampling import dense_views, segment_views, testing_clips, training_clip
+from vistill.data.video.sampling import clip_views, dense_views, segment_views, training_clip
 
 WAYS = ["dense", "stretched", "segments", "sparse"]
 
@@ -16,7 +16,7 @@ def test_indices_lie_in_the_video_and_ascend(sampling, n):
         assert chosen.max() < n
         assert np.all(np.diff(chosen) >= 0)
     for clips in (1, 2, 5):
-        views = testing_clips(n, 16, 4, sampling, clips)
+        views = clip_views(n, 16, 4, sampling, clips)
         assert views.shape == (clips, 16)
         assert views.min() >= 0
         assert views.max() < n
