@@ -44,6 +44,7 @@ def golden() -> Callable[..., SimpleNamespace]:
             output=parts["output"],
             grad=parts["grad"],
             updated=parts["updated"],
+            output64=parts["output64"],
         )
 
     return load

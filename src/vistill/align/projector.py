@@ -1,5 +1,6 @@
 """Student width to teacher width."""
 
+import itertools
 from typing import Literal
 
 from torch import nn
@@ -11,6 +12,18 @@ def linear_projector(student_dim: int, teacher_dim: int) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def unbiased_projector(
+    kind: Literal["linear", "mlp"], student_dim: int, teacher_dim: int
+) -> nn.Module:
+    """AMD's projection: one linear layer per token without bias, or two with a GELU between
+    (spec amd 6); Xavier-uniform."""
+    widths = [student_dim, teacher_dim, teacher_dim][: 2 if kind == "linear" else 3]
+    layers = [nn.Linear(*ends, bias=False) for ends in itertools.pairwise(widths)]
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+    return layers[0] if kind == "linear" else nn.Sequential(layers[0], nn.GELU(), layers[1])
 
 
 def feature_projector(

@@ -4,18 +4,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vistill.errors import UserError
+from vistill.methods.amd import build_amd
 from vistill.methods.base import Ingredients, Method
 from vistill.methods.feature_distillation import build_feature_distillation
 from vistill.methods.kdep import build_kdep
 from vistill.methods.mae import build_mae
 from vistill.methods.tinymim import build_tinymim
+from vistill.methods.videomae import build_videomae
 from vistill.models.backbone import Backbone
 
 BUILDERS: dict[str, Callable[[Ingredients], Method]] = {
+    "amd": build_amd,
     "feature_distillation": build_feature_distillation,
     "kdep": build_kdep,
     "mae": build_mae,
     "tinymim": build_tinymim,
+    "videomae": build_videomae,
 }
 
 

@@ -21,11 +21,14 @@ def drop_path_noise(
 
 
 def pixels_for(
-    model: Backbone, pixels: Float[Tensor, "b 3 h w"], *, antialias: bool = True
-) -> Float[Tensor, "b 3 h w"]:
+    model: Backbone, pixels: Float[Tensor, "b 3 *size"], *, antialias: bool = True
+) -> Float[Tensor, "b 3 *size"]:
     """Pixels at the size that the model was built for, resized where they have another."""
     if tuple(pixels.shape[-2:]) == tuple(model.image_size):
         return pixels
+    if pixels.dim() == 5:  # frame by frame
+        frames = pixels_for(model, pixels.transpose(1, 2).flatten(0, 1), antialias=antialias)
+        return frames.unflatten(0, (-1, pixels.shape[2])).transpose(1, 2)
     return F.interpolate(pixels, size=model.image_size, mode="bilinear", antialias=antialias)
 
 

@@ -40,6 +40,7 @@ class Backbone(nn.Module, ABC):
         num_heads: attention heads per block, 0 where the model has none.
         num_prefix_tokens: class and register tokens in front of the patch tokens.
         image_size: height and width the model was built for.
+        num_frames: frames of a clip; 1 for a model of pictures.
         normalization: what its inputs are normalised with.
         taps: the kinds of `Tap` that it offers.
         pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
@@ -52,6 +53,7 @@ class Backbone(nn.Module, ABC):
     num_heads: tuple[int, ...]
     num_prefix_tokens: int
     image_size: tuple[int, int]
+    num_frames: int = 1
     normalization: Normalization
     taps: frozenset[TapKind]
     pools_after_norm: bool = False

@@ -26,12 +26,14 @@ def create_backbone(
     depth: int | None = None,
     num_heads: int | None = None,
     mlp_ratio: float = 4.0,
-    class_token: bool = True,
+    class_token: bool | None = None,
     position: Literal["sincos", "learned", "none"] = "sincos",
     relative_position: Literal["shared", "layer"] | None = None,
     layer_scale: float | None = None,
-    qkv_bias: QKVBias = "all",
+    qkv_bias: QKVBias | None = None,
     initialization: Literal["xavier", "truncated"] = "xavier",
+    num_frames: int | None = None,
+    tubelet_size: int = 2,
 ) -> Backbone:
     """A model with fresh weights.
 
@@ -42,14 +44,21 @@ def create_backbone(
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
         mlp_ratio: hidden width of the MLP over the token width.
-        class_token: whether a class token leads the sequence.
+        class_token: whether a class token leads the sequence; None: for pictures only.
         position: fixed sine-cosine table, a learned one, or none.
-        relative_position, layer_scale, qkv_bias, initialization: see `VisionTransformer`.
+        qkv_bias: None: `all` for pictures, VideoMAE's `no_key` for clips.
+        relative_position, layer_scale, initialization: see `VisionTransformer`.
+        num_frames: frames per clip; None for pictures.
+        tubelet_size: frames per token of a clip.
 
     Raises:
         UserError: for an unknown name or sizes that do not go together.
     """
     if spec.startswith(LIBRARIES):
+    if num_frames is not None and (spec.startswith(LIBRARIES) or spec in SWIN_SIZES):
+        raise UserError(
+            f"{spec} takes pictures, not clips; take one of {', '.join(VIT_SIZES)}, vit"
+        )
         return _from_library(spec, image_size)
     if spec in SWIN_SIZES:
         return _swin(spec, image_size, share_bias=relative_position == "shared")
@@ -72,12 +81,14 @@ def create_backbone(
             image_size=image_size,
             patch_size=patch_size,
             mlp_ratio=mlp_ratio,
-            class_token=class_token,
+            class_token=num_frames is None if class_token is None else class_token,
             position=position,
             relative_position=relative_position,
             layer_scale=layer_scale,
-            qkv_bias=qkv_bias,
+            qkv_bias=qkv_bias or ("all" if num_frames is None else "no_key"),
             initialization=initialization,
+            num_frames=num_frames or 1,
+            tubelet_size=None if num_frames is None else tubelet_size,
             **sizes,
         )
     except ValueError as error:
@@ -113,7 +124,9 @@ def rebuild(build: dict[str, Any]) -> Backbone:
     raise UserError(f"unknown kind of model {build['name']!r} in a saved backbone")
 
 
-def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Backbone:
+def load_backbone(
+    spec: str | Backbone, *, image_size: int | None = None, num_frames: int | None = None
+) -> Backbone:
     """A model with weights, from wherever they are.
 
     Args:
@@ -140,6 +153,7 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
         name, _, weights = spec.partition(":")
         if weights not in ("", "pretrained"):
             raise UserError(f"{spec}: only ':pretrained' may follow {name}, not ':{weights}'")
+        num_frames: frames of the clips that a model of clips will see; None: its own.
         return _from_library(name, image_size, pretrained=weights == "pretrained")
     elif spec in VIT_SIZES or spec in SWIN_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
@@ -151,28 +165,34 @@ def load_backbone(spec: str | Backbone, *, image_size: int | None = None) -> Bac
             f"unknown model {spec!r}; write timm/NAME:pretrained, run:DIR, file:PATH or one of "
             f"{', '.join(VIT_SIZES)}"
         )
-    if image_size is not None and model.image_size != (image_size, image_size):
+    size = model.image_size if image_size is None else (image_size, image_size)
+    frames = (num_frames or model.num_frames) if model.num_frames > 1 else 1
+    if (size, frames) != (model.image_size, model.num_frames):
         resize: Any = getattr(model, "resize", None)
         if resize is None:
             raise UserError(
                 f"the model was built for {model.image_size[0]} pixels, not {image_size}"
             )
         try:
-            resize(image_size)
+            resize(size, frames) if frames > 1 else resize(image_size)
         except ValueError as error:
             raise UserError(f"{spec}: {error}") from error
     return model
 
 
 def load_teacher(
-    spec: str | Backbone, *, weights: Literal["random"] | None = None, image_size: int | None = None
+    spec: str | Backbone,
+    *,
+    weights: Literal["random"] | None = None,
+    image_size: int | None = None,
+    num_frames: int | None = None,
 ) -> Backbone:
     """`load_backbone`, refusing a model whose weights nobody trained unless `weights="random"`.
 
     Raises:
         UserError: also if the weights are random and `weights` does not say so.
     """
-    teacher = load_backbone(spec, image_size=image_size)
+    teacher = load_backbone(spec, image_size=image_size, num_frames=num_frames)
     if teacher.origin.endswith("random") and weights != "random":
         hint = f"{spec}:pretrained" if str(spec).startswith(LIBRARIES) else "run:DIR or file:PATH"
         raise UserError(

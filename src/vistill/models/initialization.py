@@ -9,14 +9,18 @@ _RESIDUAL = re.compile(r"blocks\.(\d+)\.(?:attn\.proj|mlp\.fc2)\.weight$")
 
 
 def xavier(model: nn.Module) -> None:
-    """MAE's initialisation: Xavier-uniform matrices, class token N(0, 0.02²)."""
+    """MAE's initialisation: Xavier-uniform matrices, class token N(0, 0.02²).
+
+    VideoMAE's is the same but for the embedding of tubes, which is torch's own (spec amd 9).
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     weight = model.get_parameter("patch_embed.proj.weight")
-    nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
+    if weight.dim() == 4:
+        nn.init.xavier_uniform_(weight.view(weight.shape[0], -1))
     for name in ("cls_token", "dist_token"):
         token = getattr(model, name, None)
         if token is not None:

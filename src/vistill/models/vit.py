@@ -50,7 +50,7 @@ class VisionTransformer(Backbone):
             `layer`; None for none.
         layer_scale: initial residual scale, or None for none.
         tubelet_size: frames per token; None for pictures.
-        num_frames: frames per clip; 1 for pictures.
+        num_frames: frames per clip, a multiple of `tubelet_size`; 1 for pictures.
         qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
         distillation_token: DeiT's second token, behind the class token.
         pre_norm: CLIP's norm in front of the first block; its patch embedding has no bias.
@@ -92,6 +92,10 @@ class VisionTransformer(Backbone):
         if any(side % patch_size for side in self.image_size):
             raise ValueError(
                 f"image size {self.image_size} is not a multiple of the patch size {patch_size}"
+            )
+        if num_frames % (tubelet_size or 1):
+            raise ValueError(
+                f"{num_frames} frames are not a multiple of the tubelet size {tubelet_size}"
             )
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
@@ -145,10 +149,14 @@ class VisionTransformer(Backbone):
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
     @property
+    def slots(self) -> int:
+        """Time slots of patches; 1 for pictures."""
+        return self.num_frames // (self.tubelet_size or 1)
+
+    @property
     def num_patches(self) -> int:
         """Patch tokens L of a full input."""
-        slots = 1 if self.tubelet_size is None else self.num_frames // self.tubelet_size
-        return slots * self.grid[0] * self.grid[1]
+        return self.slots * self.grid[0] * self.grid[1]
 
     @property
     def num_heads(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -223,9 +231,22 @@ class VisionTransformer(Backbone):
             block.attn.rel_pos_bias = copy.deepcopy(self.rel_pos_bias)
         self.rel_pos_bias, self.relative_position = None, "layer"
 
-    def resize(self, image_size: int | tuple[int, int]) -> None:
-        """Accept another input size: position and bias tables are resized (spec 1; spec fd 5)."""
+    def resize(self, image_size: int | tuple[int, int], num_frames: int | None = None) -> None:
+        """Accept another input size: position and bias tables are resized (spec 1; spec fd 5).
+
+        A clip's fixed table is made anew for the new number of tokens (spec amd 3).
+
+        Args:
+            image_size: side of the square input, or (height, width).
+            num_frames: frames per clip; None: as before.
+
+        Raises:
+            ValueError: the size is no multiple of the patch, or the tables cannot be resized.
+        """
         new = _square(image_size)
+        if self.tubelet_size is not None:
+            self._resize_clip(new, num_frames or self.num_frames)
+            return
         if any(side % self.patch_size for side in new):
             raise ValueError(
                 f"an image size of {new} is not a multiple of the patch size {self.patch_size}"
@@ -242,6 +263,19 @@ class VisionTransformer(Backbone):
         for block in self._typed_blocks:
             if block.attn.rel_pos_bias is not None:
                 block.attn.rel_pos_bias = block.attn.rel_pos_bias.resized(self.grid)
+
+    def _resize_clip(self, size: tuple[int, int], num_frames: int) -> None:
+        if self.position == "learned":
+            raise ValueError("the learned positions of a clip cannot be resized")
+        if any(side % self.patch_size for side in size) or num_frames % (self.tubelet_size or 1):
+            raise ValueError(
+                f"{num_frames} frames of {size} pixels are no multiple of the patch size "
+                f"{self.patch_size} and the tubelet size {self.tubelet_size}"
+            )
+        device = self.patch_embed.proj.weight.device
+        self.image_size, self.num_frames = size, num_frames
+        table = self._position_table()
+        self.pos_embed = None if table is None else nn.Parameter(table.to(device), False)
 
     @property
     def num_drop_path_draws(self) -> int:

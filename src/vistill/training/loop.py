@@ -220,6 +220,8 @@ class _Loop:
             self.sums.add("loss", losses.total)
             for name, term in losses.terms.items():
                 self.sums.add(f"loss/{name}", term)
+            for name, value in losses.watched.items():
+                self.sums.add(name, value)
         self.lr = learning_rate(
             self._epoch_at(step),
             lr=self.peak_lr,

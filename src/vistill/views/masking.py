@@ -101,6 +101,48 @@ def nested_mask(
     )
 
 
+class Sight(NamedTuple):
+    """How much two sides see of every sample, before anything is drawn.
+
+    Attributes:
+        positions: numbers of noise per sample.
+        visible: positions that both sides see.
+        seen: positions that the side with the lower mask ratio sees.
+        slots: time slots over which the choice is repeated.
+    """
+
+    positions: int
+    visible: int
+    seen: int
+    slots: int
+
+    def mask(self, noise: Float[Tensor, "b n"]) -> NestedMask:
+        """The choice that `noise` makes, one row of `positions` per sample."""
+        return nested_mask(noise, self.visible, self.seen, self.slots)
+
+
+def clip_sight(
+    slots: int, positions: int, mask_ratio: float, seen_ratio: float | None = None, *, tube: bool
+) -> Sight:
+    """What is seen of a clip with `slots` time slots of `positions` tokens (spec amd 4).
+
+    Args:
+        mask_ratio: share that the student does not see.
+        seen_ratio: share that the teacher does not see; None: there is none.
+        tube: repeat one choice over all slots; otherwise choose among all tokens.
+    """
+    drawn = positions if tube else slots * positions
+    visible = tube_visible(drawn, mask_ratio)
+    seen = visible if seen_ratio is None else tube_visible(drawn, seen_ratio)
+    return Sight(drawn, visible, seen, slots if tube else 1)
+
+
+def picture_sight(positions: int, mask_ratio: float, seen_ratio: float) -> Sight:
+    """What is seen of a picture with `positions` patches (spec amd 11.5)."""
+    visible = picture_visible(positions, mask_ratio)
+    return Sight(positions, visible, max(visible, picture_visible(positions, seen_ratio)), 1)
+
+
 def gather_tokens(
     tokens: Float[Tensor, "b n d"], index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k d"]:

@@ -23,12 +23,19 @@ def patchify(
     return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, slots * rows * columns, -1)
 
 
-def pixel_patches(images: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b l patch"]:
-    """Patches with element order (row, column, channel), the layout MAE reconstructs (spec 2.4)."""
-    patches = patchify(images, patch_size)
-    b, length, _ = patches.shape
-    channels = images.shape[1]
-    return patches.reshape(b, length, channels, -1).transpose(2, 3).reshape(b, length, -1)
+def pixel_patches(
+    images: Float[Tensor, "b c *size"], patch_size: int, tubelet_size: int | None = None
+) -> Float[Tensor, "b l patch"]:
+    """Patches with element order ([time,] row, column, channel), which MAE and VideoMAE
+    reconstruct (spec 2.4; spec amd 7)."""
+    return channels_last(patchify(images, patch_size, tubelet_size), images.shape[1])
+
+
+def channels_last(
+    patches: Float[Tensor, "b l patch"], channels: int = 3
+) -> Float[Tensor, "b l patch"]:
+    """Patches of `patchify` with the channel varying fastest."""
+    return patches.unflatten(2, (channels, -1)).transpose(2, 3).flatten(2)
 
 
 def unpatch_pixels(
