@@ -28,6 +28,7 @@ from vistill.data import (
     default_workers,
     open_source,
 )
+from vistill.methods.base import Method
 from vistill.methods.tinymim import TinyMIM
 from vistill.models.build import create_backbone
 from vistill.training.distributed import connect
@@ -67,12 +68,17 @@ def tinymim(options: argparse.Namespace) -> TinyMIM:
     return method.to_device(options.device).train()
 
 
-def make_learner(options: argparse.Namespace, method: TinyMIM, cleanup: ExitStack) -> Learner:
+def make_learner(
+    options: argparse.Namespace,
+    method: Method,
+    cleanup: ExitStack,
+    optim: OptimConfig | None = None,
+) -> Learner:
     """The training loop's own step."""
     return Learner(
         method,
         random_batch(options, 0),
-        optim=OptimConfig(),
+        optim=optim or OptimConfig(),
         train=TrainConfig(precision=options.precision, device=options.device),
         groups=None,
         world=connect(options.device),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vistill.methods.tinymim import TinyMIM
+from vistill.models.sizes import ViTSize
 from vistill.models.vit import VisionTransformer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -32,3 +33,31 @@ def test_both_sides_give_the_same_loss_and_gradients(monkeypatch, stop):
         plain.teacher.blocks[0].attn.qkv.weight[:48] *= 2
     with pytest.raises(AssertionError, match="differ"):
         tinymim_step.difference(method, plain, random_batch(options, 1))
+
+
+@pytest.mark.parametrize("student", ["resnet18", "mobilenet_v2"])
+def test_a_step_of_kdep_agrees(monkeypatch, student):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kdep_step
+    import plain_kdep
+
+    options = kdep_step.parser("", batch=4, rounds=1).parse_args(["--image-size", "32"])
+    options.student, options.teacher = student, "resnet50"
+    assert kdep_step.agree(options)["loss"] > 0.01
+    monkeypatch.setattr(plain_kdep, "last_block", lambda block, x: block(x))
+    with pytest.raises(AssertionError, match="differ"):
+        kdep_step.agree(options)
+
+
+def test_a_step_of_feature_distillation_agrees(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import fd_step
+    import plain_fd
+
+    tiny = {"vit_small": ViTSize(24, 2, 3), "vit_base": ViTSize(64, 2, 1)}
+    monkeypatch.setattr(fd_step, "VIT_SIZES", tiny)
+    options = fd_step.parser("", batch=4, rounds=1).parse_args(["--image-size", "32"])
+    assert fd_step.agree(options)["loss"] > 0.01
+    monkeypatch.setattr(plain_fd.QuickGELU, "forward", lambda _, x: x)
+    with pytest.raises(AssertionError, match="differ"):
+        fd_step.agree(options)
