@@ -99,7 +99,7 @@ class SampleReader(Dataset[dict[str, Any]]):
 
 
 def data_loader(
-    reader: SampleReader, requests: Iterable[Request], workers: int
+    reader: Dataset[dict[str, Any]], requests: Iterable[Request], workers: int
 ) -> DataLoader[dict[str, Any]]:
     """Answers to the requests in their order, whatever the number of workers."""
     return DataLoader(
