@@ -11,6 +11,7 @@ from vistill.methods.videomae import VideoMAE
 from vistill.models.backbone import Tap
 from vistill.models.checkpoints import encoder_weights
 from vistill.training.optim import pretrain_groups
+from vistill.training.schedule import learning_rate
 from vistill.views.patches import channels_last, patchify, pixel_patches
 
 
@@ -256,3 +257,22 @@ def test_a_batch_goes_the_same_way(case):
     mask = method.trained.draw(batch)
     by_hand = method.trained.compare(batch.pixels, method.observe(batch.pixels, mask), mask)
     assert torch.equal(method(batch).total, by_hand.total)
+
+
+def test_rates_of_every_step(golden):
+    case = golden("schedules", "amd")
+    for run in case.config["runs"]:
+        steps = run["iters_per_epoch"]
+        expected = case.info[run["name"]]
+        assert expected["total"] == run["epochs"] * steps
+        for iteration, value in expected["values"].items():
+            epoch, rest = divmod(int(iteration), steps)
+            found = learning_rate(
+                epoch + rest / steps,
+                lr=run["base"],
+                min_lr=run["final"],
+                warmup_epochs=run["warmup_epochs"],
+                epochs=run["epochs"],
+                peak_lead=1 / steps,
+            )
+            assert found == pytest.approx(value, rel=1e-9, abs=1e-12), (run["name"], iteration)

@@ -118,6 +118,9 @@ class OptimConfig(Section):
     """Epochs of linear warm-up."""
     warmup_lr: float = Field(default=0.0, ge=0.0)
     """Learning rate at the start of the warm-up."""
+    peak_in_warmup: bool = Field(default=False)
+    """Whether the last step of the warm-up has the peak rate already, as in VideoMAE, AMD and UMT,
+    or the first step behind it, as in MAE."""
     weight_decay: float = Field(default=0.05, ge=0.0)
     """For matrices and tokens; biases and 1-D parameters never decay."""
     decay_biases: bool = Field(default=False)

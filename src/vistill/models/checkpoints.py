@@ -17,11 +17,12 @@ from vistill.models.clip import CLIP_NORMALIZATION, clip_names, is_clip
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS, QKVBias
 from vistill.models.positions import sincos_2d
 from vistill.models.torchscript import archive_root, read_torchscript
+from vistill.models.videomae_files import ASIDE, clip_vit_from_state, is_of_clips
 from vistill.models.vit import VisionTransformer
 
 # The wrappers that MAE, TinyMIM, DeiT and their descendants put around a state dict.
 _WRAPPERS = ("model", "state_dict", "module")
-_PREFIXES = ("module.", "encoder.")
+_PREFIXES = ("module.", "backbone.", "encoder.")
 # What the checkpoints of feature distillation put in front of the names of their teacher.
 _TEACHER = "feature_model."
 # Pre-training and classification parts that a backbone has no use for.
@@ -31,6 +32,7 @@ _DROPPED = (
     _TEACHER,
     "mask_token",
     "fc_norm.",
+    *ASIDE,
 )
 _CLASSIFIER = ("head.", "head_dist.")
 # Heads of the published sizes; other widths get 64 channels a head.
@@ -152,7 +154,7 @@ def vit_from_state(
     """A ViT with the sizes that the tensors tell and their values.
 
     Args:
-        state: weights under the names of MAE and timm, of BEiT, or of OpenAI's CLIP.
+        state: weights under the names of MAE and timm, of BEiT, of OpenAI's CLIP, or of VideoMAE.
         source: where they come from, for messages.
         num_heads: heads of every block, which only a bias table tells; None: the published count of
             the width (192: 3, 1280: 16), else 64 channels a head.
@@ -173,6 +175,13 @@ def vit_from_state(
     if missing:
         raise UserError(
             f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "
+    if is_of_clips(weights):
+        if classifier:
+            raise UserError(f"{source}: the classifier of a model of clips cannot be kept")
+        width = weights["patch_embed.proj.weight"].shape[0]
+        clips = clip_vit_from_state(weights, num_heads or _num_heads(weights, width))
+        load_named(clips, weights, source, optional=("pos_embed", "norm.weight", "norm.bias"))
+        return clips
             f"{_listed(missing)} missing; it holds {_listed(state)}"
         )
     kernel = weights["patch_embed.proj.weight"]

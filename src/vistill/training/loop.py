@@ -231,6 +231,7 @@ class _Loop:
             schedule=self.optim.schedule,
             step_epochs=self.optim.step_epochs,
             gamma=self.optim.gamma,
+            peak_lead=1 / self.per_epoch if self.optim.peak_in_warmup else 0.0,
             epochs=self.train.epochs,
         )
         norm = self.learner.update(self.lr)

@@ -17,15 +17,18 @@ def learning_rate(
     step_epochs: int = 30,
     gamma: float = 0.1,
     power: float = 0.9,
+    peak_lead: float = 0.0,
 ) -> float:
     """The rate for the optimiser step that begins at `epoch` (fractional, from 0).
 
     The very first step of a warm-up has the rate `warmup_lr`: 0, as MAE and TinyMIM publish it.
     Groups with a `lr_scale` multiply. `step` and `cyclic` change between epochs only; `poly` falls
-    with the `power` of what is left.
+    with the `power` of what is left. The warm-up is at its peak `peak_lead` epochs before its end:
+    one step early, its last step has the peak as well as the first one behind it (spec amd 10).
     """
     if epoch < warmup_epochs:
-        return warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs
+        ramp = warmup_epochs - peak_lead
+        return warmup_lr + (lr - warmup_lr) * (epoch / ramp if ramp > 0 else 0.0)
     whole = math.floor(epoch)
     if schedule == "step":
         return lr * gamma ** (whole // step_epochs)
