@@ -1,4 +1,4 @@
-"""Pictures inside archives: `.tar` shards (WebDataset naming or folders) and `.zip`.
+"""Pictures and clips inside archives: `.tar` shards (WebDataset naming or folders) and `.zip`.
 
 An archive is indexed once; afterwards every picture is one seek and one read, in any order.
 """
@@ -18,13 +18,15 @@ import numpy as np
 
 from vistill.data.broken import BrokenImage
 from vistill.data.source import (
+    PICTURES,
+    Media,
     NamedSource,
+    Others,
     PackedNames,
     encode_labels,
     folder_classes,
     folder_labels,
-    is_picture,
-    no_pictures,
+    no_samples,
 )
 from vistill.errors import UserError
 
@@ -40,8 +42,10 @@ class ArchiveSource(NamedSource):
     would move the other.
     """
 
-    def __init__(self, name: str, files: list[Path], names: PackedNames, places: np.ndarray):
-        super().__init__(name, names)
+    def __init__(
+        self, name: str, files: list[Path], names: PackedNames, places: np.ndarray, media: Media
+    ) -> None:
+        super().__init__(name, names, media)
         self._files = [os.path.abspath(file) for file in files]
         self._places = places
         self._handles: dict[int, BinaryIO] = {}
@@ -68,56 +72,63 @@ class ArchiveSource(NamedSource):
         return data
 
 
-class TarSource(ArchiveSource):
-    """Plain `.tar` shards. Labels come from `.cls` members of the same key, else from folders."""
-
-    def __init__(self, name: str, files: list[Path]) -> None:
-        names: list[str] = []
-        labels: list[str | None] = []
-        places = array("q")
-        others, other = 0, ""
-        for number, file in enumerate(files):
-            classes: dict[str, str] = {}
-            start = len(names)
-            for member, offset, size, text in _tar_members(file):
-                if is_picture(member):
-                    names.append(member.removeprefix("./").lstrip("/"))
-                    places.extend((number, offset, size))
-                elif text is not None:
-                    classes[_key(member.removeprefix("./").lstrip("/"))] = text
-                else:
-                    others, other = others + 1, member
-            labels += [classes.get(_key(picture)) for picture in names[start:]]
-        if not names:
-            raise no_pictures(name, others, other)
-        shards = [file.name for file in files]
-        table = np.array(places, dtype=np.int64).reshape(-1, 3)
-        shown = names
-        if len(files) > 1:
-            shown = [f"{shards[n]}/{x}" for n, x in zip(table[:, 0], names, strict=True)]
-        super().__init__(name, files, PackedNames(shown), table)
-        folders = folder_classes(_without_common_folders(names))
-        self.classes, self.labels = encode_labels(labels if any(labels) else folders)
+class ShardSource(ArchiveSource):
+    """Members stored as they are; their places are rows of (file, offset, size)."""
 
     def read(self, i: int) -> bytes:
         file, offset, size = self._places[i].tolist()
         return self._read_at(file, offset, size)
 
 
+class TarSource(ShardSource):
+    """Plain `.tar` shards. Labels come from `.cls` members of the same key, else from folders."""
+
+    def __init__(self, name: str, files: list[Path], media: Media = PICTURES) -> None:
+        names: list[str] = []
+        labels: list[str | None] = []
+        places = array("q")
+        others = Others()
+        for number, file in enumerate(files):
+            classes: dict[str, str] = {}
+            start = len(names)
+            for member, offset, size, text in _tar_members(file):
+                if media.holds(member):
+                    names.append(member.removeprefix("./").lstrip("/"))
+                    places.extend((number, offset, size))
+                elif text is not None:
+                    classes[_key(member.removeprefix("./").lstrip("/"))] = text
+                else:
+                    others.add(member)
+            labels += [classes.get(_key(sample)) for sample in names[start:]]
+        if not names:
+            raise no_samples(media, name, others)
+        shards = [file.name for file in files]
+        table = np.array(places, dtype=np.int64).reshape(-1, 3)
+        shown = names
+        if len(files) > 1:
+            shown = [f"{shards[n]}/{x}" for n, x in zip(table[:, 0], names, strict=True)]
+        super().__init__(name, files, PackedNames(shown), table, media)
+        folders = folder_classes(_without_common_folders(names))
+        self.classes, self.labels = encode_labels(labels if any(labels) else folders)
+
+
 class ZipSource(ArchiveSource):
     """A `.zip`, or one folder inside it. Labels come from folders."""
 
-    def __init__(self, name: str, file: Path, inside: str = "") -> None:
+    def __init__(self, name: str, file: Path, inside: str = "", media: Media = PICTURES) -> None:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = [m for m in archive.infolist() if not m.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"'{file}' is damaged or no zip: {error}") from error
         prefix = f"{inside}/" if inside else ""
-        found = [m for m in members if m.filename.startswith(prefix) and is_picture(m.filename)]
+        found = [m for m in members if m.filename.startswith(prefix) and media.holds(m.filename)]
         found.sort(key=lambda m: m.filename)
         if not found:
-            raise no_pictures(name, len(members), members[0].filename if members else "")
+            others = Others()
+            for member in members:
+                others.add(member.filename)
+            raise no_samples(media, name, others)
         for member in found:
             if member.flag_bits & 1:
                 raise UserError(f"'{file}' is encrypted; unpack it and give the folder")
@@ -130,7 +141,7 @@ class ZipSource(ArchiveSource):
         table = [
             (m.header_offset, m.compress_size, m.file_size, m.compress_type, m.CRC) for m in found
         ]
-        super().__init__(name, [file], PackedNames(names), np.array(table, dtype=np.int64))
+        super().__init__(name, [file], PackedNames(names), np.array(table, dtype=np.int64), media)
         self.classes, self.labels = folder_labels(_without_common_folders(names))
 
     def read(self, i: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: one exception, and the account a run keeps of them."""
+"""Pictures and clips that cannot be read: one exception, and the account a run keeps of them."""
 
 import logging
 from collections.abc import Iterable
@@ -10,21 +10,25 @@ LISTED = 20
 
 
 class BrokenImage(Exception):
-    """This one picture cannot be used; the text says why."""
+    """This one sample cannot be used; the text says why."""
 
 
 class BrokenFiles:
-    """Names and reasons of the pictures that were skipped.
+    """Names and reasons of the samples that were skipped.
 
     Each is logged once. Above `max_share` of `total` pictures the run is stopped.
 
     Args:
-        total: pictures of which some may be broken.
+        total: samples of which some may be broken.
         max_share: share of them above which the run is stopped.
-        told: names that were logged, to be shared by accounts of the same pictures.
+        told: names that were logged, to be shared by accounts of the same samples.
+        noun: what a sample is.
     """
 
-    def __init__(self, total: int, max_share: float, told: set[str] | None = None) -> None:
+    def __init__(
+        self, total: int, max_share: float, told: set[str] | None = None, noun: str = "picture"
+    ) -> None:
+        self.noun = noun
         self.told: set[str] = set() if told is None else told
         self.total = total
         self.max_share = max_share
@@ -34,19 +38,19 @@ class BrokenFiles:
         """Note `(name, reason)` pairs.
 
         Raises:
-            UserError: with the list, when too many pictures are broken.
+            UserError: with the list, when too many samples are broken.
         """
         for name, reason in found:
             if name not in self.names:
                 self.names[name] = reason
             if name not in self.told:
                 self.told.add(name)
-                LOG.warning("skipped a broken picture: %s (%s)", name, reason)
+                LOG.warning("skipped a broken %s: %s (%s)", self.noun, name, reason)
         if len(self.names) > self.max_share * self.total:
             share = len(self.names) / self.total
             raise UserError(
-                f"{len(self.names)} of {self.total} pictures ({share:.1%}) cannot be read, more "
-                f"than data.max_broken={self.max_share:g} allows: {self.listed()}"
+                f"{len(self.names)} of {self.total} {self.noun}s ({share:.1%}) cannot be read, "
+                f"more than data.max_broken={self.max_share:g} allows: {self.listed()}"
             )
 
     def listed(self) -> str:

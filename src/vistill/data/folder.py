@@ -1,32 +1,45 @@
-"""A folder of pictures, nested as deep as it likes."""
+"""A folder of pictures or clips, nested as deep as it likes."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from vistill.data.broken import BrokenImage
-from vistill.data.source import NamedSource, PackedNames, folder_labels, is_picture, no_pictures
+from vistill.data.source import (
+    PICTURES,
+    Media,
+    NamedSource,
+    Others,
+    PackedNames,
+    folder_labels,
+    no_samples,
+)
 from vistill.errors import UserError
 
 
 class FolderSource(NamedSource):
-    """Every picture below a folder, sorted folder by folder.
+    """Every picture (or clip) below a folder, sorted folder by folder.
 
-    Labelled by first-level subfolder when all pictures lie directly in at least two such.
+    Labelled by first-level subfolder when all of them lie directly in at least two such.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, media: Media = PICTURES) -> None:
         self._root = os.path.abspath(root)
-        self._others, self._other = 0, ""
-        super().__init__(str(root), PackedNames(self._walk("", ())))
+        others = Others()
+        super().__init__(str(root), PackedNames(self._walk("", (), media, others)), media)
         if not len(self):
-            raise no_pictures(str(root), self._others, self._other)
+            raise no_samples(media, str(root), others)
         self.classes, self.labels = folder_labels(self.names)
 
     def read(self, i: int) -> bytes:
-        return read_file(os.path.join(self._root, self.names[i]))
+        return read_file(self.place(i))
 
-    def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    def place(self, i: int) -> str:
+        return os.path.join(self._root, self.names[i])
+
+    def _walk(
+        self, folder: str, above: tuple[str, ...], media: Media, others: Others
+    ) -> Iterator[str]:
         here = os.path.join(self._root, folder)
         real = os.path.realpath(here)
         if real in above:  # a link back up
@@ -39,11 +52,11 @@ class FolderSource(NamedSource):
         for name, is_folder in entries:
             path = f"{folder}/{name}" if folder else name
             if is_folder:
-                yield from self._walk(path, (*above, real))
-            elif is_picture(name):
+                yield from self._walk(path, (*above, real), media, others)
+            elif media.holds(name):
                 yield path
             else:
-                self._others, self._other = self._others + 1, path
+                others.add(path)
 
 
 def read_file(path: str) -> bytes:

@@ -4,19 +4,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.cache import TeacherCache
 from vistill.data.decode import decode_image
-from vistill.data.order import replacement, sample_seeds
+from vistill.data.order import copy_seed, replacement, sample_seeds
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
@@ -24,6 +25,14 @@ from vistill.errors import UserError
 MAX_WORKERS = 8
 REPLACEMENTS = 32
 KILLED = ("exited unexpectedly", "is killed by signal")
+
+Decoder = Callable[[Source, int, np.random.Generator], UInt8[Tensor, "3 *size"]]
+"""From a sample of a source to a picture `[3, h, w]` or the frames of a clip `[3, t, h, w]`."""
+
+
+def decode_picture(source: Source, sample: int, rng: np.random.Generator) -> UInt8[Tensor, "3 h w"]:
+    """The decoder of sources of pictures."""
+    return decode_image(source.read(sample))
 
 
 class Request(NamedTuple):
@@ -40,10 +49,13 @@ class SampleReader(Dataset[dict[str, Any]]):
 
     Args:
         source: where the pictures are.
-        transform: from a decoded picture to pixels of one size.
+        transform: from what is decoded to pixels of one size, or to a list of views of it.
         seed: the run's seed.
         pool: indices from which broken samples are replaced; None leaves them out instead.
         cache: what the teacher said about fixed views.
+        decode: what is read of a sample.
+        repeats: copies of every sample, decoded once, which lie side by side in the batch; each has
+            its own seed and its own random view.
     """
 
     def __init__(
@@ -53,8 +65,10 @@ class SampleReader(Dataset[dict[str, Any]]):
         seed: int,
         pool: Int[np.ndarray, " n"] | None = None,
         cache: TeacherCache | None = None,
+        decode: Decoder = decode_picture,
+        repeats: int = 1,
     ) -> None:
-        self.cache = cache
+        self.cache, self.decode, self.repeats = cache, decode, repeats
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -63,32 +77,39 @@ class SampleReader(Dataset[dict[str, Any]]):
     def __getitem__(self, request: Request) -> dict[str, Any]:
         broken: list[tuple[str, str]] = []
         seeds = sample_seeds(self.seed, request.epoch, request.samples)
-        images, kept, ids = [], [], []
+        rows: list[UInt8[Tensor, "*size 3"]] = []
+        row_seeds: list[int] = []
         view_seeds: list[int] = []
-        for position, (sample, seed) in enumerate(
-            zip(request.samples.tolist(), seeds.tolist(), strict=True)
-        ):
+        ids: list[int] = []
+        read = 0
+        for sample, seed in zip(request.samples.tolist(), seeds.tolist(), strict=True):
             for attempt in range(REPLACEMENTS if self.pool is not None else 1):
                 if attempt and self.pool is not None:
                     sample = int(self.pool[replacement(seed, attempt, len(self.pool))])
+                own = seed
+                if self.cache is not None and request.view is not None:
+                    own = int(self.cache.seeds(request.view, np.array([sample]))[0])
+                rng = _generator(own)
                 try:
-                    image = decode_image(self.source.read(sample))
+                    decoded = self.decode(self.source, sample, rng)
                 except BrokenImage as error:
                     broken.append((self.source.sample_name(sample), str(error)))
                     continue
-                if self.cache is not None and request.view is not None:
-                    seed = int(self.cache.seeds(request.view, np.array([sample]))[0])
-                    view_seeds.append(seed)
-                rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
-                # Height-width-channel memory stacks by plain copies.
-                images.append(self.transform(image, rng).permute(1, 2, 0))
-                kept.append(position)
-                ids.append(sample)
+                for copy in range(self.repeats):
+                    rng = _generator(copy_seed(own, copy)) if copy else rng
+                    views = self.transform(decoded, rng)
+                    for view in [views] if isinstance(views, Tensor) else views:
+                        # Memory with channels last stacks by plain copies.
+                        rows.append(view.movedim(0, -1))
+                        row_seeds.append(copy_seed(seed, copy))
+                        view_seeds.append(own)
+                        ids.append(sample)
+                read += 1
                 break
-        answer: dict[str, Any] = {"asked": len(seeds), "broken": broken}
-        if images:
-            answer["pixels"] = torch.stack(images).permute(0, 3, 1, 2)
-            answer["seeds"] = torch.from_numpy(seeds[kept])
+        answer: dict[str, Any] = {"whole": read == len(seeds), "broken": broken}
+        if rows:
+            answer["pixels"] = torch.stack(rows).movedim(-1, 1)
+            answer["seeds"] = torch.tensor(row_seeds)
             answer["ids"] = torch.tensor(ids)
             if self.source.labels is not None:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
@@ -131,15 +152,15 @@ def read_batches(
     try:
         for answer in _answers(loader):
             broken.add(answer["broken"])
-            batch = {key: answer[key] for key in answer if key not in ("asked", "broken")}
+            batch = {key: answer[key] for key in answer if key not in ("whole", "broken")}
             if cache is not None and "remembered" in batch:
                 view, seeds, raw = batch["remembered"]
                 batch["remembered"] = cache.remembered(view, batch["ids"], seeds, raw)
-            if batch and (len(batch["ids"]) == answer["asked"] or not whole):
+            if batch and (answer["whole"] or not whole):
                 yield Batch(**batch)
             elif whole:
                 raise UserError(
-                    f"{REPLACEMENTS} pictures in a row cannot be read: {broken.listed()}"
+                    f"{REPLACEMENTS} {broken.noun}s in a row cannot be read: {broken.listed()}"
                 )
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in KILLED):
@@ -160,16 +181,18 @@ def eval_batches(
     broken: BrokenFiles,
     cache: TeacherCache | None = None,
     view: int | None = None,
+    decode: Decoder = decode_picture,
 ) -> Iterator[Batch]:
     """Every sample once and in order; broken ones are left out and noted in `broken`.
 
+    A transform that makes several views of a sample gives as many rows side by side.
     Seeds depend on the sample alone, so that a method's loss can be compared between epochs. With a
     cache it is this view of every sample.
     """
     indices = np.asarray(indices, dtype=np.int64)
     starts = range(0, len(indices), batch_size)
     requests = [Request(0, indices[start : start + batch_size], view) for start in starts]
-    reader = SampleReader(source, transform, seed=0, cache=cache)
+    reader = SampleReader(source, transform, seed=0, cache=cache, decode=decode)
     loader = data_loader(reader, requests, min(workers, len(requests)))
     yield from read_batches(loader, broken, whole=False, cache=cache)
 
@@ -192,6 +215,10 @@ def _answers(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     if signal.getsignal(signal.SIGCHLD) is not before:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return answers
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
 
 
 def _as_it_is(answer: Any) -> Any:

@@ -2,50 +2,53 @@
 
 import glob
 from pathlib import Path
+from typing import Literal
 
 from vistill.data.archive import TarSource, ZipSource
 from vistill.data.broken import BrokenImage
 from vistill.data.decode import decode_image
 from vistill.data.folder import FolderSource
-from vistill.data.listing import open_csv, open_parquet, open_text
-from vistill.data.source import Source, missing
+from vistill.data.listing import open_csv, open_text
+from vistill.data.parquet import open_parquet
+from vistill.data.source import CLIPS, PICTURES, Media, Source, missing
 from vistill.errors import UserError
 
 SAMPLED = 8
 KINDS = "a folder, a .txt, .csv or .parquet list, .tar shards or a .zip"
 
 
-def open_source(path: str) -> Source:
-    """Open the pictures at `path`: a folder, a list, `.tar` shards (a glob for several), a `.zip`,
-    or a folder inside one (`pictures.zip/train`).
+def open_source(path: str, media: Literal["image", "video"] = "image") -> Source:
+    """Open the pictures or clips at `path`: a folder, a list, `.tar` shards (a glob for several), a
+    `.zip`, or a folder inside one (`pictures.zip/train`).
 
     Raises:
         UserError: in one sentence, when it is missing, empty, damaged or of another kind.
     """
+    kind = PICTURES if media == "image" else CLIPS
     place = Path(path).expanduser()
     if place.is_dir():
-        return FolderSource(place)
+        return FolderSource(place, kind)
     if not place.exists():
         shards = [Path(found) for found in sorted(glob.glob(str(place), recursive=True))]
         if shards:
-            return _shards(path, shards)
+            return _shards(path, shards, kind)
         for parent in place.parents:
             if parent.suffix.lower() == ".zip" and parent.is_file():
-                return ZipSource(path, parent, place.relative_to(parent).as_posix())
+                return ZipSource(path, parent, place.relative_to(parent).as_posix(), kind)
         if glob.has_magic(str(place)):
             raise UserError(f"nothing matches '{path}'")
         raise missing(place)
     match place.suffix.lower():
         case ".txt":
-            return open_text(place)
+            return open_text(place, kind)
         case ".csv":
-            return open_csv(place)
+            return open_csv(place, kind)
         case ".parquet":
-            return open_parquet(place)
+            return open_parquet(place, kind)
         case ".zip":
-            return ZipSource(path, place)
+            return ZipSource(path, place, media=kind)
         case _:
-            return _shards(path, [place])
+            return _shards(path, [place], kind)
 
 
 def require_readable(source: Source) -> None:
@@ -66,8 +69,8 @@ def require_readable(source: Source) -> None:
     )
 
 
-def _shards(path: str, files: list[Path]) -> TarSource:
+def _shards(path: str, files: list[Path], media: Media) -> TarSource:
     for file in files:
         if not {".tar", ".tgz", ".tbz2", ".txz"}.intersection(s.lower() for s in file.suffixes):
             raise UserError(f"'{file}' is not {KINDS}")
-    return TarSource(path, files)
+    return TarSource(path, files, media)

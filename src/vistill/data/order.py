@@ -25,6 +25,15 @@ def sample_seeds(seed: int, epoch: int, samples: Int[np.ndarray, " b"]) -> Int[n
     return _mix(state + GAMMA).view(np.int64)
 
 
+def copy_seed(seed: int, copy: int) -> int:
+    """Seed of a further copy of a sample that is decoded once; copy 0 has the sample's own."""
+    if copy == 0:
+        return seed
+    state = np.array([seed], dtype=np.int64).view(np.uint64)
+    step = np.array([copy], dtype=np.uint64) * MIX_1  # another step than that of replacements
+    return int(_mix(state + step).view(np.int64)[0])
+
+
 def replacement(slot_seed: int, attempt: int, n: int) -> int:
     """Position in 0..n-1 that stands in for a broken sample at the given attempt (from 1)."""
     state = np.array([slot_seed], dtype=np.int64).view(np.uint64)

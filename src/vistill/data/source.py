@@ -1,9 +1,10 @@
-"""What a source of pictures is, and the compact storage of names and labels that all share."""
+"""What a source of pictures or clips is, and how all of them keep names and labels."""
 
 import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -15,34 +16,97 @@ from vistill.errors import UserError
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 OTHER_SUFFIXES = {".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".tga"}
 IMAGE_SUFFIXES = JPEG_SUFFIXES | OTHER_SUFFIXES | {".ppm", ".pgm", ".pbm", ".pnm"}
-LOOKED_FOR = ".jpg, .png, .webp, .tif, .gif, .bmp and other picture files"
+MPEG_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob"}
+VIDEO_SUFFIXES = MPEG_SUFFIXES | {".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".ogv", ".gif"}
+
+
+@dataclass(frozen=True)
+class Media:
+    """Which files of a folder, list or archive are samples.
+
+    Attributes:
+        noun: one of them in a sentence.
+        suffixes: endings of their files.
+        looked_for: the same for people.
+        hint: what to do where only files of the other kind are found.
+    """
+
+    noun: str
+    suffixes: frozenset[str]
+    looked_for: str
+    hint: str
+
+    def holds(self, name: str) -> bool:
+        """Whether a file name ends like one of these; hidden files (and macOS doubles) do not
+        count."""
+        path = PurePosixPath(name)
+        hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+        return not hidden and path.suffix.lower() in self.suffixes
+
+
+PICTURES = Media(
+    noun="picture",
+    suffixes=frozenset(IMAGE_SUFFIXES),
+    looked_for=".jpg, .png, .webp, .tif, .gif, .bmp and other picture files",
+    hint="pictures are read where data.frames is left out",
+)
+CLIPS = Media(
+    noun="clip",
+    suffixes=frozenset(VIDEO_SUFFIXES),
+    looked_for=".mp4, .mkv, .webm, .avi, .mov, .ts and other video files",
+    hint="clips are read where data.frames says how many frames they have, such as data.frames=16",
+)
+
+
+class Others:
+    """Files that are no samples, for the error that there are none."""
+
+    def __init__(self) -> None:
+        self.count, self.example, self.hint = 0, "", ""
+
+    def add(self, name: str) -> None:
+        """Count a file; one of the other kind is the better example."""
+        self.count += 1
+        other = next((kind for kind in (PICTURES, CLIPS) if kind.holds(name)), None)
+        if other is not None or not self.hint:
+            self.example, self.hint = name, "" if other is None else f"; {other.hint}"
 
 
 class Source(Protocol):
-    """Pictures by position, with labels where they are known.
+    """Pictures or videos by position, with labels where they are known.
 
     Attributes:
         name: the path it was opened from.
+        media: what the samples are.
         classes: class names in label order, or None.
         labels: int64 `[n]` class indices, -1 where unknown, or None.
     """
 
     name: str
+    media: Media
     classes: list[str] | None
     labels: np.ndarray | None
 
     def __len__(self) -> int: ...
 
     def sample_name(self, i: int) -> str:
-        """Name of picture `i`, as a person would look for it."""
+        """Name of sample `i`, as a person would look for it."""
         ...
 
     def read(self, i: int) -> bytes:
-        """Encoded bytes of picture `i`; raises BrokenImage where they cannot be read."""
+        """Encoded bytes of sample `i`; raises BrokenImage where they cannot be read."""
+        ...
+
+    def place(self, i: int) -> str | bytes:
+        """Path of sample `i` where it is a file of its own, else its bytes."""
+        ...
+
+    def span(self, i: int) -> tuple[float, float] | None:
+        """Start and end in seconds of the part of video `i` that is the sample; None: all of it."""
         ...
 
     def fingerprint(self) -> str:
-        """Count and hash of all names: differs when pictures were added, removed or renamed."""
+        """Count and hash of all names: differs when samples were added, removed or renamed."""
         ...
 
 
@@ -77,9 +141,10 @@ class PackedNames:
 class NamedSource:
     """The part of a Source that follows from its names."""
 
-    def __init__(self, name: str, names: PackedNames) -> None:
+    def __init__(self, name: str, names: PackedNames, media: Media = PICTURES) -> None:
         self.name = name
         self.names = names
+        self.media = media
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
 
@@ -89,15 +154,18 @@ class NamedSource:
     def sample_name(self, i: int) -> str:
         return self.names[i]
 
+    def read(self, i: int) -> bytes:
+        """Encoded bytes of sample `i`."""
+        raise NotImplementedError
+
+    def place(self, i: int) -> str | bytes:
+        return self.read(i)
+
+    def span(self, i: int) -> tuple[float, float] | None:
+        return None
+
     def fingerprint(self) -> str:
         return f"{len(self.names)} named {self.names.digest()}"
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file name ends like a picture's; hidden files (and macOS doubles) do not count."""
-    path = PurePosixPath(name)
-    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def folder_classes(names: Iterable[str]) -> list[str] | None:
@@ -151,7 +219,9 @@ def missing(path: Path) -> UserError:
     return UserError(f"'{path}' does not exist{hint}")
 
 
-def no_pictures(where: str, others: int, example: str) -> UserError:
-    """The error for a place without a single picture."""
-    held = f"; it holds {others} other files such as '{example}'" if others else ""
-    return UserError(f"no picture in '{where}' (looked for {LOOKED_FOR}){held}")
+def no_samples(media: Media, where: str, others: Others) -> UserError:
+    """The error for a place without a single picture or clip."""
+    held = ""
+    if others.count:
+        held = f"; it holds {others.count} other files such as '{others.example}'{others.hint}"
+    return UserError(f"no {media.noun} in '{where}' (looked for {media.looked_for}){held}")

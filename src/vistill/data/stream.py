@@ -10,7 +10,14 @@ from torch.utils.data import DataLoader
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles
 from vistill.data.cache import TeacherCache
-from vistill.data.loading import Request, SampleReader, data_loader, read_batches
+from vistill.data.loading import (
+    Decoder,
+    Request,
+    SampleReader,
+    data_loader,
+    decode_picture,
+    read_batches,
+)
 from vistill.data.order import epoch_order
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
@@ -33,6 +40,7 @@ class StepRequests:
         micro_batch_size: int,
         rank: int,
         world_size: int,
+        noun: str = "picture",
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.seed = seed
@@ -49,7 +57,7 @@ class StepRequests:
         if self.steps_per_epoch < 1:
             raise UserError(
                 f"train.global_batch_size={global_batch_size} is larger than the number of "
-                f"training pictures, {len(self.indices)}"
+                f"training {noun}s, {len(self.indices)}"
             )
         self.start, self.stop = 0, 0
         self.views: int | None = None
@@ -75,13 +83,15 @@ class TrainStream:
     Args:
         source: where the pictures are.
         indices: which of them to train on.
-        transform: from a decoded picture to pixels of one size.
+        transform: from what is decoded to pixels of one size.
         seed: the run's seed.
-        global_batch_size: pictures per optimiser step over all ranks.
-        micro_batch_size: pictures per forward pass and rank.
+        global_batch_size: samples per optimiser step over all ranks, repeats not counted.
+        micro_batch_size: samples per forward pass and rank, repeats not counted.
         rank, world_size: this process among all.
         workers: loader processes; 0 reads in this one.
-        max_broken: share of unreadable pictures above which the run stops.
+        max_broken: share of unreadable samples above which the run stops.
+        decode: what is read of a sample.
+        repeats: copies of every sample, each with its own random view, side by side in the batch.
 
     Attributes:
         steps_per_epoch: optimiser steps in one pass over the pictures.
@@ -105,7 +115,10 @@ class TrainStream:
         world_size: int = 1,
         workers: int,
         max_broken: float,
+        decode: Decoder = decode_picture,
+        repeats: int = 1,
     ) -> None:
+        noun = source.media.noun
         self._requests = StepRequests(
             indices,
             seed=seed,
@@ -113,13 +126,16 @@ class TrainStream:
             micro_batch_size=micro_batch_size,
             rank=rank,
             world_size=world_size,
+            noun=noun,
         )
-        self._reader = SampleReader(source, transform, seed, self._requests.indices)
+        self._reader = SampleReader(
+            source, transform, seed, self._requests.indices, decode=decode, repeats=repeats
+        )
         self._workers = workers
         self._loader: DataLoader[dict[str, Any]] | None = None
         self.steps_per_epoch = self._requests.steps_per_epoch
         self.accumulation = self._requests.rank_batch_size // micro_batch_size
-        self.broken = BrokenFiles(len(self._requests.indices), max_broken)
+        self.broken = BrokenFiles(len(self._requests.indices), max_broken, noun=noun)
 
     def use(self, cache: TeacherCache) -> None:
         """Show the fixed views of `cache`, one after the other from epoch to epoch."""

@@ -13,6 +13,7 @@ from typing import Any, Self
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
@@ -130,7 +131,7 @@ class VideoReader:
     def _open(self) -> None:
         source = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
         try:
-            self._container = av.open(source, metadata_errors="ignore")
+            self._container: InputContainer = av.open(source, "r", metadata_errors="ignore")
         except (FFmpegError, ValueError) as error:
             raise BrokenVideo(_reason(error)) from error
         stream = self._container.streams.best("video")

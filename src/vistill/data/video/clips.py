@@ -1,0 +1,77 @@
+"""From a video of a source to the frames of a clip, and the first look at a source of videos."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from vistill.data.broken import BrokenImage
+from vistill.data.source import Source
+from vistill.data.video.reader import VideoReader
+from vistill.data.video.sampling import Sampling, clip_views, span, training_clip
+from vistill.errors import UserError
+
+TRIED = 8
+
+
+@dataclass(frozen=True)
+class ClipDecoder:
+    """The frames of one random clip of a video, or those of all its test clips.
+
+    Args:
+        frames: of a clip.
+        stride: frames of the video per frame of the clip, for `dense` and `stretched`.
+        sampling: which frames, see `vistill.data.video.sampling`.
+        views: None draws a random clip; a number gives so many test clips, one after the other.
+    """
+
+    frames: int
+    stride: int
+    sampling: Sampling
+    views: int | None = None
+
+    def __call__(
+        self, source: Source, sample: int, rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 t h w"]:
+        with VideoReader(source.place(sample)) as video:
+            part = part_of(video, source.span(sample))
+            return video.read(part.start + self._choose(len(part), rng))
+
+    def _choose(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, " t"]:
+        if self.views is None:
+            return training_clip(n, self.frames, self.stride, self.sampling, rng)
+        return clip_views(n, self.frames, self.stride, self.sampling, self.views).ravel()
+
+
+def part_of(video: VideoReader, seconds: tuple[float, float] | None) -> range:
+    """Numbers of the frames that a sample may use."""
+    return range(video.num_frames) if seconds is None else video.between(*seconds)
+
+
+def require_clips(source: Source, decoder: ClipDecoder) -> None:
+    """Look at a few videos from all over the source, until one is long enough.
+
+    Raises:
+        UserError: none of them can be read, or all are shorter than a clip.
+    """
+    needed = span(decoder.frames, decoder.stride, decoder.sampling)
+    told, longest = [], 0
+    for i in sorted({n * len(source) // TRIED for n in range(TRIED)}):
+        try:
+            with VideoReader(source.place(i)) as video:
+                video.read([0])
+                longest = max(longest, len(part_of(video, source.span(i))))
+        except BrokenImage as error:
+            told.append(f"{source.sample_name(i)} ({error})")
+        if longest >= needed:
+            return
+    if longest == 0:
+        raise UserError(
+            f"none of {len(told)} clips tried in '{source.name}' can be read: {', '.join(told)}"
+        )
+    by = f" with data.stride={decoder.stride}" if needed > decoder.frames else ""
+    raise UserError(
+        f"data.frames={decoder.frames}{by} needs {needed} frames, and the longest of the clips "
+        f"tried in '{source.name}' has {longest}; lower {'them' if by else 'it'}"
+    )
