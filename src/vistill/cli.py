@@ -156,13 +156,17 @@ def export(
     which: Annotated[
         str | None, typer.Option(help="best or last of a run; default: best where there is one.")
     ] = None,
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="Allow weights that nobody trained.")
+    ] = False,
 ) -> None:
     """Write a trained backbone for use elsewhere."""
     from vistill import api
 
     if out is None:
         raise UserError("export needs a folder to write to: give --out DIR")
-    for path in api.export(source, out=out, format=format, which=which):
+    files = api.export(source, out=out, format=format, which=which, random_init=random_init)
+    for path in files:
         typer.echo(str(path))
 
 

@@ -1,4 +1,4 @@
-"""How tightly a teacher's features cluster by class, and how diverse they are (specs/kdep 10).
+"""How tightly a teacher's features cluster by class, and how diverse they are (spec kdep 10).
 
 The KDEP paper shows such clusters as pictures only; these numbers are our definition.
 """

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
+from vistill.models.sizes import LIBRARIES
 
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
 
 FORMATS = ("timm", "torch", "onnx")
-_KINDS = ("run:", "file:", "timm/", "torchvision/")
+_KINDS = ("run:", "file:", *LIBRARIES)
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
     out: str | os.PathLike[str],
     format: Literal["timm", "torch", "onnx"] | str = "timm",
     which: Literal["best", "last"] | str | None = None,
+    random_init: bool = False,
 ) -> list[Path]:
     """Write a backbone for use elsewhere and return the files.
 
@@ -36,9 +38,10 @@ def export(
         out: folder to write to; made if missing.
         format: see above.
         which: `best` or `last` of a run; None: the best where there is one.
+        random_init: allow a backbone whose weights nobody trained.
 
     Raises:
-        UserError: no such backbone, or it cannot be had in that format.
+        UserError: no such backbone, nobody trained it, or it cannot be had in that format.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
@@ -54,6 +57,11 @@ def export(
     from vistill.models.export import save_backbone, timm_build
 
     backbone = load_backbone(reference)
+    if backbone.origin.endswith("random") and not random_init:
+        raise UserError(
+            f"{source} would have random weights; write timm/NAME:pretrained, run:DIR or "
+            "file:PATH, or say --random-init if that is what you want"
+        )
     if format == "onnx":
         return _export_onnx(backbone, target)
     if format == "timm" and timm_build(backbone) is None:
@@ -68,8 +76,8 @@ def load_backbone(
     """A backbone with its weights, ready for `backbone.pooled(backbone.normalization(pixels))`.
 
     Args:
-        source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME[:pretrained]`, the name of a ViT
-            (random weights) or a `Backbone`.
+        source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME[:pretrained]`, `hf/FOLDER` and the
+            like, the name of a ViT (random weights) or a `Backbone`.
         image_size: side of the square input in pixels; None: the model's own.
 
     Raises:

@@ -105,11 +105,10 @@ def evaluate_backbone(
         for seed in seeds
     }
     size = backbone.image_size[0] if image_size is None else image_size
-    unpooled = "pooled_act" not in backbone.taps and {*protocols} - {"finetune"}
-    if "norm" not in backbone.taps and (pool == "cls" or unpooled):
+    if pool == "cls" and ("norm" not in backbone.taps or not backbone.num_prefix_tokens):
         raise UserError(
-            f"this backbone ({backbone.origin}) has no final norm, behind which features are read; "
-            "only fine-tuning with pool=avg does without"
+            f"this backbone ({backbone.origin}) has no class token behind a final norm; "
+            "set pool=avg"
         )
     model = prepare_backbone(backbone, size, pool)
     finetune = finetune or FineTuneConfig()

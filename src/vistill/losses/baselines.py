@@ -1,5 +1,5 @@
 """Distillation baselines that KDEP is compared with: logits, and flow between stages
-(specs/kdep 8)."""
+(spec kdep 8)."""
 
 import math
 from itertools import pairwise

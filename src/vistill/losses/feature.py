@@ -1,4 +1,4 @@
-"""Distances between pooled features, the published one and its variants (KDEP; specs/kdep 8)."""
+"""Distances between pooled features, the published one and its variants (KDEP; spec kdep 8)."""
 
 import torch
 import torch.nn.functional as F

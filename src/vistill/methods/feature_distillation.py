@@ -169,7 +169,7 @@ class FeatureDistillation(Method):
             if "logits" not in teacher.taps:
                 raise UserError(
                     "method.target=logits needs a teacher with its classifier; "
-                    "write teacher.model=file:PATH,classifier=keep"
+                    "write ,classifier=keep behind its name"
                 )
         else:
             teacher_tap = output_tap(teacher, after_norm, "teacher")

@@ -89,6 +89,11 @@ class Backbone(nn.Module, ABC):
         return tokens[:, self.num_prefix_tokens :].mean(dim=1)
 
 
+def scores(output: Any) -> Tensor:
+    """Class scores, which libraries return as they are or as `logits` of an object."""
+    return getattr(output, "logits", output)
+
+
 def require_backbone(model: Any) -> Backbone:
     """`model`, which was given as an object.
 

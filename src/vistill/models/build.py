@@ -39,7 +39,8 @@ def create_backbone(
 
     Args:
         spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `swinv2_tiny`,
-            `swinv2_small`, `swinv2_base`; `timm/NAME` or `torchvision/NAME`.
+            `swinv2_small`, `swinv2_base`; `timm/NAME`, `torchvision/NAME`, `open_clip/NAME`,
+            `hf/NAME` or `hf/FOLDER`.
         image_size: side of the square input.
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
@@ -54,12 +55,12 @@ def create_backbone(
     Raises:
         UserError: for an unknown name or sizes that do not go together.
     """
-    if spec.startswith(LIBRARIES):
     if num_frames is not None and (spec.startswith(LIBRARIES) or spec in SWIN_SIZES):
         raise UserError(
             f"{spec} takes pictures, not clips; take one of {', '.join(VIT_SIZES)}, vit"
         )
-        return _from_library(spec, image_size)
+    if spec.startswith(LIBRARIES):
+        return _from_library(spec, image_size, fresh=True)
     if spec in SWIN_SIZES:
         return _swin(spec, image_size, share_bias=relative_position == "shared")
     given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
@@ -73,8 +74,7 @@ def create_backbone(
     else:
         raise UserError(
             f"unknown model {spec!r}; there are {', '.join(VIT_SIZES)}, vit, "
-            f"{', '.join(SWIN_SIZES)}, timm/NAME and "
-            "torchvision/NAME"
+            f"{', '.join(SWIN_SIZES)}, {', '.join(f'{library}NAME' for library in LIBRARIES)}"
         )
     try:
         return VisionTransformer(
@@ -118,9 +118,23 @@ def rebuild(build: dict[str, Any]) -> Backbone:
         from vistill.models.swin import SwinBackbone
 
         return SwinBackbone(**build["args"])
+    if build["name"] == "hf":
+        from vistill.models.transformers_models import transformers_from_config
+
+        return transformers_from_config(**build["args"])
+    if build["name"] == "open_clip":
+        from vistill.models.open_clip_models import open_clip_backbone
+
+        return open_clip_backbone(weights="", **build["args"])
+    if build["name"] == "torchvision":
+        from vistill.models.torchvision_models import torchvision_backbone
+
+        return torchvision_backbone(pretrained=False, **build["args"])
     if f"{build['name']}/" in LIBRARIES:
         arguments = build["args"]
-        return _from_library(f"{build['name']}/{arguments['name']}", arguments["image_size"])
+        keep = ",classifier=keep" if arguments.get("classifier") else ""
+        name = f"{build['name']}/{arguments['name']}{keep}"
+        return _from_library(name, arguments["image_size"], fresh=True)
     raise UserError(f"unknown kind of model {build['name']!r} in a saved backbone")
 
 
@@ -135,8 +149,11 @@ def load_backbone(
             a plain state dict; `,num_heads=N` where no tensor tells it, `,classifier=keep` for the
             `logits` tap, `,branch=teacher` for the other network of the file, `,stages=3` to cut a
             Swin), `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with
-            `torchvision/`, the name of a ViT (random), or a `Backbone`.
+            `torchvision/`, `open_clip/` and `hf/`, `hf/FOLDER` (the folder's weights, if any),
+            `open_clip/NAME:TAG` or `open_clip/NAME:PATH`, each with `,classifier=keep` where
+            there is a classifier; the name of a ViT (random), or a `Backbone`.
         image_size: side of the inputs; None: the model's own. Position tables are resized.
+        num_frames: frames of the clips that a model of clips will see; None: its own.
 
     Raises:
         UserError: if there is no such model or its weights do not fit.
@@ -150,11 +167,7 @@ def load_backbone(
     elif spec.startswith("file:"):
         model = _from_file(spec.removeprefix("file:"))
     elif spec.startswith(LIBRARIES):
-        name, _, weights = spec.partition(":")
-        if weights not in ("", "pretrained"):
-            raise UserError(f"{spec}: only ':pretrained' may follow {name}, not ':{weights}'")
-        num_frames: frames of the clips that a model of clips will see; None: its own.
-        return _from_library(name, image_size, pretrained=weights == "pretrained")
+        model, image_size = _from_library(spec, image_size), None
     elif spec in VIT_SIZES or spec in SWIN_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
     else:
@@ -162,8 +175,8 @@ def load_backbone(
             kind = "run" if Path(spec).is_dir() else "file"
             raise UserError(f"unknown model {spec!r}; did you mean {kind}:{spec}?")
         raise UserError(
-            f"unknown model {spec!r}; write timm/NAME:pretrained, run:DIR, file:PATH or one of "
-            f"{', '.join(VIT_SIZES)}"
+            f"unknown model {spec!r}; write timm/NAME:pretrained, hf/FOLDER, run:DIR, file:PATH or "
+            f"one of {', '.join(VIT_SIZES)}"
         )
     size = model.image_size if image_size is None else (image_size, image_size)
     frames = (num_frames or model.num_frames) if model.num_frames > 1 else 1
@@ -194,7 +207,8 @@ def load_teacher(
     """
     teacher = load_backbone(spec, image_size=image_size, num_frames=num_frames)
     if teacher.origin.endswith("random") and weights != "random":
-        hint = f"{spec}:pretrained" if str(spec).startswith(LIBRARIES) else "run:DIR or file:PATH"
+        name = str(spec).partition(",")[0]
+        hint = f"{name}:pretrained" if name.startswith(LIBRARIES) else "run:DIR or file:PATH"
         raise UserError(
             f"the teacher {spec} would have random weights; write {hint}, "
             "or say --teacher-weights random if that is what you want"
@@ -202,15 +216,40 @@ def load_teacher(
     return teacher
 
 
-def _from_library(spec: str, image_size: int | None, *, pretrained: bool = False) -> Backbone:
-    library, _, name = spec.partition("/")
+def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> Backbone:
+    """`LIBRARY/NAME[:WEIGHTS][,classifier=keep]`; `fresh`: whatever weights there may be."""
+    reference, _, option = spec.partition(",")
+    if option not in ("", "classifier=keep"):
+        raise UserError(f"{spec}: {option!r} is not the option classifier=keep")
+    library, _, rest = reference.partition("/")
+    name, _, weights = rest.partition(":")
+    keep = bool(option)
+    if library == "open_clip":
+        from vistill.models.open_clip_models import open_clip_backbone
+
+        if keep:
+            raise UserError(f"{spec}: no model of open_clip has a classifier")
+        return open_clip_backbone(name, weights=weights, image_size=image_size)
+    if weights not in ("", "pretrained"):
+        raise UserError(f"{spec}: only ':pretrained' may follow {library}/{name}, not ':{weights}'")
+    pretrained = weights == "pretrained"
     if library == "timm":
         from vistill.models.timm_models import timm_backbone
 
-        return timm_backbone(name, pretrained=pretrained, image_size=image_size)
+        return timm_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)
+    if library == "hf":
+        from vistill.models.transformers_models import transformers_backbone
+
+        own: Literal["none", "own"] = "none" if fresh else "own"
+        return transformers_backbone(
+            name,
+            weights="pretrained" if pretrained else own,
+            image_size=image_size,
+            classifier=keep,
+        )
     from vistill.models.torchvision_models import torchvision_backbone
 
-    return torchvision_backbone(name, pretrained=pretrained, image_size=image_size)
+    return torchvision_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)
 
 
 def _from_file(reference: str) -> Backbone:

@@ -127,11 +127,9 @@ def backbone_from_state(
     from vistill.models.swin import is_swin, swin_from_state
 
     if is_cnn(state):
-        if classifier or num_heads or stages is not None:
-            raise UserError(
-                f"{source} is a CNN, for which num_heads, classifier and stages mean nothing"
-            )
-        return cnn_from_state(state, source)
+        if num_heads or stages is not None:
+            raise UserError(f"{source} is a CNN, for which num_heads and stages mean nothing")
+        return cnn_from_state(state, source, classifier=classifier)
     if not is_swin(state):
         if stages is not None:
             raise UserError(f"{source} is no Swin, which alone can be cut after stage {stages}")
@@ -175,6 +173,8 @@ def vit_from_state(
     if missing:
         raise UserError(
             f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "
+            f"{_listed(missing)} missing; it holds {_listed(state)}"
+        )
     if is_of_clips(weights):
         if classifier:
             raise UserError(f"{source}: the classifier of a model of clips cannot be kept")
@@ -182,8 +182,6 @@ def vit_from_state(
         clips = clip_vit_from_state(weights, num_heads or _num_heads(weights, width))
         load_named(clips, weights, source, optional=("pos_embed", "norm.weight", "norm.bias"))
         return clips
-            f"{_listed(missing)} missing; it holds {_listed(state)}"
-        )
     kernel = weights["patch_embed.proj.weight"]
     embed_dim, patch_size = kernel.shape[0], kernel.shape[-1]
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))

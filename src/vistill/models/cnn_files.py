@@ -1,5 +1,5 @@
 """Weights of ResNets and MobileNetV2 in files: torchvision's names, and those of the published KDEP
-checkpoints and of their converted forms (specs/kdep 12)."""
+checkpoints and of their converted forms (spec kdep 12)."""
 
 import re
 
@@ -10,6 +10,7 @@ from torchvision.models import get_model
 from vistill.errors import UserError
 from vistill.models.checkpoints import load_named
 from vistill.models.pooled import PooledBackbone
+from vistill.models.torchvision_models import torchvision_build
 
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
 # A training checkpoint holds the network twice, besides what only pre-training needs.
@@ -64,11 +65,18 @@ def is_cnn(state: dict[str, Tensor]) -> bool:
     return not {"layer4.0.conv1.weight", "features.18.0.weight"}.isdisjoint(plain_names(state))
 
 
-def cnn_from_state(state: dict[str, Tensor], source: str) -> PooledBackbone:
+def cnn_from_state(
+    state: dict[str, Tensor], source: str, *, classifier: bool = False
+) -> PooledBackbone:
     """The torchvision model that the weights fit; a classifier of not 1000 classes is left aside.
 
+    Args:
+        state: weights under torchvision's names, or those of the KDEP checkpoints.
+        source: where they come from, for messages.
+        classifier: keep the classifier, of any number of classes, for the `logits` tap.
+
     Raises:
-        UserError: they fit none.
+        UserError: they fit none, or hold no classifier.
     """
     plain = plain_names(state)
     shapes = _body({name: tensor.shape for name, tensor in plain.items()})
@@ -79,7 +87,14 @@ def cnn_from_state(state: dict[str, Tensor], source: str) -> PooledBackbone:
             break
     else:
         raise UserError(f"{source} holds a CNN that is none of {', '.join(_ARCHITECTURES)}")
-    module = get_model(name)
+    classes = None
+    if classifier:
+        last = plain.get(next(k for k in reversed(expected) if k.endswith("weight")))
+        if last is None:
+            raise UserError(f"{source} holds no classifier")
+        classes = last.shape[0]
+    module = get_model(name, **({"num_classes": classes} if classifier else {}))
+    expected = module.state_dict()
     heads = [key for key in expected if key.startswith(_CLASSIFIERS)]
     fitting = {
         key: tensor
@@ -87,9 +102,9 @@ def cnn_from_state(state: dict[str, Tensor], source: str) -> PooledBackbone:
         if key not in heads or tensor.shape == expected[key].shape
     }
     counters = [key for key in expected if key.endswith("num_batches_tracked")]
-    load_named(module, fitting, source, optional=[*heads, *counters])
-    build = {"name": "torchvision", "args": {"name": name, "image_size": None}}
-    return PooledBackbone(module, build=build)
+    load_named(module, fitting, source, optional=[*([] if classifier else heads), *counters])
+    build = torchvision_build(name, None, classifier, classes)
+    return PooledBackbone(module, logits=classifier, build=build)
 
 
 def _body(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:

@@ -34,7 +34,8 @@ def timm_build(backbone: Backbone) -> dict[str, Any] | None:
         build = backbone.build
         if build is None or build["name"] != "timm":
             return None
-        return {"model_name": build["args"]["name"], "num_classes": 0}
+        classes = {} if build["args"].get("classifier") else {"num_classes": 0}
+        return {"model_name": build["args"]["name"], **classes}
     name = _timm_name(backbone)
     if name is None:
         return None

@@ -1,5 +1,5 @@
 """Any CNN as a backbone: its last feature map, before and after the last activation, and their
-means. Where they are is found by watching one forward pass, not by name (KDEP; specs/kdep 3, 4)."""
+means. Where they are is found by watching one forward pass, not by name (KDEP; spec kdep 3, 4)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vistill.errors import UserError
-from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.taps import Draws, Images, Taps, Visible
 
 _ACTIVATIONS = frozenset(
@@ -103,12 +103,13 @@ class _ReachedLastSiteError(Exception):
 
 
 class _Cut(_Observer):
-    """Keeps the tensors at `sites` and ends the forward pass at the last of them."""
+    """Keeps the tensors at `sites`, ends the forward pass at the last of them or lets it go on."""
 
-    def __init__(self, sites: set[Site]) -> None:
+    def __init__(self, sites: set[Site], *, whole: bool) -> None:
         super().__init__()
         self.found: dict[Site, Tensor] = {}
         self._waiting = set(sites)
+        self._whole = whole
         self._names = {site.function for site in sites}
         self._counts: Counter[str] = Counter()
 
@@ -132,8 +133,9 @@ class _Cut(_Observer):
             return
         self._waiting.remove(site)
         # An activation in place would overwrite a map that is still wanted.
-        self.found[site] = values[0].clone() if self._waiting else values[0]
-        if not self._waiting:
+        kept = self._whole or self._waiting
+        self.found[site] = values[0].clone() if kept else values[0]
+        if not kept:
             raise _ReachedLastSiteError
 
 
@@ -149,6 +151,7 @@ class PooledBackbone(Backbone):
     Args:
         module: called with normalised images.
         image_size: height and width it is used at.
+        logits: whether the module returns class scores, or an object with `logits`.
         normalization: statistics of the module's inputs.
         origin: where its weights come from.
         build: how `vistill.models.build` makes it again, or None.
@@ -162,6 +165,7 @@ class PooledBackbone(Backbone):
         module: nn.Module,
         *,
         image_size: int | tuple[int, int] = 224,
+        logits: bool = False,
         build: dict[str, Any] | None = None,
         normalization: Normalization | None = None,
         origin: str = "given as an object",
@@ -171,7 +175,8 @@ class PooledBackbone(Backbone):
         self.depth = 0
         self.num_heads = ()
         self.num_prefix_tokens = 0
-        self.taps = frozenset[TapKind](("map", "pooled", "map_act", "pooled_act"))
+        kinds: list[TapKind] = ["map", "pooled", "map_act", "pooled_act"]
+        self.taps = frozenset([*kinds, "logits"] if logits else kinds)
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build
@@ -199,10 +204,13 @@ class PooledBackbone(Backbone):
         if visible is not None:
             raise ValueError("a CNN cannot be shown some of its patches only")
         sites = self._sites_now()
-        wanted = {tap: _site(sites, tap.kind) for tap in taps}
-        with _Cut(set(wanted.values())) as cut:
-            self.module(images)
-        return {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        wanted = {tap: _site(sites, tap.kind) for tap in taps if tap.kind != "logits"}
+        whole = len(wanted) < len(taps)
+        output = None
+        with _Cut(set(wanted.values()), whole=whole) as cut:
+            output = self.module(images)
+        found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        return {tap: found[tap] if tap in found else scores(output) for tap in taps}
 
     def forward(self, images: Tensor) -> Tensor:
         """The last map as tokens, after the last activation."""
@@ -226,7 +234,7 @@ def _shaped(sites: Sites, kind: TapKind, found: Tensor) -> Tensor:
     if kind.startswith("map"):
         return found.permute(0, 3, 1, 2) if sites.channels_last else found
     if _site(sites, kind) == sites.norm:
-        return found.flatten(1)
+        return found[:, 0] if found.dim() == 3 else found.flatten(1)
     return found.mean(dim=(1, 2) if sites.channels_last else (2, 3))
 
 
@@ -293,7 +301,7 @@ def _among(calls: list[_Call], output: Any) -> tuple[Sites, int] | None:
         return None
     channels_last = seen[0] if seen else False
     mean = means[channels_last]
-    norm = next((c for c in later if c.function in _NORMS and _same(c.argument, mean)), None)
+    norm = next((c for c in later if c.function in _NORMS and _same(_leading(c), mean)), None)
     function, number = calls[last].function, calls[last].number
     after = Site(function, number, True)
     sites = Sites(
@@ -304,6 +312,11 @@ def _among(calls: list[_Call], output: Any) -> tuple[Sites, int] | None:
         width=mean.shape[1],
     )
     return sites, min(last_map.shape[1:3] if channels_last else last_map.shape[2:])
+
+
+def _leading(call: _Call) -> Tensor:
+    """What a norm sees, or its first token: DINOv3's ConvNeXt puts the mean in front of the map."""
+    return call.argument[:, 0] if call.argument.dim() == 3 else call.argument
 
 
 def _is_map(tensor: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-LIBRARIES = ("timm/", "torchvision/")
+LIBRARIES = ("timm/", "torchvision/", "hf/", "open_clip/")
 """How names of models of other libraries begin."""
 
 

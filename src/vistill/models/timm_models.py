@@ -12,18 +12,21 @@ from torch import nn
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization
-from vistill.models.hooked import ModuleBackbone, same_outputs
+from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
 from vistill.models.pooled import PooledBackbone
 from vistill.models.vit import VisionTransformer
 
 
-def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Backbone:
+def timm_backbone(
+    name: str, *, pretrained: bool, image_size: int | None, classifier: bool = False
+) -> Backbone:
     """Build a timm model.
 
     Args:
         name: timm's model name, with or without a weight tag.
         pretrained: load timm's published weights (may download).
         image_size: side of the inputs; None: the model's own.
+        classifier: keep the classifier, for the `logits` tap.
 
     Raises:
         UserError: if timm does not know the name, cannot get the weights, or the model has neither
@@ -34,29 +37,43 @@ def timm_backbone(name: str, *, pretrained: bool, image_size: int | None) -> Bac
         raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
     try:
         with _quiet_hub():
-            module = _create(name, pretrained, image_size)
+            module = _create(name, pretrained, image_size, {} if classifier else {"num_classes": 0})
     except UserError:
         raise
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"the weights of timm/{name} could not be loaded: {reason}") from error
     origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
-    build = {"name": "timm", "args": {"name": name, "image_size": image_size}}
-    if not _has_transformer_blocks(module):
+    arguments: dict[str, Any] = {"name": name, "image_size": image_size}
+    if classifier:
+        if not module.num_classes:
+            raise UserError(f"timm/{name} has no classifier to keep")
+        arguments["classifier"] = True
+    build = {"name": "timm", "args": arguments}
+    if not has_transformer_blocks(module):
         config = module.pretrained_cfg
         return PooledBackbone(
             module,
             image_size=image_size or tuple(config["input_size"][1:]),
+            logits=classifier,
             normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
             origin=origin,
             build=build,
         )
-    hooked = _hooked(module, origin, build)
+    return adapted(module, origin, build, logits=classifier)
+
+
+def adapted(
+    module: Any, origin: str, build: dict[str, Any] | None, *, logits: bool = False
+) -> Backbone:
+    """A timm transformer as our own ViT where that computes the same, else behind hooks."""
+    hooked = _hooked(module, origin, build, logits)
     if isinstance(module, TimmViT):
         plain = _as_plain_vit(module, hooked)
         if plain is not None:
             plain.origin = origin
             return plain
+    keep_true_taps(hooked)
     return hooked
 
 
@@ -72,22 +89,20 @@ def _quiet_hub() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _create(name: str, pretrained: bool, image_size: int | None) -> Any:
+def _create(name: str, pretrained: bool, image_size: int | None, classes: dict[str, Any]) -> Any:
     if image_size is not None:
         try:
-            return timm.create_model(
-                name, pretrained=pretrained, num_classes=0, img_size=image_size
-            )
+            return timm.create_model(name, pretrained=pretrained, img_size=image_size, **classes)
         except TypeError as error:  # CNNs are built without a size and take any
             too_strict = error
-    module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    if image_size is not None and _has_transformer_blocks(module):
+    module = timm.create_model(name, pretrained=pretrained, **classes)
+    if image_size is not None and has_transformer_blocks(module):
         problem = f"timm/{name} cannot be built for images of {image_size} pixels"
         raise UserError(problem) from too_strict
     return module
 
 
-def _has_transformer_blocks(module: nn.Module) -> bool:
+def has_transformer_blocks(module: nn.Module) -> bool:
     blocks = getattr(module, "blocks", None)
     return isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(blocks[0], "attn")
 
@@ -98,14 +113,9 @@ def _nearest(name: str) -> list[str]:
     return get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
 
 
-def _hooked(module: Any, origin: str, build: dict[str, Any]) -> ModuleBackbone:
-    first = module.blocks[0]
+def _hooked(module: Any, origin: str, build: dict[str, Any] | None, logits: bool) -> ModuleBackbone:
+    block = module.blocks[0]
     config = module.pretrained_cfg
-    fused = isinstance(getattr(first.attn, "qkv", None), nn.Linear)
-    # Rotary positions and q/k norms change queries and keys behind that layer.
-    plain_qkv = not hasattr(module, "rope") and isinstance(
-        getattr(first.attn, "q_norm", nn.Identity()), nn.Identity
-    )
     # The configured size goes stale when another one is asked for; the patch embedding knows.
     size = getattr(module.patch_embed, "img_size", None) or config["input_size"][1:]
     return ModuleBackbone(
@@ -113,12 +123,14 @@ def _hooked(module: Any, origin: str, build: dict[str, Any]) -> ModuleBackbone:
         blocks="blocks",
         width=module.num_features,
         image_size=tuple(size),
-        num_heads=getattr(first.attn, "num_heads", 0),
+        num_heads=getattr(block.attn, "num_heads", 0),
         num_prefix_tokens=getattr(module, "num_prefix_tokens", 0),
         norm="norm" if isinstance(getattr(module, "norm", None), nn.LayerNorm) else None,
-        attention="attn",
-        mlp="mlp" if hasattr(first, "mlp") else None,
-        qkv="attn.qkv" if fused and plain_qkv else None,
+        attention=part_of(block, "ls1", "attn*gamma_1", "attn"),
+        attention_residual=part_of(block, "norm2"),
+        mlp=part_of(block, "ls2", "mlp*gamma_2", "mlp"),
+        qkv="attn",
+        logits=logits,
         normalization=Normalization(tuple(config["mean"]), tuple(config["std"])),
         origin=origin,
         build=build,
@@ -145,6 +157,7 @@ def _as_plain_vit(module: Any, hooked: ModuleBackbone) -> VisionTransformer | No
         pre_norm="norm_pre.weight" in state,
         activation="quick_gelu" if "quick" in type(block.mlp.act).__name__.lower() else "gelu",
         norm_eps=block.norm1.eps,
+        num_classes=module.num_classes if "head.weight" in state else 0,
         normalization=hooked.normalization,
     )
     own = plain.state_dict()

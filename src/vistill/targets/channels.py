@@ -1,4 +1,4 @@
-"""From the teacher's channels to as many as the student has, by fixed maps (KDEP; specs/kdep 6)."""
+"""From the teacher's channels to as many as the student has, by fixed maps (KDEP; spec kdep 6)."""
 
 from typing import Literal
 

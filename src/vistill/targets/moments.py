@@ -1,5 +1,5 @@
 """Mean and scatter of features over any number of pictures, in one pass and constant memory
-(KDEP; specs/kdep 5)."""
+(KDEP; spec kdep 5)."""
 
 import torch
 from jaxtyping import Float

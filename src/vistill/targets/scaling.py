@@ -1,5 +1,5 @@
 """Element-wise transforms that bring the channels of a target to comparable scales (KDEP;
-specs/kdep 7)."""
+spec kdep 7)."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Colour noise along the principal directions of ImageNet's pixels (KDEP; specs/kdep 2)."""
+"""Colour noise along the principal directions of ImageNet's pixels (KDEP; spec kdep 2)."""
 
 import torch
 from jaxtyping import Float, Int

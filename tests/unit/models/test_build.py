@@ -110,8 +110,22 @@ def test_timm_models_tap_like_timm(name):
         )
 
 
-def test_rotary_models_do_not_offer_qkv():
-    assert "qkv" not in load_backbone("timm/eva02_tiny_patch14_224", image_size=112).taps
+def test_queries_and_keys_are_read_behind_rotary_positions():
+    backbone = load_backbone("timm/eva02_tiny_patch14_224", image_size=112).eval()
+    attention, seen = backbone.module.blocks[0].attn, []
+    attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tap = Tap("qkv", 1)
+    with torch.no_grad():
+        q, k, v = backbone.tap(torch.randn(1, 3, 112, 112), [tap])[tap].unbind(2)
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+        projected = torch.nn.functional.linear(seen[0], attention.qkv.weight, bias)
+    flat_q, flat_k, flat_v = projected.chunk(3, dim=2)
+    torch.testing.assert_close(v, flat_v)
+    for rotated, flat in ((q, flat_q), (k, flat_k)):
+        torch.testing.assert_close(rotated[:, 0], flat[:, 0])  # the class token has no place
+        assert not torch.allclose(rotated[:, 1:], flat[:, 1:])
+        lengths = [t.unflatten(2, (3, -1)).norm(dim=-1) for t in (rotated, flat)]
+        torch.testing.assert_close(*lengths)
 
 
 def test_any_module_with_blocks_can_be_wrapped_and_exits_early():

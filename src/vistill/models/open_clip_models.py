@@ -1,0 +1,166 @@
+"""The picture side of open_clip's models as backbones; the text side is never built.
+
+Plain vision transformers become our own ViT, others are read by hooks, timm's towers as timm's
+models and CLIP's ResNets by the map in front of their attention pooling.
+"""
+
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone, Normalization
+from vistill.models.checkpoints import load_named, read_state_dict
+from vistill.models.clip import CLIP_NORMALIZATION, clip_names
+from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
+from vistill.models.pooled import PooledBackbone
+from vistill.models.timm_models import adapted, has_transformer_blocks
+from vistill.models.vit import VisionTransformer
+
+_TOWER = "visual."
+
+
+def open_clip_backbone(
+    name: str, *, weights: str, image_size: int | None, quick_gelu: bool | None = None
+) -> Backbone:
+    """Build the tower that sees of one of open_clip's models.
+
+    Args:
+        name: open_clip's model name, such as `ViT-B-32`.
+        weights: one of open_clip's tags for it (may download), `pretrained` for the first of them,
+            the path of a checkpoint of such a model, or nothing for random weights.
+        image_size: side of the inputs; None: the model's own.
+        quick_gelu: whether GELU is approximated; None: as the weights were trained.
+
+    Raises:
+        UserError: there is no such model or tag, or the weights do not fit.
+    """
+    if find_spec("open_clip") is None:
+        raise UserError("open_clip/ models need an extra: pip install 'vistill[teachers]'")
+    import open_clip
+
+    names = open_clip.list_models()
+    if name not in names:
+        near = get_close_matches(name, names, n=3, cutoff=0.3)
+        raise UserError(f"open_clip has no model {name!r}; near: {', '.join(near)}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    known = _known(name, weights, tags)
+    model = open_clip.get_model_config(name)
+    if quick_gelu is None:
+        quick_gelu = known.get("quick_gelu", False) if weights in tags else None
+        quick_gelu = model.get("quick_gelu", False) if quick_gelu is None else quick_gelu
+    sight = dict(model["vision_cfg"])
+    if image_size is not None and not weights:
+        sight["image_size"] = image_size
+    tower = open_clip.model._build_vision_tower(model["embed_dim"], sight, quick_gelu)
+    origin = f"open_clip/{name}, random"
+    if weights:
+        path = _weight_file(name, weights, tags)
+        state = read_state_dict(Path(path))
+        seen = {k.removeprefix(_TOWER): v.float() for k, v in state.items() if k.startswith(_TOWER)}
+        load_named(tower, seen, f"open_clip/{name}:{weights}")
+        origin = (
+            f"open_clip/{name}, {'file ' if weights == path else 'published weights '}{weights}"
+        )
+    normalization = CLIP_NORMALIZATION
+    if known:
+        normalization = Normalization(tuple(known["mean"]), tuple(known["std"]))
+    arguments = {"name": name, "image_size": image_size, "quick_gelu": quick_gelu}
+    build = {"name": "open_clip", "args": arguments}
+    backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
+    backbone.normalization, backbone.origin = normalization, origin
+    return backbone
+
+
+def _known(name: str, weights: str, tags: list[str]) -> dict[str, Any]:
+    """What open_clip knows of the weights that are asked for, else of the first for this model."""
+    import open_clip
+
+    tag = weights if weights in tags else next(iter(tags), "")
+    return open_clip.get_pretrained_cfg(name, tag)
+
+
+def _weight_file(name: str, weights: str, tags: list[str]) -> str:
+    import open_clip
+
+    tag = next(iter(tags), weights) if weights == "pretrained" else weights
+    if Path(tag).is_file():
+        return tag
+    if tag not in tags:
+        near = get_close_matches(tag, tags, n=3, cutoff=0.3) or tags[:3]
+        raise UserError(
+            f"open_clip/{name}:{tag} is neither a file nor weights that open_clip has; near: "
+            f"{', '.join(near) or 'none are published'}"
+        )
+    try:
+        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"the weights of open_clip/{name}:{tag} could not be loaded: {reason}"
+        ) from error
+
+
+def _adapt(
+    tower: Any,
+    sight: dict[str, Any],
+    image_size: int | None,
+    build: dict[str, Any],
+    activation: Literal["gelu", "quick_gelu"],
+) -> Backbone:
+    size = image_size or sight["image_size"]
+    trunk = getattr(tower, "trunk", None)
+    if trunk is not None and has_transformer_blocks(trunk):
+        if image_size is not None and hasattr(trunk, "set_input_size"):
+            trunk.set_input_size(img_size=(image_size, image_size))
+        return adapted(trunk, "", build)
+    if not hasattr(tower, "transformer"):
+        return PooledBackbone(tower if trunk is None else trunk, image_size=size, build=build)
+    block = tower.transformer.resblocks[0]
+    hooked = ModuleBackbone(
+        tower,
+        blocks="transformer.resblocks",
+        width=tower.conv1.out_channels,
+        image_size=tuple(tower.image_size),
+        num_heads=tower.transformer.resblocks[0].attn.num_heads,
+        norm="ln_post" if tower.attn_pool is None else None,
+        attention=part_of(block, "ls_1", "ln_attn", "attn"),
+        attention_residual="ln_2",
+        mlp=part_of(block, "ls_2", "mlp"),
+        qkv="attn",
+        build=build,
+    )
+    plain = _as_plain_vit(tower, hooked, activation)
+    if plain is None:
+        keep_true_taps(hooked)
+    return plain or hooked
+
+
+def _as_plain_vit(
+    tower: Any, hooked: ModuleBackbone, activation: Literal["gelu", "quick_gelu"]
+) -> VisionTransformer | None:
+    """The same network as our own ViT, or None where it has parts that ours has not."""
+    if not isinstance(tower.ln_pre, nn.LayerNorm):
+        return None
+    named: dict[str, Tensor] = {f"{_TOWER}{k}": v for k, v in tower.state_dict().items()}
+    state = clip_names(named)
+    plain = VisionTransformer(
+        image_size=hooked.image_size,
+        patch_size=tower.patch_size[0],
+        embed_dim=hooked.width,
+        depth=hooked.depth,
+        num_heads=hooked.num_heads[0],
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / hooked.width,
+        position="learned",
+        pre_norm=True,
+        activation=activation,
+        norm_eps=tower.ln_pre.eps,
+    )
+    own = plain.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
+        return None
+    plain.load_state_dict(state)
+    return plain if same_outputs(plain, hooked) else None

@@ -1,0 +1,341 @@
+"""Models of the transformers library as backbones: from a folder, the hub or a configuration.
+
+Transformers are read by hooks, whose names are found and then checked on a picture; anything that
+pools a last feature map as a CNN. Weights come from safetensors only, code from nowhere.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone, Normalization
+from vistill.models.clip import CLIP_NORMALIZATION
+from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of
+from vistill.models.pooled import PooledBackbone
+from vistill.models.videomae_files import vit_of_transformers
+from vistill.views.patches import pixel_patches
+
+_HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# What the library's image processors of a family do where a folder has none; others as ImageNet.
+_NORMALIZATIONS = {
+    "clip": CLIP_NORMALIZATION,
+    "siglip": _HALF,
+    "siglip2": _HALF,
+    "vit": _HALF,
+    "beit": _HALF,
+}
+_BLOCKS = ("layers", "encoder.layers", "encoder.layer", "model.layer", "layer")
+_NORMS = ("layernorm", "norm", "post_layernorm")
+_ATTENTION = ("layer_scale1", "attention*lambda_1", "attention", "self_attn")
+_SECOND_NORM = ("layernorm_after", "norm2", "layer_norm2")
+_MLP = ("layer_scale2", "mlp*lambda_2", "mlp", "output")
+_QKV = ("attention", "self_attn")
+
+
+def transformers_backbone(
+    name: str,
+    *,
+    weights: Literal["none", "own", "pretrained"],
+    image_size: int | None,
+    classifier: bool = False,
+) -> Backbone:
+    """Build a model from a local folder or by its name on the hub.
+
+    Args:
+        name: a folder with `config.json`, or a name on the hub.
+        weights: `none` are loaded, a folder's `own` where it has them, or they must be there
+            (`pretrained`; may download).
+        image_size: side of the inputs; None: the model's own.
+        classifier: keep the classifier, for the `logits` tap.
+
+    Raises:
+        UserError: there is no such model, it is none of pictures, or its weights do not fit.
+    """
+    _require_library()
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise UserError(f"there is no folder {name}{_nearest(folder)}")
+    if local and not (folder / "config.json").is_file():
+        raise UserError(f"{name} holds no config.json, so it is no model of transformers")
+    stored = local and any(folder.glob("*.safetensors"))
+    pickled = local and any(folder.glob("pytorch_model*"))
+    if local and not stored and (weights == "pretrained" or (weights == "own" and pickled)):
+        why = ", only pickled ones, which are never read" if pickled else ""
+        raise UserError(f"{name} holds no weights as model.safetensors{why}")
+    source = str(folder.absolute()) if local else name
+    with _quiet():
+        config = _config(source, name)
+        kind = _class_of(config, name, classifier)
+        config = config if classifier else _of_pictures(config)
+        load = weights == "pretrained" or (weights == "own" and stored)
+        module = _load(kind, config, source, name) if load else kind(config, **_bare(kind))
+        statistics = _statistics(source, config)
+    found = f"of {source}" if local else "published weights"
+    backbone = _adapt(module, image_size, statistics, classifier)
+    backbone.origin = f"hf/{source}, {found if load else 'random'}"
+    return backbone
+
+
+def transformers_from_config(
+    config: dict[str, Any], image_size: int | None, classifier: bool
+) -> Backbone:
+    """The architecture that a backbone's `build` describes, with fresh weights."""
+    _require_library()
+    from transformers import CONFIG_MAPPING
+
+    settings = CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    kind = _class_of(settings, config["model_type"], classifier)
+    module = kind(settings, **_bare(kind))
+    backbone = _adapt(module, image_size, _statistics(None, settings), classifier)
+    backbone.origin = "random"
+    return backbone
+
+
+class TransformersBackbone(ModuleBackbone):
+    """A transformer of the library; other sizes where it can interpolate its positions."""
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Accept another input size.
+
+        Raises:
+            ValueError: the model cannot.
+        """
+        config = _of_pictures(self.module.config)
+        before = self.image_size
+        self.image_size = _pair(image_size)
+        if any(s % p for s, p in zip(self.image_size, _pair(config.patch_size), strict=True)):
+            raise ValueError(
+                f"{image_size} pixels are no multiple of its patches of {config.patch_size}"
+            )
+        try:
+            keep_true_taps(self)
+        except (RuntimeError, ValueError) as error:
+            self.image_size = before
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"it cannot take pictures of {image_size} pixels: {reason}") from error
+
+    def call(self, images: Tensor) -> Any:
+        """A whole forward pass, positions interpolated where the size asks for it."""
+        config: Any = self.module.config
+        config, size = _of_pictures(config), tuple(images.shape[-2:])
+        if config.model_type == "siglip2_vision_model":  # takes patches, and resizes by itself
+            grid = torch.tensor([[side // config.patch_size for side in size]] * len(images))
+            patches = pixel_patches(images, config.patch_size)
+            return self.module(patches, pixel_attention_mask=None, spatial_shapes=grid)
+        takes = "interpolate_pos_encoding" in inspect.signature(self.module.forward).parameters
+        other = takes and size != _image_size(config)
+        return self.module(images, **({"interpolate_pos_encoding": True} if other else {}))
+
+
+def _require_library() -> None:
+    if find_spec("transformers") is None:
+        raise UserError("hf/ models need an extra: pip install 'vistill[teachers]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's remarks on parts that are left aside: what matters is checked here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _config(source: str, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"hf/{name} cannot be had: {_first(error)}") from error
+
+
+def _of_pictures(config: Any) -> Any:
+    """The part of a model of pictures and text that sees."""
+    return getattr(config, "vision_config", config)
+
+
+def _class_of(config: Any, name: str, classifier: bool) -> Any:
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+
+    if classifier:
+        found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+        if found is None:
+            raise UserError(f"transformers has no classifier for hf/{name}, a {config.model_type}")
+        return found[0] if isinstance(found, tuple) else found
+    kind: Any = MODEL_MAPPING.get(type(_of_pictures(config)), None)
+    if kind is None or kind.main_input_name != "pixel_values":
+        raise UserError(f"hf/{name} is a {config.model_type}, which takes no pictures")
+    return kind
+
+
+def _bare(kind: Any) -> dict[str, bool]:
+    """Without the pooling layer that only a classifier would need."""
+    takes = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    transformer = "Model" in kind.__name__ and takes
+    return {"add_pooling_layer": False} if transformer else {}
+
+
+def _load(kind: Any, config: Any, source: str, name: str) -> nn.Module:
+    try:
+        module, report = kind.from_pretrained(
+            source,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **_bare(kind),
+        )
+    except Exception as error:
+        raise UserError(f"the weights of hf/{name} could not be loaded: {_first(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"hf/{name} holds no weights of a {kind.__name__}: {', '.join(missing[:3])} "
+            f"{f'and {len(missing) - 3} more ' if len(missing) > 3 else ''}missing"
+        )
+    return module
+
+
+def _statistics(source: str | None, config: Any) -> Normalization:
+    """What the folder's image processor normalises with, else what its family does."""
+    from transformers.utils.hub import cached_file
+
+    family = config.model_type.removesuffix("_vision_model")
+    usual = _NORMALIZATIONS.get(family, Normalization())
+    if source is None:
+        return usual
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            path: Any = cached_file(source, file)
+        except OSError:
+            continue
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = content.get("image_processor", content)
+        if not content.get("do_normalize", True):
+            return Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        if "image_mean" in content and "image_std" in content:
+            return Normalization(tuple(content["image_mean"]), tuple(content["image_std"]))
+    return usual
+
+
+def _adapt(
+    module: Any, image_size: int | None, normalization: Normalization, classifier: bool
+) -> Backbone:
+    config = module.config
+    settings = json.loads(config.to_json_string(use_diff=False))
+    build = {
+        "name": "hf",
+        "args": {"config": settings, "image_size": image_size, "classifier": classifier},
+    }
+    backbone: Any
+    if config.model_type == "videomae":
+        backbone = vit_of_transformers(module, normalization)
+    else:
+        backbone = _hooked(module, normalization, classifier, build)
+    if backbone is None:
+        return PooledBackbone(
+            module,
+            image_size=image_size or _image_size(config),
+            logits=classifier,
+            normalization=normalization,
+            build=build,
+        )
+    if image_size is not None and backbone.image_size != (image_size, image_size):
+        try:
+            backbone.resize(image_size)
+        except ValueError as error:
+            raise UserError(f"a {config.model_type}: {error}") from error
+    return backbone
+
+
+def _hooked(
+    module: Any, normalization: Normalization, classifier: bool, build: dict[str, Any]
+) -> TransformersBackbone | None:
+    """The adapter where the module has blocks of tokens, else None."""
+    config, places = module.config, dict(module.named_modules())
+    prefixes = ("", f"{module.base_model_prefix}.", "vision_model.")
+    trees = [(p, f"{p}{b}") for p in prefixes for b in _BLOCKS if f"{p}{b}" in places]
+    if not trees or not isinstance(places[trees[0][1]], nn.ModuleList):
+        return None
+    prefix, tree = trees[0]
+    names = [f"{tree}.{i}" for i in range(len(places[tree]))]
+    staged = hasattr(places[names[0]], "blocks")
+    if staged:
+        names = [f"{n}.blocks.{i}" for n in names for i in range(len(places[n].blocks))]
+    block = places[names[0]]
+    if config.model_type == "vit_mae":
+        places["embeddings"].random_masking = _all_in_order
+    heads = getattr(config, "num_attention_heads", 0)
+    if staged:
+        heads = [n for n, d in zip(config.num_heads, config.depths, strict=True) for _ in range(d)]
+    sees = _of_pictures(config)
+    backbone = TransformersBackbone(
+        module,
+        blocks=names,
+        width=sees.hidden_size,
+        image_size=_image_size(sees),
+        num_heads=heads,
+        norm=next((f"{prefix}{n}" for n in _NORMS if f"{prefix}{n}" in places), None),
+        attention=part_of(block, *_ATTENTION),
+        attention_residual=part_of(block, *_SECOND_NORM),
+        mlp=part_of(block, *_MLP),
+        qkv=part_of(block, *_QKV),
+        logits=classifier,
+        normalization=normalization,
+        build=build,
+    )
+    try:
+        tokens = keep_true_taps(backbone)
+    except UserError:  # blocks of feature maps
+        return None
+    size, patch = backbone.image_size, _pair(sees.patch_size)
+    backbone.num_prefix_tokens = tokens - (size[0] // patch[0]) * (size[1] // patch[1])
+    backbone.pools_after_norm = staged
+    if not backbone.num_prefix_tokens:
+        backbone.taps -= {"cls_attention"}
+    return backbone
+
+
+def _all_in_order(tokens: Tensor, noise: Tensor | None = None) -> tuple[Tensor, None, None]:
+    """Instead of MAE's random masking, which also shuffles: every token at its place."""
+    return tokens, None, None
+
+
+def _image_size(config: Any) -> tuple[int, int]:
+    """The side that a model was built for; SigLIP2 knows the number of its patches."""
+    if hasattr(config, "num_patches"):
+        return _pair(round(config.num_patches**0.5) * config.patch_size)
+    return _pair(getattr(config, "image_size", 224))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _nearest(folder: Path) -> str:
+    beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+    near = get_close_matches(folder.name, beside, n=1)
+    return f"; did you mean {folder.parent / near[0]}?" if near else ""
