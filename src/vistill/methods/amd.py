@@ -1,9 +1,7 @@
 """AMD (Zhao et al., "Asymmetric Masked Distillation", CVPR 2024; spec amd): a masked autoencoder
 that also learns, block by block, what a teacher with more sight knows of the same clip."""
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -14,17 +12,22 @@ from vistill.align.generator import FeatureGenerator
 from vistill.align.projector import unbiased_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
-from vistill.losses.distances import l1, mse, smooth_l1
+from vistill.methods.amd_plan import (
+    Alignment,
+    check_grids,
+    check_losses,
+    choose_alignment,
+    choose_sight,
+)
 from vistill.methods.base import Ingredients, Method, TrainedModule
 from vistill.methods.sides import drop_path_noise, pixels_for
-from vistill.methods.videomae import HiddenPainter, Painting, check_sight, fixed_positions
+from vistill.methods.videomae import HiddenPainter, Painting, fixed_positions
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
-from vistill.views.masking import NestedMask, Sight, clip_sight, picture_sight
+from vistill.views.masking import NestedMask, Sight
 from vistill.views.noise import Stream, per_sample_uniform
 
-Pairs = Sequence[tuple[int, int]]
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "direct": {"pairs": None, "loss": "l2", "weight": 1.0},
     "generation": {
@@ -39,57 +42,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "reconstruction": {"weight": 1.0, "norm_pixels": True, "decoder": {}},
 }
-_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l2": mse,
-    "l1": l1,
-    "smooth_l1": lambda ours, theirs: smooth_l1(ours, theirs, beta=1.0),
-}
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """One of the two alignment losses.
-
-    Attributes:
-        pairs: (student block, teacher block), ascending on both sides.
-        distance: mean over samples, tokens and channels.
-        weight: in the total.
-    """
-
-    pairs: tuple[tuple[int, int], ...]
-    distance: Callable[[Tensor, Tensor], Tensor]
-    weight: float
-
-
-def choose_pairs(
-    name: str, given: Pairs | None, student: Backbone, teacher: Backbone
-) -> tuple[tuple[int, int], ...]:
-    """The pairs in ascending order; None: half-way and last on both sides (spec amd 10.1).
-
-    Raises:
-        UserError: a block is not there, comes twice, or the two sides do not ascend together.
-    """
-    if given is None:
-        depths = student.depth, teacher.depth
-        half = max(1, depths[0] // 2), max(1, depths[1] // 2)
-        return (half, depths) if student.depth > 1 else (depths,)
-    pairs = tuple(sorted((int(ours), int(theirs)) for ours, theirs in given))
-    setting = f"method.{name}.pairs"
-    for ours, theirs in pairs:
-        for side, block, model in (("student", ours, student), ("teacher", theirs, teacher)):
-            if not 1 <= block <= model.depth:
-                raise UserError(
-                    f"{setting}: there is no block {block}, as the {side} has {model.depth}"
-                )
-    for (ours, theirs), (our_next, their_next) in itertools.pairwise(pairs):
-        if ours == our_next:
-            raise UserError(f"{setting} holds block {ours} of the student twice")
-        if theirs > their_next:
-            raise UserError(
-                f"{setting}: [{ours}, {theirs}] and [{our_next}, {their_next}] cross; later blocks "
-                "of the student go with later blocks of the teacher"
-            )
-    return pairs
 
 
 class TrainedAMD(TrainedModule):
@@ -292,28 +244,28 @@ class AMD(Method):
                 _DEFAULTS.items(), (direct, generation, reconstruction), strict=True
             )
         }
-        _check_grids(student, teacher)
+        check_grids(student, teacher)
         clips = student.tubelet_size is not None
         ratios = (0.9, 0.75) if clips else (0.75, 0.5)
-        sight = _choose_sight(
+        sight = choose_sight(
             student,
             ratios[0] if student_mask_ratio is None else student_mask_ratio,
             ratios[1] if teacher_mask_ratio is None else teacher_mask_ratio,
             tube=mask == "tube",
         )
-        aligned = _alignment("direct", options["direct"], student, teacher)
+        aligned = choose_alignment("direct", options["direct"], student, teacher)
         wanted = options["generation"]
         generated = None
         if wanted["weight"] and sight.seen > sight.visible:  # otherwise there is nothing to guess
             wanted = wanted | {"pairs": wanted["pairs"] or aligned.pairs}
-            generated = _alignment("generation", wanted, student, teacher)
+            generated = choose_alignment("generation", wanted, student, teacher)
         serial = wanted["input"] == "serial"
         if generated and serial and len(generated.pairs) > len(aligned.pairs):
             raise UserError(
                 f"method.generation.pairs has {len(generated.pairs)} pairs, but there are only "
                 f"{len(aligned.pairs)} projections, one for each of method.direct.pairs"
             )
-        _check_losses(aligned, generated, options["reconstruction"]["weight"])
+        check_losses(aligned, generated, options["reconstruction"]["weight"])
 
         def project(count: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -367,13 +319,6 @@ class AMD(Method):
         }
 
 
-def _alignment(
-    name: str, options: Mapping[str, Any], student: Backbone, teacher: Backbone
-) -> Alignment:
-    pairs = choose_pairs(name, options["pairs"], student, teacher)
-    return Alignment(pairs, _DISTANCES[options["loss"]], options["weight"])
-
-
 def _generator(
     student: VisionTransformer, teacher: VisionTransformer, options: Mapping[str, Any]
 ) -> FeatureGenerator:
@@ -394,50 +339,6 @@ def _generator(
         qkv_bias="no_key" if clips else "all",
         mlp_ratio=student.mlp_ratio,
     )
-
-
-def _choose_sight(
-    student: VisionTransformer, student_ratio: float, teacher_ratio: float, *, tube: bool
-) -> Sight:
-    if student_ratio < teacher_ratio:
-        raise UserError(
-            f"method.student_mask_ratio={student_ratio} is below "
-            f"method.teacher_mask_ratio={teacher_ratio}, but the teacher has to see whatever the "
-            "student sees"
-        )
-    positions = student.grid[0] * student.grid[1]
-    if student.tubelet_size is None:
-        sight = picture_sight(positions, student_ratio, teacher_ratio)
-    else:
-        sight = clip_sight(student.slots, positions, student_ratio, teacher_ratio, tube=tube)
-    check_sight(sight, "method.student_mask_ratio", student_ratio)
-    return sight
-
-
-def _check_grids(student: VisionTransformer, teacher: VisionTransformer) -> None:
-    if (student.tubelet_size is None) != (teacher.tubelet_size is None):
-        sides = ("clips", "pictures") if student.tubelet_size else ("pictures", "clips")
-        raise UserError(f"the student sees {sides[0]}, but the teacher was made for {sides[1]}")
-    if student.tubelet_size != teacher.tubelet_size:
-        raise UserError(
-            f"student.tubelet_size={student.tubelet_size}, but the teacher's tokens span "
-            f"{teacher.tubelet_size} frames; tokens are compared one by one, so set it to that"
-        )
-    if (student.slots, *student.grid) != (teacher.slots, *teacher.grid):
-        grids = [" x ".join(map(str, (m.slots, *m.grid))) for m in (student, teacher)]
-        raise UserError(
-            f"the student has {grids[0]} tokens and the teacher {grids[1]} (time x rows x "
-            "columns): choose student.patch_size, data.image_size and data.frames so that both "
-            "are equal"
-        )
-
-
-def _check_losses(direct: Alignment, generation: Alignment | None, reconstruction: float) -> None:
-    if not (direct.weight or generation or reconstruction):
-        raise UserError(
-            "nothing is left to learn: raise method.direct.weight, method.generation.weight (with "
-            "a teacher that sees more than the student) or method.reconstruction.weight"
-        )
 
 
 def build_amd(given: Ingredients) -> AMD:

@@ -32,12 +32,21 @@ def vit(width, heads):
     return VisionTransformer(image_size=32, patch_size=8, embed_dim=width, depth=2, num_heads=heads)
 
 
+def clip_vit(width):
+    return VisionTransformer(
+        image_size=32, patch_size=8, embed_dim=width, depth=2, num_heads=3,
+        tubelet_size=2, num_frames=4, class_token=False, qkv_bias="no_key",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("mae", {"decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}}),
         ("tinymim", {}),
         ("tinymim", {"target": "feature", "input": "masked"}),
+        ("amd", {}),
+        ("amd", {"target_norm": "layer_norm", "projection": "mlp"}),
     ],
 )
 def test_forward_and_backward(name, options):
@@ -47,6 +56,21 @@ def test_forward_and_backward(name, options):
     method.train()
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels=pixels, seeds=torch.arange(4), ids=torch.arange(4))
+    with Watch() as watch:
+        method(batch).total.backward()
+    assert watch.found == []
+
+
+@pytest.mark.parametrize("name", ["videomae", "amd"])
+def test_clips(name):
+    torch.manual_seed(0)
+    student, teacher = (clip_vit(width) for width in (24, 48))
+    method = build_method(
+        name, student, teacher if name == "amd" else None, options={}, student_drop_path=0.1
+    )
+    method.train()
+    pixels = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    batch = Batch(pixels=pixels, seeds=torch.arange(2), ids=torch.arange(2))
     with Watch() as watch:
         method(batch).total.backward()
     assert watch.found == []
