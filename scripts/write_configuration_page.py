@@ -86,8 +86,12 @@ def kind(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(kind(part) for part in arguments)
     if origin is tuple:
+        if get_origin(arguments[0]) is tuple:
+            return "list of pairs of text"
         number = "" if Ellipsis in arguments else f"{len(arguments)} × "
         return f"list of {number}{kind(arguments[0])}"
+    if origin is dict:
+        return "mapping"
     names = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
     return "`null`" if annotation is type(None) else names[annotation]
 

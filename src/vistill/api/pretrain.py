@@ -111,7 +111,7 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
     if method in _WITHOUT_TEACHER and (teacher.model or config.chain):
         what = "a chain" if config.chain else f"the teacher {teacher.model}"
         raise UserError(f"{method} learns without a teacher, so {what} has no use; leave it out")
-    if method not in _WITHOUT_TEACHER and teacher.model is None:
+    if method not in (*_WITHOUT_TEACHER, "custom") and teacher.model is None:
         raise UserError(
             f"{method} needs a teacher: give --teacher run:DIR, file:PATH or timm/NAME:pretrained"
         )

@@ -14,9 +14,11 @@ from safetensors.torch import save
 
 import vistill
 from vistill.api.caching import Pictures, Planned, plan_cache
+from vistill.api.custom import build_custom
 from vistill.api.probes import Probes
 from vistill.api.results import PretrainResult, main_rank, say
 from vistill.batch import Batch
+from vistill.config.methods import CustomConfig
 from vistill.config.schema import RunConfig
 from vistill.data import (
     BrokenFiles,
@@ -32,7 +34,7 @@ from vistill.data import (
 )
 from vistill.files import write_atomic
 from vistill.methods import build_method
-from vistill.methods.base import Fitting, Method
+from vistill.methods.base import Fitting, Ingredients, Method
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.checkpoints import load_named
@@ -98,6 +100,16 @@ def build(
             weights="random" if untrained else config.teacher.weights,
             image_size=config.teacher.image_size or side,
         )
+    if isinstance(config.method, CustomConfig):
+        given = Ingredients(
+            student,
+            teacher,
+            config.method.options,
+            config.teacher.block,
+            config.teacher.drop_path,
+            sizes.drop_path,
+        )
+        return build_custom(config.method, given)
     return build_method(
         config.method.name,
         student,

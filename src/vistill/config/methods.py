@@ -1,16 +1,17 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-from vistill.config.section import Section, unique
+from vistill.config.section import Section, Share, unique
 
 
 class DecoderConfig(Section):
@@ -151,6 +152,10 @@ class KDEPConfig(Section):
         Field(default="svd")
     )
     """How the teacher's channels become the student's; `conv1x1` learns a map of the student's."""
+    columns: Literal["top", "second", "last", "random"] = Field(default="top")
+    """Which singular directions: the first, as many behind them, the last, or some at random."""
+    centred: bool = Field(default=True)
+    """Subtract the mean feature before the directions are sought and used."""
     transform: Literal["pts", "sn", "sm_rank", "sm_linear", "none"] | None = Field(default=None)
     """Of the aligned target: power temperature scaling, scale normalisation, std matching (both
     kinds) or none; default: `pts`, with `conv1x1` none."""
@@ -166,7 +171,7 @@ class KDEPConfig(Section):
     interpolation: Literal["nearest", "linear"] = Field(default="nearest")
     """How `interpolate` resizes the channels."""
     channel_seed: int = Field(default=0, ge=0)
-    """Which channels `channel_random` draws."""
+    """Which channels `channel_random` draws, or `columns=random`."""
     wider: Literal["refuse", "pad", "interpolate"] = Field(default="refuse")
     """A student wider than the rank of the teacher's feature: refuse it, fill the target up with
     zeros, or stretch it."""
@@ -177,8 +182,22 @@ class KDEPConfig(Section):
         "mse", "normalized", "exponential", "softmax", "sign_aligned", "angle", "relational"
     ] = Field(default="mse")
     """Distance between feature and target; the published one is the mean squared error."""
-    weight: PositiveFloat = Field(default=3.0)
-    """Factor of the loss; published: 3 for the Microsoft-Vision teacher, 20 for ImageNet's."""
+    weight: NonNegativeFloat = Field(default=3.0)
+    """Factor of the loss; published: 3 for the Microsoft-Vision teacher, 20 for ImageNet's; 0
+    leaves the feature out."""
+    stages: tuple[tuple[str, str], ...] = Field(default=())
+    """Pairs of layers, the student's and the teacher's, that are matched as well, such as
+    `[[layer3, layer3]]`: their means over space, each pair by a fixed map of its own."""
+    stage_weight: PositiveFloat = Field(default=3.0)
+    """Factor of the loss of each pair."""
+    logits_weight: NonNegativeFloat = Field(default=0.0)
+    """Factor of the KL between class scores, for a teacher with its classifier; the student gets
+    one that is thrown away."""
+    logits_temperature: PositiveFloat = Field(default=4.0)
+    """Of both sides' class scores."""
+    logits_entropy: Share | None = Field(default=None)
+    """Compare the scores of those pictures only where the teacher's entropy is at most this share
+    of the largest possible one; default: of all."""
     fit_view: Literal["train", "eval"] = Field(default="train")
     """Pictures of the pass that fits the SVD: as in training, or as in tests."""
     color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
@@ -299,7 +318,23 @@ class AMDConfig(Section):
     """Of every token of the teacher's features."""
 
 
+class CustomConfig(Section):
+    """A method of your own: a function in a file or module (docs/writing_a_method.md)."""
+
+    name: Literal["custom"] = "custom"
+    builder: str | None = Field(default=None)
+    """The function, as `FILE.py:NAME` or `PACKAGE.MODULE:NAME`."""
+    options: dict[str, Any] = Field(default={})
+    """What it finds in its ingredients' options."""
+
+
 MethodConfig = Annotated[
-    MAEConfig | VideoMAEConfig | AMDConfig | TinyMIMConfig | FeatureDistillationConfig | KDEPConfig,
+    MAEConfig
+    | VideoMAEConfig
+    | AMDConfig
+    | TinyMIMConfig
+    | FeatureDistillationConfig
+    | KDEPConfig
+    | CustomConfig,
     Field(discriminator="name"),
 ]

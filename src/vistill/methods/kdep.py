@@ -1,9 +1,10 @@
-"""KDEP (He et al., arXiv 2203.05180; specs/kdep): match the student's pooled penultimate feature to
+"""KDEP (He et al., arXiv 2203.05180; spec kdep): match the student's pooled penultimate feature to
 the teacher's, brought to the student's width by a fixed map: SVD and power temperature scaling."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,30 +14,28 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses import feature
-from vistill.losses.distances import at_least_fp32, mse
+from vistill.losses.baselines import logits_kl
+from vistill.losses.distances import mse
 from vistill.methods.base import Fitting, Ingredients, Method, TrainedModule
+from vistill.methods.first_look import FeatureMoments, calibration
+from vistill.methods.layers import Activation, layer_widths, read
 from vistill.methods.sides import set_drop_path
-from vistill.models.backbone import Backbone, Tap, TapKind
-from vistill.targets.calibration import Calibration
-from vistill.targets.channels import (
-    interpolate,
-    pad,
-    project,
-    random_channels,
-    strongest_channels,
+from vistill.models.backbone import Backbone, Tap
+from vistill.targets.fixed_map import (
+    OFFICIAL_STD,
+    Align,
+    Columns,
+    FixedMap,
+    Transform,
+    Wider,
+    check_width,
 )
-from vistill.targets.moments import Moments, std_ratio
-from vistill.targets.scaling import linear_std, power_temperature, rescale
+from vistill.targets.moments import std_ratio
 from vistill.views.color_jitter import color_jitter
 from vistill.views.lighting import lighting
 
-Align = Literal["svd", "channel_var", "channel_random", "interpolate", "conv1x1", "identity"]
-Transform = Literal["pts", "sn", "sm_rank", "sm_linear", "none"]
-Activation = Literal["before", "after"]
 Loss = Literal["mse", "normalized", "exponential", "softmax", "sign_aligned", "angle", "relational"]
 
-OFFICIAL_STD = 1.3975
-"""Channel std of the published scale normalisation: 500 / sqrt(128000 - 1)."""
 _DISTANCES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse,
     "normalized": feature.normalized_mse,
@@ -48,17 +47,6 @@ _DISTANCES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def pooled_feature(
-    model: Backbone, images: Float[Tensor, "b 3 h w"], activation: Activation
-) -> Float[Tensor, "b d"]:
-    """A CNN's pooled last map before or after its last activation, another model's own pooling."""
-    kind: TapKind = "pooled" if activation == "before" else "pooled_act"
-    if kind not in model.taps:
-        return model.pooled(images)
-    tap = Tap(kind, model.depth)
-    return model.tap(images, [tap])[tap]
-
-
 def conv1x1(student_width: int, teacher_width: int) -> nn.Sequential:
     """The parametric baseline: linear layer and batch norm on the student's feature."""
     linear = nn.Linear(student_width, teacher_width)
@@ -67,120 +55,31 @@ def conv1x1(student_width: int, teacher_width: int) -> nn.Sequential:
     return nn.Sequential(linear, nn.BatchNorm1d(teacher_width))
 
 
-class FixedMap(nn.Module):
-    """From the teacher's feature to the target: align, transform, widen. Nothing in it learns.
+class Targets(NamedTuple):
+    """What the teacher says; None and empty where nothing compares it.
 
-    Args:
-        align, transform, interpolation, temperature, n, target_std, ratio, wider, channel_seed: see
-            `KDEP`.
-        teacher_width: channels D of the teacher's feature.
-        width: channels of the target.
+    Attributes:
+        feature: for the pooled feature.
+        layers: for the student's layers.
+        scores: the teacher's class scores.
     """
 
-    mean: Tensor | None
-    basis: Tensor | None
-    index: Tensor | None
-    std: Tensor | None
-    wanted: Tensor | None
-
-    def __init__(
-        self,
-        align: Align,
-        transform: Transform,
-        teacher_width: int,
-        width: int,
-        *,
-        interpolation: Literal["nearest", "linear"],
-        temperature: float,
-        n: float,
-        target_std: float,
-        ratio: float | None,
-        wider: Literal["refuse", "pad", "interpolate"],
-        channel_seed: int,
-    ) -> None:
-        super().__init__()
-        self.align, self.transform, self.wider = align, transform, wider
-        self.teacher_width, self.width = teacher_width, width
-        self.interpolation = interpolation
-        self.temperature, self.n = temperature, n
-        self.target_std, self.ratio = target_std, ratio
-        # Not persistent: they have a file of their own, and would swell every checkpoint.
-        for name in ("mean", "basis", "index", "std", "wanted"):
-            self.register_buffer(name, None, persistent=False)
-        if align == "channel_random":
-            self.index = random_channels(teacher_width, min(width, teacher_width), channel_seed)
-
-    @property
-    def fitted(self) -> bool:
-        """Whether the pass over the training pictures has come, where one is needed."""
-        needed = {"svd": self.basis, "channel_var": self.index}
-        return self.align not in needed or needed[self.align] is not None
-
-    def fit(self, calibration: Calibration) -> None:
-        """Take the directions or channels that the pass has found.
-
-        Raises:
-            UserError: there are too few of them for the student.
-        """
-        available = calibration.rank if self.align == "svd" else self.teacher_width
-        k = min(self.width, available)
-        if k < self.width:
-            check_width(self.width, available, self.wider, f"rank {available}")
-        if self.align == "channel_var":
-            self.index = strongest_channels(calibration.std, k)
-            return
-        sigma, std = calibration.singular_values[:k], calibration.direction_std[:k]
-        self.mean, self.basis = calibration.mean.float(), calibration.basis[:, :k].float()
-        self.std = std.float()
-        if self.transform == "sn":
-            self.wanted = torch.full_like(self.std, self.target_std)
-        elif self.transform == "sm_rank":
-            self.wanted = calibration.std.sort(descending=True).values[:k].float()
-        elif self.transform == "sm_linear":
-            ratio, dead = std_ratio(calibration.std)
-            if self.ratio is None and dead:
-                raise UserError(
-                    f"{len(dead)} of the teacher's {self.teacher_width} channels never vary, so "
-                    "their std ratio is infinite; set method.std_ratio (published: 2.98)"
-                )
-            self.wanted = linear_std(sigma, self.ratio or ratio).float()
-
-    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        features = at_least_fp32(features)
-        # Autocast would round products, and the roots of small values amplify that.
-        with torch.autocast(features.device.type, enabled=False):
-            aligned = self.aligned(features)
-            if self.transform == "pts":
-                aligned = power_temperature(aligned, self.temperature, self.n)
-            elif self.std is not None and self.wanted is not None:
-                aligned = rescale(aligned, self.std, self.wanted)
-            if aligned.shape[1] == self.width:
-                return aligned
-            return (pad if self.wider == "pad" else interpolate)(aligned, self.width)
-
-    def aligned(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """The aligned feature, before any transform."""
-        if self.mean is not None and self.basis is not None:
-            return project(features, self.mean, self.basis)
-        if self.index is not None:
-            return features[:, self.index]
-        if self.align == "interpolate":
-            return interpolate(features, self.width, self.interpolation)
-        return features
-
-
-def check_width(width: int, available: int, wider: str, why: str) -> None:
-    """Raise a UserError if `width` channels are wanted of fewer, unless `wider` allows it."""
-    if width > available and wider == "refuse":
-        raise UserError(
-            f"the student's feature has {width} channels and the teacher's only {why}, so no "
-            f"target of {width} channels exists; set method.wider=pad or interpolate, "
-            "method.align=interpolate or conv1x1, or take a narrower student"
-        )
+    feature: Float[Tensor, "b k"] | None
+    layers: list[Float[Tensor, "b e"]]
+    scores: Float[Tensor, "b c"] | None
 
 
 class TrainedKDEP(TrainedModule):
-    """Student and, for the parametric baseline, its 1×1 convolution."""
+    """Student and, for the baselines, a 1×1 convolution or a classifier, which are thrown away.
+
+    Args:
+        aligner: of the student's feature.
+        activation, loss, weight, logits_weight: see `KDEP`.
+        layers: names of the student's.
+        layer_weight: factor of the distance of each.
+        classifier: None where class scores are not compared.
+        logits: their distance.
+    """
 
     def __init__(
         self,
@@ -189,17 +88,35 @@ class TrainedKDEP(TrainedModule):
         activation: Activation,
         loss: Loss,
         weight: float,
+        *,
+        layers: Sequence[str],
+        layer_weight: float,
+        classifier: nn.Module | None,
+        logits: Callable[[Tensor, Tensor], Tensor],
+        logits_weight: float,
     ) -> None:
         super().__init__()
-        self.student, self.aligner = student, aligner
+        self.student, self.aligner, self.classifier = student, aligner, classifier
         self.activation: Activation = activation
-        self.distance, self.weight = _DISTANCES[loss], weight
+        self.distance, self.logits = _DISTANCES[loss], logits
+        self.weight, self.layer_weight, self.logits_weight = weight, layer_weight, logits_weight
+        self.layers = tuple(layers)
 
-    def forward(self, batch: Batch, targets: Float[Tensor, "b k"]) -> Losses:
+    def forward(self, batch: Batch, targets: Targets) -> Losses:
         images = self.student.normalization(batch.unit_pixels())
-        found = self.aligner(pooled_feature(self.student, images, self.activation))
-        loss = self.distance(found, targets)
-        return Losses(self.weight * loss, {"feature": loss.detach()})
+        classify = self.classifier is not None
+        found = read(self.student, images, self.activation, self.layers, activated=classify)
+        terms: list[tuple[str, float, Tensor]] = []
+        if targets.feature is not None:
+            loss = self.distance(self.aligner(found.pooled), targets.feature)
+            terms.append(("feature", self.weight, loss))
+        for name, mean, wanted in zip(self.layers, found.layers, targets.layers, strict=True):
+            terms.append((name, self.layer_weight, self.distance(mean, wanted)))
+        if self.classifier is not None and targets.scores is not None:
+            loss = self.logits(self.classifier(found.activated), targets.scores)
+            terms.append(("logits", self.logits_weight, loss))
+        total = torch.stack([weight * loss for _, weight, loss in terms]).sum()
+        return Losses(total, {name: loss.detach() for name, _, loss in terms})
 
 
 class KDEP(Method):
@@ -211,18 +128,28 @@ class KDEP(Method):
         align: how the teacher's channels become the student's: `svd` (centred projection onto the
             leading singular directions), `channel_var`, `channel_random`, `interpolate`,
             `identity`; or `conv1x1`, which learns a map of the student's feature instead.
+        columns: which singular directions: `top`, those behind them (`second`), `last`, `random`.
+        centred: subtract the mean feature before the directions are sought and used.
         transform: of the aligned target: `pts`, `sn`, `sm_rank`, `sm_linear`, `none`; None: `pts`,
             with `conv1x1` none.
         temperature, n: T and n of power temperature scaling.
         target_std: channel std after `sn`.
         std_ratio: largest over smallest std after `sm_linear`; None: the teacher's own.
         interpolation: of `interpolate`.
-        channel_seed: of `channel_random`.
+        channel_seed: of `channel_random` and of random `columns`.
         wider: when the student is wider than the teacher's rank: `refuse`, fill up with zeros
             (`pad`), or stretch the target (`interpolate`).
         activation: whether CNNs are read `before` or `after` their last activation; None: before,
             with `conv1x1` after.
-        loss, weight: distance and its factor.
+        loss, weight: distance and its factor; 0 leaves the feature out.
+        stages: pairs of layers, of the student and of the teacher, that are matched as well, each
+            by a fixed map of its own; their means over space are compared.
+        stage_weight: factor of each pair's distance.
+        logits_weight: factor of the class scores' KL, for which the student gets a classifier that
+            is thrown away; the teacher needs its own.
+        logits_temperature: of both sides' scores.
+        logits_entropy: leave out pictures whose teacher's entropy is above this share of the
+            largest possible one.
         fit_view: pictures of the fitting pass as in training (`train`) or as in tests (`eval`).
         color_jitter: brightness, contrast and saturation strength of the view, the same for both.
         lighting_std: of the colour noise.
@@ -240,6 +167,8 @@ class KDEP(Method):
         teacher: Backbone,
         *,
         align: Align = "svd",
+        columns: Columns = "top",
+        centred: bool = True,
         transform: Transform | None = None,
         temperature: float = 0.1,
         n: float = 3.0,
@@ -247,43 +176,83 @@ class KDEP(Method):
         std_ratio: float | None = None,
         interpolation: Literal["nearest", "linear"] = "nearest",
         channel_seed: int = 0,
-        wider: Literal["refuse", "pad", "interpolate"] = "refuse",
+        wider: Wider = "refuse",
         activation: Activation | None = None,
         loss: Loss = "mse",
         weight: float = 3.0,
+        stages: Sequence[tuple[str, str]] = (),
+        stage_weight: float = 3.0,
+        logits_weight: float = 0.0,
+        logits_temperature: float = 4.0,
+        logits_entropy: float | None = None,
         fit_view: Literal["train", "eval"] = "train",
         color_jitter: tuple[float, float, float] | None = (0.1, 0.1, 0.1),
         lighting_std: float = 0.05,
         student_drop_path: float = 0.0,
     ) -> None:
         learned = align == "conv1x1"
-        if align in ("svd", "channel_var", "channel_random"):
-            check_width(student.width, teacher.width, wider, f"{teacher.width}")
-        if align == "identity" and student.width != teacher.width:
+        if not (weight or stages or logits_weight):
+            raise UserError("method.weight=0 needs method.logits_weight or method.stages")
+        if learned and stages:
+            raise UserError("method.stages are matched by fixed maps; method.align=conv1x1 is none")
+        if logits_weight and "logits" not in teacher.taps:
             raise UserError(
-                f"method.align=identity needs equal widths, but the student's feature has "
-                f"{student.width} channels and the teacher's {teacher.width}; use svd"
+                "method.logits_weight needs a teacher with its classifier; "
+                "write teacher.model=file:PATH,classifier=keep"
             )
+        if weight:
+            _check_fit(align, "feature", student.width, teacher.width, wider)
+        ours, theirs = [pair[0] for pair in stages], [pair[1] for pair in stages]
+        widths = layer_widths(student, ours, "student"), layer_widths(teacher, theirs, "teacher")
+        for name, width, other in zip(ours, *widths, strict=True):
+            _check_fit(align, f"layer {name}", width, other, wider)
         set_drop_path(student, [student_drop_path] * max(1, student.depth), "student")
-        read: Activation = activation or ("after" if learned else "before")
-        aligner = conv1x1(student.width, teacher.width) if learned else nn.Identity()
-        super().__init__(TrainedKDEP(student, aligner, read, loss, weight), teacher)
-        self.map = FixedMap(
-            align,
-            transform or ("none" if learned else "pts"),
-            teacher.width,
-            teacher.width if learned else student.width,
-            interpolation=interpolation,
-            temperature=temperature,
-            n=n,
-            target_std=target_std,
-            ratio=std_ratio,
-            wider=wider,
-            channel_seed=channel_seed,
+        at: Activation = activation or ("after" if learned else "before")
+        classes = _number_of_classes(teacher) if logits_weight else 0
+        trained = TrainedKDEP(
+            student,
+            conv1x1(student.width, teacher.width) if learned else nn.Identity(),
+            at,
+            loss,
+            weight,
+            layers=ours,
+            layer_weight=stage_weight,
+            classifier=nn.Linear(student.width, classes) if classes else None,
+            logits=partial(logits_kl, temperature=logits_temperature, entropy_share=logits_entropy),
+            logits_weight=logits_weight,
         )
-        self.activation: Activation = read
+        super().__init__(trained, teacher)
+
+        def fixed_map(teacher_width: int, width: int) -> FixedMap:
+            return FixedMap(
+                align,
+                transform or ("none" if learned else "pts"),
+                teacher_width,
+                width,
+                interpolation=interpolation,
+                temperature=temperature,
+                n=n,
+                target_std=target_std,
+                ratio=std_ratio,
+                wider=wider,
+                channel_seed=channel_seed,
+                columns=columns,
+            )
+
+        self.map = fixed_map(teacher.width, teacher.width if learned else student.width)
+        pairs = zip(widths[1], widths[0], strict=True)
+        self.layer_maps = nn.ModuleList(fixed_map(*pair) for pair in pairs)
+        self.layers = tuple(theirs)
+        self.activation: Activation = at
         self.fit_view: Literal["train", "eval"] = fit_view
+        self.centred = centred
         self.color_jitter, self.lighting_std = color_jitter, lighting_std
+
+    @property
+    def _maps(self) -> dict[str, FixedMap]:
+        """The maps in use, by the name of what they map; the pooled feature's is nothing."""
+        layers = {f"{name}.": map_ for name, map_ in zip(self.layers, self.layer_maps, strict=True)}
+        return ({"": self.map} if self.trained.weight else {}) | layers
 
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides see."""
@@ -296,10 +265,17 @@ class KDEP(Method):
             pixels = lighting(pixels, batch.view_seeds, self.lighting_std)
         return replace(batch, pixels=pixels.clamp(0, 1))
 
-    def targets(self, batch: Batch) -> Float[Tensor, "b k"]:
-        if not self.map.fitted:
+    def targets(self, batch: Batch) -> Targets:
+        if not all(map_.fitted for map_ in self._maps.values()):
             raise RuntimeError("the teacher's features have to be seen once before the first step")
-        return self.map(self.observed(batch))
+        observed = self.observed(batch)
+        widths = [self.map.teacher_width, *(map_.teacher_width for map_ in self.layer_maps)]
+        pooled, *layers = observed[:, : sum(widths)].split(widths, dim=1)
+        return Targets(
+            self.map(pooled) if self.trained.weight else None,
+            [map_(one) for map_, one in zip(self.layer_maps, layers, strict=True)],
+            observed[:, sum(widths) :] if self.trained.classifier is not None else None,
+        )
 
     def observation(self) -> dict[str, Any]:
         return {
@@ -307,69 +283,74 @@ class KDEP(Method):
             "activation": self.activation,
             "color_jitter": self.color_jitter,
             "lighting_std": self.lighting_std,
+            "layers": list(self.layers),
+            "logits": self.trained.classifier is not None,
         }
 
     @torch.no_grad()
     def teacher_output(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """The teacher's pooled feature of a view."""
+        """The teacher's pooled feature of a view; beside it its layers and class scores, if any."""
         teacher, pixels = self.teacher, batch.unit_pixels()
         assert teacher is not None
         if tuple(pixels.shape[-2:]) != tuple(teacher.image_size):
             pixels = F.interpolate(pixels, size=teacher.image_size, mode="bilinear", antialias=True)
-        return pooled_feature(teacher, teacher.normalization(pixels), self.activation)
+        found = read(
+            teacher,
+            teacher.normalization(pixels),
+            self.activation,
+            self.layers,
+            scores=self.trained.classifier is not None,
+        )
+        scores = [] if found.scores is None else [found.scores]
+        beside = [*found.layers, *scores]
+        return torch.cat([found.pooled, *beside], dim=1) if beside else found.pooled
 
     def fitting(self, pictures: int) -> Fitting | None:
-        if self.map.fitted:
+        waiting = {name: map_ for name, map_ in self._maps.items() if not map_.fitted}
+        if not waiting:
             return None
-        if self.map.align == "svd":
-            rank = min(self.map.teacher_width, pictures - 1)
-            why = f"rank {rank} on {pictures} pictures"
-            check_width(self.map.width, rank, self.map.wider, why)
-        return FeatureMoments(self)
+        for map_ in waiting.values():
+            if map_.align == "svd":
+                rank = min(map_.teacher_width, pictures - 1)
+                why = f"rank {rank} on {pictures} pictures"
+                check_width(map_.width, rank, map_.wider, why)
+        widths = {"": self.map.teacher_width} | {
+            name: map_.teacher_width for name, map_ in self._maps.items()
+        }
+        return FeatureMoments(self, widths, self.fit_view, centred=self.centred)
 
     def install(self, fitted: Mapping[str, Tensor]) -> str:
-        calibration = Calibration(**fitted)
-        self.map.fit(calibration)
-        k = min(self.map.width, calibration.rank)
-        before, _ = std_ratio(calibration.std)
-        text = f"{int(calibration.count)} pictures, channel std ratio {before:.3g}"
-        if self.map.align == "svd":
-            after, _ = std_ratio(calibration.direction_std[:k])
-            share = calibration.energy(k)
-            text += f"; {k} directions hold {share:.1%} of the variance, std ratio {after:.3g}"
-        return text
+        told = []
+        for name, map_ in self._maps.items():
+            found = calibration(fitted, name)
+            map_.fit(found)
+            before, _ = std_ratio(found.std)
+            pictures = f"{int(found.count)} pictures" if not told else name.removesuffix(".")
+            text = f"{pictures}, channel std ratio {before:.3g}"
+            if map_.align == "svd" and map_.columns == "top":
+                k = min(map_.width, found.rank)
+                after, _ = std_ratio(found.direction_std[:k])
+                share = found.energy(k)
+                text += f"; {k} directions hold {share:.1%} of the variance, std ratio {after:.3g}"
+            told.append(text)
+        return "; ".join(told)
 
 
-class FeatureMoments:
-    """Mean and scatter of the teacher's feature over the training pictures."""
+def _check_fit(align: Align, what: str, width: int, teacher_width: int, wider: Wider) -> None:
+    if align in ("svd", "channel_var", "channel_random"):
+        check_width(width, teacher_width, wider, f"{teacher_width}", what)
+    if align == "identity" and width != teacher_width:
+        raise UserError(
+            f"method.align=identity needs equal widths, but the student's {what} has {width} "
+            f"channels and the teacher's {teacher_width}; use svd"
+        )
 
-    def __init__(self, method: KDEP) -> None:
-        self._method = method
-        assert method.teacher is not None
-        self._moments = Moments(method.teacher.width)
-        self.view = method.fit_view
 
-    @property
-    def count(self) -> int:
-        """Pictures seen."""
-        return self._moments.count
-
-    def add(self, batch: Batch) -> None:
-        """See a batch."""
-        view = self._method.view(batch, augment=self.view == "train")
-        self._moments.add(self._method.observed(view))
-
-    def state(self) -> dict[str, Tensor]:
-        """What was seen so far."""
-        return self._moments.state()
-
-    def merge(self, state: dict[str, Tensor]) -> None:
-        """Count in what a pass before a pause, or another rank, has seen."""
-        self._moments.merge(state)
-
-    def result(self) -> dict[str, Tensor]:
-        """What `KDEP.install` takes."""
-        return Calibration.of(self._moments).state()
+@torch.no_grad()
+def _number_of_classes(teacher: Backbone) -> int:
+    tap = Tap("logits", teacher.depth)
+    grey = next(teacher.parameters()).new_zeros(2, 3, *teacher.image_size)
+    return teacher.eval().tap(grey, [tap])[tap].shape[1]
 
 
 def build_kdep(given: Ingredients) -> KDEP:

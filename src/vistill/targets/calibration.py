@@ -1,5 +1,5 @@
 """What one pass over the training pictures says about a teacher's features: mean, std, singular
-directions (KDEP; specs/kdep 5)."""
+directions (KDEP; spec kdep 5)."""
 
 from dataclasses import dataclass, fields
 
@@ -32,14 +32,15 @@ class Calibration:
     basis: Float[Tensor, "d k"]
 
     @classmethod
-    def of(cls, moments: Moments) -> "Calibration":
-        """From the finished pass."""
-        count, scatter = moments.count, moments.scatter.cpu()
-        eigenvalues, vectors = torch.linalg.eigh(scatter)
+    def of(cls, moments: Moments, *, centred: bool = True) -> "Calibration":
+        """From the finished pass; without centring, directions pass through the origin."""
+        count, scatter, mean = moments.count, moments.scatter.cpu(), moments.mean.cpu()
+        about = scatter if centred else scatter + count * torch.outer(mean, mean)
+        eigenvalues, vectors = torch.linalg.eigh(about)
         kept = min(count, scatter.shape[0])
         return cls(
             count=torch.tensor(count),
-            mean=moments.mean.cpu(),
+            mean=mean if centred else torch.zeros_like(mean),
             std=(scatter.diagonal() / max(count - 1, 1)).sqrt(),
             singular_values=eigenvalues.flip(0)[:kept].clamp(min=0).sqrt(),
             basis=canonical_signs(vectors.flip(1)[:, :kept]).contiguous(),

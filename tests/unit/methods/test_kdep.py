@@ -102,7 +102,7 @@ def test_a_wider_student(wider: str) -> None:
     with pytest.raises(UserError, match=r"has 9 channels and the teacher's only 5, so no target"):
         KDEP(cnn(9), cnn(5))
     method = fitted(KDEP(cnn(9), cnn(5), wider=wider))
-    target = method.targets(batch())
+    target = method.targets(batch()).feature
     assert target.shape == (4, 9)
     if wider == "pad":
         assert bool((target[:, 5:] == 0).all())
@@ -148,7 +148,7 @@ def test_dead_channels_have_no_std_ratio() -> None:
 def test_conv1x1_learns_on_the_side_of_the_student() -> None:
     method = KDEP(cnn(5), cnn(9), align="conv1x1").train()
     assert method.fitting(4) is None
-    target = method.targets(batch())
+    target = method.targets(batch()).feature
     assert target.shape == (4, 9)
     assert bool((target >= 0).all())  # after the last activation, untransformed
     method(batch()).total.backward()
@@ -194,3 +194,116 @@ def test_settings_of_other_methods_are_refused() -> None:
         build_method("kdep", cnn(5), None, options={})
     with pytest.raises(UserError, match="needs equal widths"):
         KDEP(cnn(5), cnn(9), align="identity")
+
+
+@torch.no_grad()
+def test_other_directions() -> None:
+    plain = {"transform": "none", "fit_view": "eval"}
+    whole = fitted(KDEP(cnn(9), cnn(9), **plain))
+    x = torch.cat([whole.teacher_output(batch(seed=seed)) for seed in range(10)])
+    all_nine = whole.map(x)
+    for columns, chosen in {"second": [3, 4, 5], "last": [6, 7, 8]}.items():
+        method = fitted(KDEP(cnn(3), cnn(9), columns=columns, **plain))
+        torch.testing.assert_close(method.map(x), all_nine[:, chosen])
+    drawn = [
+        fitted(KDEP(cnn(3), cnn(9), columns="random", channel_seed=seed, **plain)).map(x)
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    with pytest.raises(UserError, match=r"directions 6 to 10, but .* rank 9"):
+        fitted(KDEP(cnn(5), cnn(9), columns="second"))
+
+
+@torch.no_grad()
+def test_directions_through_the_origin() -> None:
+    method = fitted(KDEP(cnn(3), cnn(9), transform="none", fit_view="eval", centred=False))
+    x = torch.cat([method.teacher_output(batch(seed=seed)) for seed in range(10)])
+    _, _, basis = torch.linalg.svd(x.double(), full_matrices=False)
+    expected = (x.double() @ basis.T[:, :3]).abs().float()
+    torch.testing.assert_close(method.map(x).abs(), expected, atol=1e-5, rtol=1e-4)
+
+
+class Deep(nn.Module):
+    """Two stages and a classifier."""
+
+    def __init__(self, widths: tuple[int, int], classes: int = 7) -> None:
+        super().__init__()
+        self.first = CNNStage(3, widths[0], 2)
+        self.second = CNNStage(widths[0], widths[1], 2)
+        self.head = nn.Linear(widths[1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x)).mean((2, 3)))
+
+
+class CNNStage(nn.Sequential):
+    def __init__(self, width: int, out: int, stride: int) -> None:
+        super().__init__(nn.Conv2d(width, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU(True))
+
+
+def deep(*widths: int) -> PooledBackbone:
+    torch.manual_seed(sum(widths))
+    return PooledBackbone(Deep(widths), image_size=16, logits=True)
+
+
+def test_layers_have_maps_of_their_own() -> None:
+    teacher = deep(8, 12)
+    method = fitted(KDEP(deep(5, 6), teacher, stages=[("first", "first")], stage_weight=0.5))
+    assert method.map.basis.shape == (12, 6)
+    assert method.layer_maps[0].basis.shape == (8, 5)
+    seen = method.view(batch(), augment=True)
+    images = teacher.normalization(seen.unit_pixels())
+    mean = teacher.module.first(images).mean((2, 3))
+    targets = method.targets(seen)
+    torch.testing.assert_close(targets.layers[0], method.layer_maps[0](mean))
+    losses = method.eval()(batch())
+    expected = 3 * losses.terms["feature"] + 0.5 * losses.terms["first"]
+    torch.testing.assert_close(losses.total.detach(), expected)
+    again = KDEP(deep(5, 6), teacher, stages=[("first", "first")])
+    moments = method_moments(again)
+    assert set(moments.result()) >= {"basis", "first.basis"}
+
+
+def method_moments(method: KDEP):
+    fitting = method.fitting(40)
+    fitting.add(batch(20))
+    other = method.fitting(40)
+    other.add(batch(20, seed=1))
+    fitting.merge(other.state())
+    assert fitting.count == 40
+    return fitting
+
+
+def test_class_scores() -> None:
+    teacher = deep(8, 12)
+    both = fitted(KDEP(deep(5, 6), teacher, logits_weight=2.0)).train()
+    losses = both(batch())
+    expected = 3 * losses.terms["feature"] + 2 * losses.terms["logits"]
+    torch.testing.assert_close(losses.total.detach(), expected)
+    losses.total.backward()
+    assert both.trained.classifier.weight.shape == (7, 6)
+    assert both.trained.classifier.weight.grad.abs().sum() > 0
+    alone = KDEP(deep(5, 6), teacher, weight=0, logits_weight=1.0)
+    assert alone.fitting(3) is None
+    assert set(alone(batch()).terms) == {"logits"}
+    scores = teacher.module.eval()(teacher.normalization(batch().unit_pixels()))
+    torch.testing.assert_close(alone.targets(batch()).scores, scores)
+    sure = KDEP(deep(5, 6), teacher, weight=0, logits_weight=1.0, logits_entropy=1e-6)
+    assert sure(batch()).total == 0  # an untrained teacher is sure of nothing
+
+
+def test_what_cannot_be_matched_is_told() -> None:
+    for options, message in [
+        ({"weight": 0}, "method.weight=0 needs"),
+        ({"logits_weight": 1.0}, "needs a teacher with its classifier"),
+        ({"stages": [("frist", "conv")]}, "the student has no layer 'frist'"),
+        ({"stages": [("conv", "nrm")]}, "the teacher has no layer 'nrm'; near: norm"),
+        ({"align": "conv1x1", "stages": [("conv", "conv")]}, "conv1x1 is none"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            KDEP(cnn(5), cnn(9), **options)
+    with pytest.raises(UserError, match=r"layer 'head' is not run in front"):
+        KDEP(cnn(5), deep(8, 12), stages=[("conv", "head")])
+    with pytest.raises(UserError, match=r"student's layer first has 9 channels and .* only 8"):
+        KDEP(deep(9, 6), deep(8, 12), stages=[("first", "first")])

@@ -1,0 +1,126 @@
+"""One feature per picture from several places of a model in a single pass: its pooled penultimate
+feature, named layers in between, and class scores (KDEP; spec kdep 3, 4, 8)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vistill.errors import UserError
+from vistill.models.backbone import Backbone, Tap, TapKind
+
+Activation = Literal["before", "after"]
+
+
+class Reading(NamedTuple):
+    """What one pass gave.
+
+    Attributes:
+        pooled: a CNN's pooled last map, before or after its last activation; another model's own
+            pooling.
+        activated: what a classifier of the model sees.
+        layers: the mean over space of each named layer's output.
+        scores: class scores, where they were asked for.
+    """
+
+    pooled: Float[Tensor, "b d"]
+    activated: Float[Tensor, "b d"]
+    layers: list[Float[Tensor, "b e"]]
+    scores: Float[Tensor, "b c"] | None
+
+
+def read(
+    model: Backbone,
+    images: Float[Tensor, "b 3 h w"],
+    activation: Activation,
+    layers: Sequence[str] = (),
+    *,
+    activated: bool = False,
+    scores: bool = False,
+) -> Reading:
+    """Run normalised `images` as far as needed, and read.
+
+    Args:
+        activation: where `pooled` of a CNN is read.
+        layers: dotted names of modules in front of the pooled feature.
+        activated: whether that is wanted; otherwise it equals `pooled`.
+        scores: whether they are wanted; the model has to offer them.
+    """
+    kind: TapKind = "pooled" if activation == "before" else "pooled_act"
+    cnn = kind in model.taps
+    kinds: list[TapKind] = [kind] if cnn else ["norm"]
+    if cnn and activated and kind != "pooled_act":
+        kinds.append("pooled_act")
+    if scores:
+        kinds.append("logits")
+    with _watched(model, layers) as seen:
+        if cnn or scores:
+            taps = [Tap(one, model.depth) for one in kinds]
+            found = {tap.kind: signal for tap, signal in model.tap(images, taps).items()}
+            pooled = found[kind] if cnn else found["norm"][:, model.num_prefix_tokens :].mean(dim=1)
+        else:
+            pooled, found = model.pooled(images), {}
+    means = [seen[name] for name in layers]
+    return Reading(pooled, found.get("pooled_act", pooled), means, found.get("logits"))
+
+
+@torch.no_grad()
+def layer_widths(model: Backbone, layers: Sequence[str], side: str) -> list[int]:
+    """Channels of the named layers, found by one grey picture.
+
+    Raises:
+        UserError: there is no such layer, or it gives no feature in front of the pooled one.
+    """
+    root, known = _root(model), None
+    for name in layers:
+        if name not in (known := known or dict(root.named_modules())):
+            near = get_close_matches(name, [one for one in known if one], n=3, cutoff=0.3)
+            raise UserError(
+                f"method.stages: the {side} has no layer {name!r}; near: {', '.join(near)}"
+            )
+    was_training = model.training
+    grey = next(model.parameters()).new_zeros(2, 3, *model.image_size)
+    try:
+        found = read(model.eval(), grey, "before", layers).layers
+    except KeyError as error:
+        raise UserError(
+            f"method.stages: the {side}'s layer {error} is not run in front of its pooled feature"
+        ) from None
+    finally:
+        model.train(was_training)
+    return [mean.shape[1] for mean in found]
+
+
+def _root(model: Backbone) -> nn.Module:
+    inner: Any = getattr(model, "module", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+@contextmanager
+def _watched(model: Backbone, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The mean over space of what each named module gives, filled in while the model runs."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Any) -> None:
+        signal = output[0] if isinstance(output, tuple) else output
+        if signal.dim() == 4:
+            signal = signal.mean(dim=(2, 3))
+        elif signal.dim() == 3:
+            signal = signal[:, model.num_prefix_tokens :].mean(dim=1)
+        seen[name] = signal
+
+    hooks = [
+        _root(model)
+        .get_submodule(name)
+        .register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name in layers
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
