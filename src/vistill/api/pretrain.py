@@ -38,7 +38,7 @@ def pretrain(
 
     Args:
         recipe: a method, a packaged recipe or a `.yaml` file; None: TinyMIM's defaults.
-        data: pictures: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards or a `.zip`.
+        data: pictures or clips: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards or a `.zip`.
         out: folder of the run.
         teacher: `timm/NAME[:pretrained]`, `torchvision/NAME[:pretrained]`, `run:DIR`, `file:PATH`
             or a `Backbone`.
@@ -107,13 +107,28 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
 
     method, teacher = config.method.name, config.teacher
     if config.data.train is None:
-        raise UserError(f"{method} needs pictures: give --data PATH")
+        raise UserError(f"{method} needs pictures or clips: give --data PATH")
     if method in _WITHOUT_TEACHER and (teacher.model or config.chain):
         what = "a chain" if config.chain else f"the teacher {teacher.model}"
         raise UserError(f"{method} learns without a teacher, so {what} has no use; leave it out")
     if method not in (*_WITHOUT_TEACHER, "custom") and teacher.model is None:
         raise UserError(
             f"{method} needs a teacher: give --teacher run:DIR, file:PATH or timm/NAME:pretrained"
+        )
+    if config.data.frames is not None and method == "mae":
+        raise UserError(
+            f"mae hides patches of pictures; for clips of data.frames={config.data.frames} use "
+            "the method videomae"
+        )
+    if config.data.frames is not None and config.cache.path is not None:
+        raise UserError(
+            f"cache={config.cache.path} keeps what a teacher said about pictures; leave it out "
+            f"for clips of data.frames={config.data.frames}"
+        )
+    if config.data.repeats > 1 and config.cache.path is not None:
+        raise UserError(
+            f"a cache holds one view of a picture per epoch, so data.repeats={config.data.repeats} "
+            "cannot use it; leave one of them out"
         )
     if config.chain and config.cache.path is not None:
         raise UserError(

@@ -7,15 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vistill.api.reading import Reading
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
-from vistill.data import BrokenFiles, EvalTransform, Source, eval_batches
+from vistill.data import BrokenFiles, eval_batches
 from vistill.data.cache import TeacherCache
-from vistill.evaluation.features import extract_features
+from vistill.evaluation.features import pooling
 from vistill.evaluation.knn import knn_votes
 from vistill.methods.base import Method
 
 _BANK, _QUERIES = 1500, 500
+_CLIP_BANK, _CLIP_QUERIES = 600, 200
+"""Clips take longer to decode."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,11 +28,14 @@ class Probes:
     Args:
         config: of the run.
         method: what is trained.
-        source: all pictures.
-        train: indices of the training pictures, of which up to 1,500 labelled ones are neighbours.
-        held_out: indices of the held-out pictures, of which up to 500 labelled ones are classified.
+        reading: all samples and how they are read.
+        train: indices of the training samples; of the labelled ones up to 1,500 pictures, or 600
+            clips, are neighbours.
+        held_out: indices of the held-out samples; of the labelled ones up to 500 pictures, or 200
+            clips, are classified.
         device: where the method is.
-        told: names of broken pictures that were logged.
+        workers: loader processes for clips; pictures are read in this one.
+        told: names of broken samples that were logged.
         cache: what the teacher said about the held-out pictures.
     """
 
@@ -37,19 +43,26 @@ class Probes:
         self,
         config: RunConfig,
         method: Method,
-        source: Source,
+        reading: Reading,
         train: np.ndarray,
         held_out: np.ndarray,
         device: torch.device,
+        workers: int,
         told: set[str] | None = None,
         cache: TeacherCache | None = None,
     ) -> None:
         self.cache = cache
-        self.config, self.method, self.source, self.device = config, method, source, device
+        self.config, self.method, self.reading, self.device = config, method, reading, device
+        self.source, clips = reading.source, config.data.frames is not None
+        self.workers = workers if clips else 0
+        most = min(config.train.micro_batch_size or config.train.global_batch_size, 64)
+        self.batch_size = max(1, most // (config.data.frames or 1))
         self.held_out = held_out
-        self.broken = BrokenFiles(len(source), max_share=1.0, told=told)
-        self.bank = self._labelled(train, _BANK)
-        self.queries = self._labelled(held_out, _QUERIES)
+        self.broken = BrokenFiles(
+            len(self.source), max_share=1.0, told=told, noun=self.source.media.noun
+        )
+        self.bank = self._labelled(train, _CLIP_BANK if clips else _BANK)
+        self.queries = self._labelled(held_out, _CLIP_QUERIES if clips else _QUERIES)
 
     @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, float]:
@@ -70,7 +83,7 @@ class Probes:
     def _held_out_loss(self) -> float:
         total, count = 0.0, 0
         dtype = _AUTOCAST.get(self.config.train.precision)
-        for batch in self._batches():
+        for batch in self._batches(self.held_out, self.cache):
             with torch.autocast(
                 self.device.type, dtype or torch.bfloat16, enabled=dtype is not None
             ):
@@ -79,37 +92,35 @@ class Probes:
             count += len(batch)
         return total / count if count else float("nan")
 
-    def _batches(self) -> Iterator[Batch]:
-        train, data = self.config.train, self.config.data
+    def _batches(self, indices: np.ndarray, cache: TeacherCache | None = None) -> Iterator[Batch]:
         batches = eval_batches(
             self.source,
-            self.held_out,
-            EvalTransform(data.image_size),
-            batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
-            workers=0,
+            indices,
+            self.reading.test,
+            batch_size=self.batch_size,
+            workers=self.workers,
             broken=self.broken,
-            cache=self.cache,
-            view=None if self.cache is None else self.cache.test_view,
+            cache=cache,
+            view=None if cache is None else cache.test_view,
+            decode=self.reading.decode_test,
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.
             yield replace(batch, seeds=batch.ids)
 
-    def _knn(self) -> float:
-        def features(indices: np.ndarray) -> tuple[Tensor, Tensor, dict[str, str]]:
-            return extract_features(
-                self.method.backbone,
-                self.source,
-                indices,
-                image_size=self.config.data.image_size,
-                pool="avg",
-                batch_size=64,
-                workers=0,
-                device=self.device,
-                broken=self.broken,
-            )
+    def _features(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        pool = pooling(self.method.backbone, "avg")
+        rows, labels = [torch.empty(0)], [torch.empty(0, dtype=torch.long)]
+        for batch in self._batches(indices):
+            assert batch.labels is not None
+            rows.append(pool(batch.to(self.device)).float().cpu())
+            labels.append(batch.labels)
+        return torch.cat(rows[1:] or rows), torch.cat(labels)
 
-        bank, bank_labels, _ = features(self.bank)
-        queries, labels, _ = features(self.queries)
+    def _knn(self) -> float:
+        bank, bank_labels = self._features(self.bank)
+        queries, labels = self._features(self.queries)
+        if not len(bank) or not len(queries):
+            return float("nan")
         votes = knn_votes(bank, bank_labels, queries, int(bank_labels.max()) + 1)
         return float((votes.argmax(dim=1) == labels).float().mean()) * 100

@@ -16,20 +16,16 @@ import vistill
 from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.custom import build_custom
 from vistill.api.probes import Probes
+from vistill.api.reading import Reading, open_samples, require_samples
 from vistill.api.results import PretrainResult, main_rank, say
 from vistill.batch import Batch
 from vistill.config.methods import CustomConfig
 from vistill.config.schema import RunConfig
 from vistill.data import (
     BrokenFiles,
-    EvalTransform,
-    Source,
     TrainStream,
-    TrainTransform,
     default_workers,
     eval_batches,
-    open_source,
-    require_readable,
     split_held_out,
 )
 from vistill.files import write_atomic
@@ -48,7 +44,7 @@ from vistill.training.run_folder import RunFolder, check_folder
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
-    "data": {"workers", "max_broken"},
+    "data": {"workers", "max_broken", "device_crop"},
     "train": {
         "micro_batch_size",
         "compile",
@@ -84,21 +80,23 @@ def build(
         UserError: a model is unknown, its weights are missing, or the two do not fit together.
     """
     torch.manual_seed(config.seed)
-    side, sizes = config.data.image_size, config.student
+    side, frames, sizes = config.data.image_size, config.data.frames, config.student
     if student is None:
         student = create_backbone(
             sizes.model,
             image_size=side,
+            num_frames=frames,
             **sizes.model_dump(exclude={"model", "drop_path", "init"}),
         )
     if sizes.init is not None:
-        start = load_backbone(sizes.init, image_size=side)
+        start = load_backbone(sizes.init, image_size=side, num_frames=frames)
         load_named(student, start.state_dict(), sizes.init)
     if config.teacher.model is not None:
         teacher = load_teacher(
             teacher or config.teacher.model,
             weights="random" if untrained else config.teacher.weights,
             image_size=config.teacher.image_size or side,
+            num_frames=frames,
         )
     if isinstance(config.method, CustomConfig):
         given = Ingredients(
@@ -127,7 +125,7 @@ class Prepared:
 
     config: RunConfig
     world: World
-    source: Source
+    reading: Reading
     train: np.ndarray
     held_out: np.ndarray
     method: Method
@@ -145,7 +143,7 @@ class Prepared:
         """What defines the run."""
         return {
             **_fingerprint(self.config),
-            "pictures": self.source.fingerprint(),
+            "pictures": self.reading.source.fingerprint(),
             "teacher_weights": self.teacher_weights,
         }
 
@@ -160,20 +158,17 @@ def prepare(
     """
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
-    assert config.data.train is not None
-    source = open_source(config.data.train)
-    train, held_out = split_held_out(len(source), config.data.held_out, config.seed)
-    stream = _stream(config, source, train, world)
-    require_readable(source)
+    reading = open_samples(config.data)
+    train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
+    stream = _stream(config, reading, train, world)
+    require_samples(reading)
     method = build(config, teacher=teacher, student=student)
     fitting = method.fitting(len(train))
-    pictures = Pictures(
-        source, train, held_out, _train_view(config), EvalTransform(config.data.image_size)
-    )
+    pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
     if planned is not None:
         stream.use(planned.cache)
-    return Prepared(config, world, source, train, held_out, method, stream, fitting, planned)
+    return Prepared(config, world, reading, train, held_out, method, stream, fitting, planned)
 
 
 def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
@@ -208,7 +203,7 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         config=config_text(config),
         world=world,
         overwrite=overwrite,
-        environment={"teacher_weights": origin, "pictures": len(prepared.source)},
+        environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
     )
     continues = " (continues)" if run.resumed else ""
     say("\n".join([*_describe(prepared), f"output   {out}{continues}"]))
@@ -223,7 +218,8 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
     def export(which: str) -> None:
         broken = prepared.stream.broken.names
         if broken:
-            write_atomic(out / "broken_pictures.json", json.dumps(broken, indent=2) + "\n")
+            name = f"broken_{prepared.reading.source.media.noun}s.json"
+            write_atomic(out / name, json.dumps(broken, indent=2) + "\n")
         folder = out / "export" / which
         if method.backbone.build is None:  # a module of the user's own: only they can build it
             folder.mkdir(parents=True, exist_ok=True)
@@ -248,10 +244,11 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         on_evaluate=Probes(
             config,
             method,
-            prepared.source,
+            prepared.reading,
             prepared.train,
             prepared.held_out,
             world.device,
+            workers=_workers(config, world),
             told=prepared.stream.broken.told,
             cache=cache,
         ),
@@ -329,12 +326,12 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> TrainStream:
+def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> TrainStream:
     data, train = config.data, config.train
     return TrainStream(
-        source,
+        reading.source,
         indices,
-        _train_view(config),
+        reading.train,
         seed=config.seed,
         global_batch_size=train.global_batch_size,
         micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
@@ -342,17 +339,8 @@ def _stream(config: RunConfig, source: Source, indices: Any, world: World) -> Tr
         world_size=world.size,
         workers=_workers(config, world),
         max_broken=data.max_broken,
-    )
-
-
-def _train_view(config: RunConfig) -> TrainTransform:
-    data = config.data
-    return TrainTransform(
-        size=data.image_size,
-        scale=data.crop_scale,
-        ratio=data.crop_ratio,
-        interpolation=data.interpolation,
-        flip=data.flip,
+        decode=reading.decode_train,
+        repeats=reading.repeats,
     )
 
 
@@ -366,16 +354,17 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
     config, world = prepared.config, prepared.world
     data, train = config.data, config.train
     mine = prepared.train[world.rank :: world.size]
-    broken = BrokenFiles(len(mine), data.max_broken)
+    reading = prepared.reading
+    broken = BrokenFiles(len(mine), data.max_broken, noun=reading.source.media.noun)
     train_view, planned = fitting.view == "train", prepared.planned
-    transform = _train_view(config) if train_view else EvalTransform(data.image_size)
     cache = None if planned is None else planned.cache
 
     def batches(after: int) -> Iterator[Batch]:
         return eval_batches(
-            prepared.source,
+            reading.source,
             mine[mine > after],
-            transform,
+            reading.train if train_view else reading.test,
+            decode=reading.decode_train if train_view else reading.decode_test,
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=_workers(config, world),
             broken=broken,
@@ -395,7 +384,7 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
 
 def _describe(run: Prepared) -> list[str]:
     """The resolved configuration in short."""
-    config, source = run.config, run.source
+    config, source = run.config, run.reading.source
     student, teacher = run.method.backbone, run.method.teacher
     train, optim = config.train, config.optim
     lines = [f"method   {config.method.name}"]
@@ -408,10 +397,12 @@ def _describe(run: Prepared) -> list[str]:
     lines.append(
         f"student  {config.student.model}: {_millions(student)}, {student.width} wide, "
         f"{f'{student.depth} blocks, ' if student.depth else ''}{config.data.image_size} px"
+        f"{_clip(config)}"
     )
     classes = f", {len(source.classes)} classes" if source.classes else ""
     lines.append(
-        f"data     {source.name}: {len(source)} pictures{classes}, {len(run.held_out)} held out"
+        f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "
+        f"{len(run.held_out)} held out"
     )
     lr = peak_lr(optim, train.global_batch_size)
     lines.append(
@@ -420,6 +411,15 @@ def _describe(run: Prepared) -> list[str]:
         f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
     )
     return lines
+
+
+def _clip(config: RunConfig) -> str:
+    data = config.data
+    if data.frames is None:
+        return ""
+    stride = f" × {data.stride}" if data.sampling in ("dense", "stretched") else ""
+    copies = f", {data.repeats} crops of each" if data.repeats > 1 else ""
+    return f", {data.frames}{stride} frames ({data.sampling}){copies}"
 
 
 def _millions(model: Backbone) -> str:

@@ -1,6 +1,6 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -70,7 +70,7 @@ class StudentConfig(Section):
 
 
 class DataConfig(Section):
-    """Pictures to train on and how they are cropped."""
+    """Pictures or clips to train on and how they are cropped."""
 
     train: str | None = Field(default=None)
     """A folder, a `.txt`/`.csv`/`.parquet` list, one or more `.tar` shards (glob), or a `.zip`."""
@@ -81,15 +81,50 @@ class DataConfig(Section):
     crop_ratio: Range = Field(default=(3 / 4, 4 / 3))
     """Smallest and largest aspect ratio of a random crop."""
     interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
-    """How crops are resized."""
+    """How crops are resized; default for clips: bilinear."""
     flip: Share = Field(default=0.5)
-    """Probability of a horizontal flip."""
+    """Probability of a horizontal flip; default for clips: 0."""
+    frames: PositiveInt | None = Field(default=None)
+    """Frames of a clip; none: pictures."""
+    stride: PositiveInt = Field(default=4)
+    """Frames of the video per frame of a clip, for `dense` and `stretched`."""
+    sampling: Literal["dense", "stretched", "segments", "sparse"] = Field(default="dense")
+    """Which frames make a clip: every `stride`-th from a random start; the same stretch with both
+    ends, as AMD on SSV2; a random one of each of `frames` segments of the video; or evenly spaced
+    over the video."""
+    repeats: PositiveInt = Field(default=1)
+    """Copies of every sample in a batch, each with its own crop and mask, decoded once (repeated
+    augmentation). Batch sizes do not count them."""
+    crop: Literal["resized", "multi_scale"] = Field(default="resized")
+    """Random area and aspect ratio, or for clips one of the ten sizes and thirteen places of
+    VideoMAE; default for clips: multi_scale."""
+    device_crop: bool = Field(default=False)
+    """Ship whole frames of clips to the device and crop and resize them there."""
     held_out: Rate = Field(default=0.02)
     """Share of the pictures kept aside for the held-out loss (0: none)."""
     workers: int | None = Field(default=None, ge=0)
     """Loader processes per rank (0: none); default: up to 8, by the number of cores."""
     max_broken: Share = Field(default=0.05)
     """Share of unreadable pictures above which the run stops and lists them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_clips(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("frames") is None:
+            return settings
+        return {"crop": "multi_scale", "flip": 0.0, "interpolation": "bilinear"} | settings
+
+    @model_validator(mode="after")
+    def _clips_need_frames(self) -> Self:
+        for name in ("stride", "sampling", "crop", "device_crop") if self.frames is None else ():
+            value, usual = getattr(self, name), type(self).model_fields[name].default
+            if value != usual:
+                text = str(value).lower() if isinstance(value, bool) else value
+                raise ValueError(
+                    f"data.{name}={text} is for clips: say how many frames they have, such as "
+                    "data.frames=16"
+                )
+        return self
 
 
 class OptimConfig(Section):

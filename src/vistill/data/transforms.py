@@ -17,11 +17,11 @@ LONGEST_STRIP = 16
 
 
 class Transform(Protocol):
-    """What a loader applies to every decoded picture."""
+    """What a loader applies to every decoded picture or clip; it may make several views of it."""
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 size size"]: ...
+        self, decoded: UInt8[Tensor, "3 *size"], rng: np.random.Generator, /
+    ) -> UInt8[Tensor, "3 *size"] | list[UInt8[Tensor, "3 *size"]]: ...
 
 
 class TrainTransform:

@@ -1,0 +1,81 @@
+"""How the samples of a run are read and cropped, by its configuration: pictures or clips."""
+
+from dataclasses import dataclass
+
+from vistill.config.schema import DataConfig
+from vistill.data import EvalTransform, Source, TrainTransform, open_source, require_readable
+from vistill.data.loading import Decoder, decode_picture
+from vistill.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What `TrainStream` and `eval_batches` are given.
+
+    Attributes:
+        source: of all samples.
+        train, test: from what is decoded to pixels.
+        decode_train, decode_test: what is decoded of a sample.
+        repeats: copies of a sample in a training batch.
+    """
+
+    source: Source
+    train: Transform
+    test: Transform
+    decode_train: Decoder = decode_picture
+    decode_test: Decoder = decode_picture
+    repeats: int = 1
+
+
+def open_samples(data: DataConfig) -> Reading:
+    """Open the pictures or clips at `data.train`, before any of them is decoded.
+
+    Raises:
+        UserError: there are none, see `vistill.data.open_source`.
+    """
+    assert data.train is not None
+    if data.frames is None:
+        crop = TrainTransform(
+            data.image_size,
+            data.crop_scale,
+            data.crop_ratio,
+            data.interpolation,
+            data.flip,
+        )
+        source = open_source(data.train)
+        return Reading(source, crop, EvalTransform(data.image_size), repeats=data.repeats)
+
+    # PyAV is loaded by runs on clips only.
+    from vistill.data.video.clips import ClipDecoder
+    from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
+
+    return Reading(
+        source=open_source(data.train, "video"),
+        train=VideoTrainTransform(
+            data.image_size,
+            data.crop,
+            data.crop_scale,
+            data.crop_ratio,
+            data.interpolation,
+            data.flip,
+        ),
+        test=VideoTestTransform(data.image_size),
+        decode_train=ClipDecoder(data.frames, data.stride, data.sampling),
+        decode_test=ClipDecoder(data.frames, data.stride, data.sampling, views=1),
+        repeats=data.repeats,
+    )
+
+
+def require_samples(reading: Reading) -> None:
+    """Decode a few samples from all over the source.
+
+    Raises:
+        UserError: none of them can be read, or all videos are shorter than a clip.
+    """
+    if reading.decode_train is decode_picture:
+        require_readable(reading.source)
+        return
+    from vistill.data.video.clips import ClipDecoder, require_clips
+
+    assert isinstance(reading.decode_train, ClipDecoder)
+    require_clips(reading.source, reading.decode_train)
