@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vistill.api.published import PUBLISHED, export_published
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.models.sizes import LIBRARIES
@@ -13,7 +14,7 @@ from vistill.models.sizes import LIBRARIES
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
 
-FORMATS = ("timm", "torch", "onnx")
+FORMATS = ("timm", "torch", "onnx", *PUBLISHED)
 _KINDS = ("run:", "file:", *LIBRARIES)
 
 
@@ -21,7 +22,7 @@ def export(
     source: "str | os.PathLike[str] | Backbone",
     *,
     out: str | os.PathLike[str],
-    format: Literal["timm", "torch", "onnx"] | str = "timm",
+    format: Literal["timm", "torch", "onnx", "mae", "videomae"] | str = "timm",
     which: Literal["best", "last"] | str | None = None,
     random_init: bool = False,
 ) -> list[Path]:
@@ -31,7 +32,9 @@ def export(
     takes to build a model that loads the weights with `strict=True`. `torch`: the same two files
     for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
     `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and their mean `pooled` `[B, D]`; it normalises
-    its input itself. Also needs the extra `vistill[onnx]`.
+    its input itself. Also needs the extra `vistill[onnx]`. `mae`, `videomae`: `checkpoint.pth`
+    under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
+    with `which="last"` with decoder, projections and generators.
 
     Args:
         source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
@@ -64,6 +67,10 @@ def export(
         )
     if format == "onnx":
         return _export_onnx(backbone, target)
+    if format in PUBLISHED:
+        whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
+        run = Path(reference.removeprefix("run:")).parent.parent if whole else None
+        return [export_published(backbone, format, target, run)]
     if format == "timm" and timm_build(backbone) is None:
         raise UserError(f"timm has no model like {source}; use --format torch")
     save_backbone(backbone, target)
@@ -131,10 +138,13 @@ def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
             tokens = backbone(backbone.normalization(pixels))
             return tokens, tokens[:, backbone.num_prefix_tokens :].mean(dim=1)
 
+    size: tuple[int, ...] = backbone.image_size
+    if backbone.num_frames > 1:
+        size = (backbone.num_frames, *size)
     try:
         program = torch.onnx.export(
             FromPixels().eval(),
-            (torch.rand(2, 3, *backbone.image_size),),
+            (torch.rand(2, 3, *size),),
             input_names=["pixels"],
             output_names=["tokens", "pooled"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
@@ -147,7 +157,7 @@ def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
     assert program is not None
     folder.mkdir(parents=True, exist_ok=True)
     description = {
-        "input": {"pixels": ["batch", 3, *backbone.image_size], "range": [0, 1]},
+        "input": {"pixels": ["batch", 3, *size], "range": [0, 1]},
         "outputs": {
             "tokens": f"[batch, tokens, {backbone.width}] after the final norm",
             "pooled": f"[batch, {backbone.width}], mean of the patch tokens",
