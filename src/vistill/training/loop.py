@@ -303,7 +303,9 @@ class _Loop:
         # Evaluations and checkpoints so far count in, as they will come again.
         done, left = self.state.step - self.first_step, self.steps - self.state.step
         eta = left * (time.monotonic() - self.started) / done
-        text = status(values, eta, len(self.stream.broken.names))
+        broken = self.stream.broken
+        unit = "img" if broken.noun == "picture" else f"{broken.noun}s"
+        text = status(values, eta, len(broken.names), unit)
         self.display.update(self.state.step, (self.state.step - 1) // self.per_epoch + 1, text)
 
     def _log(self, values: dict[str, float]) -> None:

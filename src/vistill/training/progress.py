@@ -17,8 +17,8 @@ def duration(seconds: float) -> str:
     return f"{days}d {clock}" if days else clock
 
 
-def status(values: dict[str, float], eta: float, broken: int) -> str:
-    """One line: losses, rates, waiting, memory, time to go."""
+def status(values: dict[str, float], eta: float, broken: int, unit: str = "img") -> str:
+    """One line: losses, rates (`unit` per second), waiting, memory, time to go."""
     terms = ", ".join(
         f"{name.removeprefix('loss/')} {value:.4g}"
         for name, value in values.items()
@@ -27,7 +27,7 @@ def status(values: dict[str, float], eta: float, broken: int) -> str:
     parts = [
         f"loss {values['loss']:.4g}" + (f" ({terms})" if terms else ""),
         f"lr {values['lr']:.2e}",
-        f"{values['images_per_second']:.0f} img/s",
+        f"{values['images_per_second']:.0f} {unit}/s",
         f"data wait {values['data_wait']:.0%}",
         f"mem {values['memory_gb']:.1f} GB",
         f"ETA {duration(eta)}",

@@ -11,9 +11,10 @@ Totals = dict[str, tuple[float, int]]
 
 
 class Broken(Protocol):
-    """The unreadable samples met so far: name → reason."""
+    """The unreadable samples met so far: name → reason. A sample is a `noun`."""
 
     names: dict[str, str]
+    noun: str
 
     def state(self) -> dict[str, str]:
         """Plain data for a checkpoint."""
