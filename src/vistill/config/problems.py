@@ -48,7 +48,10 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> list[tuple[str, 
     problems = error.errors()
     places = [problem["loc"] for problem in problems]
     for problem in problems:
-        if problem["type"] == "too_short" and any(p[:-1] == problem["loc"] for p in places if p):
+        place = problem["loc"]
+        if problem["type"] == "too_short" and any(
+            len(p) > len(place) and p[: len(place)] == place for p in places
+        ):
             continue  # pydantic also calls a list too short whose items are wrong
         key, chosen = _dotted(problem["loc"], schema)
         unknown = problem["type"] == "extra_forbidden"

@@ -160,3 +160,20 @@ def test_explicit_heads_win_in_a_chain() -> None:
     assert stage.student.num_heads == 3
     assert stage.method.name == "tinymim"
     assert stage.method.relation.heads == 4
+
+
+def test_a_mistake_deep_in_a_list_is_told_once() -> None:
+    assert problem("amd", "method.direct.pairs=[[6]]") == "method.direct.pairs.0.1 is missing"
+
+
+def test_recipes_of_clips() -> None:
+    amd, videomae = config("amd_small_k400"), config("videomae_base_k400")
+    for settings, peak in ((amd, 2.4e-3), (videomae, 1.2e-3)):
+        # The copies of a clip do not count.
+        scaled = settings.optim.base_lr * settings.train.global_batch_size / 256
+        assert scaled == pytest.approx(peak)
+        assert (settings.data.frames, settings.data.stride, settings.data.flip) == (16, 4, 0.0)
+        assert settings.optim.peak_in_warmup
+    assert (amd.data.repeats, amd.optim.clip_norm, amd.optim.min_lr) == (4, 0.02, 2e-5)
+    assert (videomae.optim.clip_norm, videomae.optim.min_lr) == (None, 8e-5)
+    assert config("amd_base_imagenet").data.frames is None
