@@ -189,8 +189,9 @@ class TeacherCache:
     def written(self, view: int) -> UInt8[np.ndarray, " n"]:
         """One byte per picture: whether the record of `view` is on the disk, by any run."""
         if view not in self._written:
-            mode: Literal["r+", "r"] = "r+" if self.writes else "r"
-            self._written[view] = np.memmap(self._path("written", view), np.uint8, mode)
+            path = self._path("written", view)
+            mode: Literal["r+", "r"] = "r+" if os.access(path, os.W_OK) else "r"
+            self._written[view] = np.memmap(path, np.uint8, mode)
         return self._written[view]
 
     # ---- records

@@ -1,0 +1,194 @@
+"""Records of a teacher: their rounding, their marks, who writes them, and a disk that is full."""
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vistill.data import TrainStream, TrainTransform, open_source
+from vistill.data import cache as module
+from vistill.data.cache import INDEX, Layout, RememberedView, TeacherCache, read_index
+from vistill.data.order import sample_seeds
+from vistill.errors import UserError
+
+CELLS = Path(__file__).parents[2] / "data" / "cells"
+
+
+def make(folder: Path, precision: str = "fp32", shape: tuple[int, ...] = (6,)) -> TeacherCache:
+    cache = TeacherCache(folder, Layout(shape, precision), views=2, pictures=10)
+    cache.open_to_write({"format": 1})
+    return cache
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_rounding_of_a_record(precision):
+    torch.manual_seed(0)
+    values = torch.randn(3, 7, 4) * torch.tensor([1e-3, 1.0, 50.0, 0.0]) + 5
+    layout = Layout((7, 4), precision)
+    raw = layout.encode(values)
+    assert raw.dtype == torch.uint8
+    assert raw.shape == (3, layout.nbytes)
+    error = (layout.decode(raw) - values).abs()
+    span = values.amax(1, keepdim=True) - values.amin(1, keepdim=True)
+    allowed = {
+        "fp32": torch.zeros_like(values),
+        "bf16": values.abs() * 2**-8,
+        "int8": span / 510 + values.abs() * 1e-6,
+    }[precision]
+    assert (error <= allowed).all()
+    assert precision == "fp32" or error.max() > 0
+    again = layout.decode(layout.encode(layout.decode(raw)))
+    torch.testing.assert_close(again, layout.decode(raw), rtol=1e-6, atol=0)
+
+
+def test_records_of_other_runs_and_of_loader_processes(tmp_path):
+    cache = make(tmp_path / "c")
+    raw = cache.layout.encode(torch.arange(12.0).view(2, 6))
+    assert cache.read(1, ids(3, 7)) is None
+    cache.keep(1, ids(3, 7), raw)
+    other = TeacherCache(cache.folder, cache.layout, 2, 10)
+    assert other.read(1, ids(3, 7)) is None
+    cache.close()
+    assert torch.equal(other.read(1, ids(7, 3)), raw.flip(0))
+    assert other.read(1, ids(7, 2)) is None
+    assert other.read(0, ids(7)) is None
+    assert other.written(1).tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
+    assert cache.bytes_per_picture == 2 * 6 * 4
+
+
+def test_a_record_without_its_mark_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_COMMIT_SECONDS", 0.0)
+    cache = make(tmp_path / "c")
+    for number in range(3):
+        cache.keep(0, ids(number), cache.layout.encode(torch.full((1, 6), float(number))))
+    # As after kill -9: the last batch is pending, nothing was closed.
+    other = TeacherCache(cache.folder, cache.layout, 2, 10)
+    assert other.written(0).tolist()[:4] == [1, 1, 0, 0]
+    assert other.read(0, ids(2)) is None
+    assert other.read(0, ids(0, 1)) is not None
+    cache.close()
+
+
+def _try_to_write(folder: Path) -> None:
+    cache = TeacherCache(folder, Layout((6,), "fp32"), views=2, pictures=10)
+    os._exit(0 if cache.open_to_write({"format": 1}) else 3)
+
+
+def test_one_run_writes_and_the_others_read(tmp_path):
+    cache = make(tmp_path / "c")
+    forks = multiprocessing.get_context("fork")
+
+    def outcome() -> int:
+        process = forks.Process(target=_try_to_write, args=(cache.folder,))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert outcome() == 3
+    cache.close()
+    assert outcome() == 0
+
+
+def test_a_full_disk_ends_the_writing_only(tmp_path, monkeypatch, caplog):
+    cache = make(tmp_path / "c")
+    raw = cache.layout.encode(torch.ones(1, 6))
+    cache.keep(0, ids(1), raw)
+    cache.keep(0, ids(2), raw)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "pwrite", full)
+        cache.keep(0, ids(3), raw)
+    assert not cache.writes
+    assert [record.message for record in caplog.records] == [
+        f"the cache {cache.folder} grows no further (No space left on device): what it holds is "
+        "read, and the teacher runs for the rest"
+    ]
+    cache.keep(0, ids(4), raw)
+    cache.close()
+    assert TeacherCache(cache.folder, cache.layout, 2, 10).written(0).sum() == 1
+
+
+def test_the_teacher_is_asked_once(tmp_path):
+    cache = make(tmp_path / "c", "bf16")
+    values, asked = torch.randn(2, 6), []
+
+    def teacher():
+        asked.append(1)
+        return values
+
+    def batch() -> RememberedView:
+        seeds = torch.from_numpy(cache.seeds(0, ids(4, 5)))
+        return cache.remembered(0, torch.tensor([4, 5]), seeds, None)
+
+    tried = batch().first(1).recall(lambda: values[:1])
+    first = batch().recall(teacher)
+    cache.keep(1, ids(0), cache.layout.encode(values[:1]))  # the batch before is written now
+    again = batch().recall(teacher)
+    assert len(asked) == 1
+    assert torch.equal(first, again)
+    assert torch.equal(tried, first[:1])
+    assert torch.equal(first, values.bfloat16().float())
+    cache.close()
+
+
+def test_a_folder_that_is_no_cache(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"not empty and no cache of a teacher \(it holds notes"):
+        read_index(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        read_index(tmp_path / "notes.txt")
+    cache = make(tmp_path / "c")
+    cache.close()
+    assert read_index(cache.folder) == {"format": 1}
+    (cache.folder / INDEX).write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        read_index(cache.folder)
+    (cache.folder / INDEX).unlink()
+    assert read_index(cache.folder) is None  # a start that was killed
+
+
+def test_epochs_show_the_fixed_views(tmp_path):
+    source = open_source(str(CELLS / "train"))
+
+    def epochs(seed: int, workers: int) -> list[dict[int, torch.Tensor]]:
+        cache = TeacherCache(tmp_path / "none", Layout((6,), "fp32"), 2, len(source))
+        cache.read = lambda view, ids: None
+        stream = TrainStream(
+            source,
+            np.arange(len(source)),
+            TrainTransform(16),
+            seed=seed,
+            global_batch_size=len(source),
+            micro_batch_size=len(source),
+            workers=workers,
+            max_broken=0.0,
+        )
+        stream.use(cache)
+        found = []
+        for batch in stream.iterate(0, 3):
+            assert torch.equal(batch.view_seeds, batch.remembered.seeds)
+            found.append(dict(zip(batch.ids.tolist(), batch.pixels, strict=True)))
+        stream.close()
+        return found
+
+    first, second = epochs(0, 0), epochs(1, 0)
+    for i in range(len(source)):
+        assert torch.equal(first[0][i], first[2][i])
+        assert torch.equal(first[1][i], second[1][i])
+        assert not torch.equal(first[0][i], first[1][i])
+    assert list(first[0]) != list(second[0])  # the order is the run's own
+    assert (
+        sample_seeds(0, 1, np.arange(3))
+        == TeacherCache(tmp_path, Layout((1,), "fp32"), 2, 3).seeds(1, np.arange(3))
+    ).all()
