@@ -12,10 +12,12 @@ from pydantic import (
     model_validator,
 )
 
+from vistill.config.clip_recipes import CLIP_RECIPES, Sampling
+from vistill.config.detection import DetectionConfig
 from vistill.config.section import PartRange, Rate, Section, Share, unique
 from vistill.config.suggest import did_you_mean
 
-Protocol = Literal["knn", "linear", "finetune"]
+Protocol = Literal["knn", "linear", "finetune", "detection"]
 Pool = Literal["avg", "cls"]
 Statistics = Literal["own", "none", "imagenet", "clip", "cifar100"]
 
@@ -89,6 +91,7 @@ FINETUNE_RECIPES: dict[str, dict[str, Any]] = {
     "kdep_cub": _KDEP | {"normalization": "none", "lrs": (1e-3, 1e-2)},
     "kdep_sweep": _KDEP
     | {"lrs": (1e-3, 3e-3, 1e-2, 3e-2), "weight_decays": (1e-4, 5e-4), "test_every": None},
+    **CLIP_RECIPES,
 }
 """What a recipe sets; the fields' own defaults are `small`. Batch, learning rate, layer decay and
 drop path of `tinymim_small` and `tinymim_tiny` are ours: their authors published none. So are the
@@ -154,7 +157,8 @@ class FineTuneConfig(Section):
     """`small`, or published settings for ImageNet: `tinymim_base`, `tinymim_small`,
     `tinymim_tiny`, `mae_base`, `mae_large`, `mae_huge`, and `fd_...` for each recipe of feature
     distillation; or SGD as KDEP transfers: `kdep` (DTD, Caltech-256), `kdep_cifar100`, `kdep_cub`,
-    and `kdep_sweep` for any pictures."""
+    and `kdep_sweep` for any pictures; or those of AMD and VideoMAE for clips: `amd_small_k400`,
+    `amd_base_ssv2`, `videomae_base_ucf101`, `videomae_base_hmdb51` and others."""
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
     """SGD is without Nesterov's rule and without dampening."""
     momentum: Rate = Field(default=0.9)
@@ -185,6 +189,8 @@ class FineTuneConfig(Section):
     """Pictures per optimiser step, at most the size of the training set."""
     micro_batch_size: PositiveInt | None = Field(default=None)
     """Pictures per forward pass; default: the global batch."""
+    repeats: PositiveInt = Field(default=1)
+    """Views of every clip in a step, which is decoded once; they do not count in the batch."""
     base_lr: PositiveFloat = Field(default=2e-3)
     """Learning rate for a batch of 256, scaled linearly."""
     lr: PositiveFloat | None = Field(default=1e-3)
@@ -301,9 +307,23 @@ class EvaluateConfig(Section):
     """Loader processes (0: none); default: up to 8, by the number of cores."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
     """Where to compute; `auto` takes CUDA where there is one."""
+    frames: PositiveInt | None = Field(default=None)
+    """Frames per clip; default: the backbone's own."""
+    stride: PositiveInt | None = Field(default=None)
+    """Frames of the video per frame of a clip; default: as published with `finetune.recipe`, else
+    as the run was trained with, else 4."""
+    sampling: Sampling | None = Field(default=None)
+    """Which frames make a training clip: `dense` and `stretched` take a stretch of the video,
+    `segments` and `sparse` go through all of it; default: as for `stride`, else `stretched`."""
+    clips: PositiveInt | None = Field(default=None)
+    """Clips of every test video after fine-tuning; default: 5, or 2 where clips go through all of
+    the video."""
+    crops: PositiveInt = Field(default=3)
+    """Crops of every test clip after fine-tuning, along the longer side."""
     knn: KNNConfig = Field(default_factory=KNNConfig)
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    detection: DetectionConfig = Field(default_factory=DetectionConfig)
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:

@@ -60,7 +60,7 @@ def fine_tune(
     """
     options = options or FineTuneConfig()
     batch = min(options.global_batch_size, len(indices))
-    micro_batch = _micro_batch(batch, options.micro_batch_size)
+    micro_batch = fitting_micro_batch(batch, options.micro_batch_size)
     stream = TrainStream(
         source,
         indices,
@@ -179,7 +179,7 @@ def _is_final_norm(name: str) -> bool:
     return name.removeprefix("module.").startswith("norm.")
 
 
-def _micro_batch(batch: int, wanted: int | None) -> int:
+def fitting_micro_batch(batch: int, wanted: int | None) -> int:
     """The largest divisor of the batch that is not above the wanted micro-batch."""
     most = batch if wanted is None else min(wanted, batch)
     return next(size for size in range(most, 0, -1) if batch % size == 0)

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from vistill.config.clip_recipes import clip_settings
+from vistill.config.detection import DETECTION_RECIPES, DetectionConfig
 from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig, FineTuneConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import parse_overrides
@@ -27,6 +29,29 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(name):
     assert FineTuneConfig.model_validate(made.model_dump()) == made
 
 
+def test_recipes_of_clips_bring_their_way_of_sampling():
+    ucf = FineTuneConfig(recipe="videomae_base_ucf101")
+    assert (ucf.global_batch_size, ucf.repeats, ucf.base_lr, ucf.min_lr) == (128, 2, 5e-4, 5e-6)
+    assert (ucf.layer_decay, ucf.drop_path, ucf.head_dropout) == (0.7, 0.2, 0.5)
+    assert clip_settings("amd_base_ssv2", frames=16) == (16, 2, "segments", 2, 3)
+    assert clip_settings("amd_small_k400", frames=16) == (16, 4, "stretched", 5, 3)
+    trained = {"stride": 2, "sampling": "dense"}
+    assert clip_settings("small", frames=8, trained=trained) == (8, 2, "dense", 5, 3)
+    own = clip_settings("amd_base_ssv2", frames=8, stride=3, sampling="dense", clips=1, crops=1)
+    assert own == (8, 3, "dense", 1, 1) == own.middle
+
+
+def test_detection_recipes():
+    base = config("detection.recipe=ava_base").detection
+    assert (base.base_lr, base.lr, base.global_batch_size, base.layer_decay) == (
+        2.5e-4, None, 128, 0.75,
+    )  # fmt: skip
+    assert config("detection.base_lr=1e-3").detection.lr is None
+    for name in DETECTION_RECIPES:
+        made = DetectionConfig(recipe=name)
+        assert DetectionConfig.model_validate(made.model_dump()) == made
+
+
 def test_overrides_win_over_the_recipe():
     made = config("finetune.recipe=mae_large", "finetune.epochs=7").finetune
     assert (made.epochs, made.drop_path) == (7, 0.2)
@@ -43,6 +68,8 @@ def test_base_lr_switches_the_absolute_rate_off():
     [
         ("finetune.recipe=mae_bas", "mae_base"),
         ("finetune.mixupp=1", "finetune.mixup"),
+        ("detection.recipe=ava_bas", "ava_base"),
+        ("sampling=segment", "segments"),
         ("budgets=[2.0]", "^budgets.0 a label budget .* not 2.0$"),
         ("protocols=[kn]", "knn"),
         ("test_share=0", "test_share"),

@@ -4,8 +4,7 @@ The final norm is kept, unlike in classification; the tokens are averaged over t
 on a 7 × 7 grid whose largest responses a linear layer classifies, one sigmoid per action.
 """
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +42,19 @@ class DetectionBatch(Batch):
     boxes: Float[Tensor, "k 5"] | None = None
     actions: Float[Tensor, "k c"] | None = None
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "DetectionBatch":
         assert self.boxes is not None
         assert self.actions is not None
         boxes = self.boxes.to(device, non_blocking=True)
         actions = self.actions.to(device, non_blocking=True)
-        return replace(super().to(device), boxes=boxes, actions=actions)
+        return DetectionBatch(**vars(super().to(device)) | {"boxes": boxes, "actions": actions})
+
+    def first(self, count: int) -> "DetectionBatch":
+        assert self.boxes is not None
+        assert self.actions is not None
+        kept = self.boxes[:, 0] < count
+        people = {"boxes": self.boxes[kept], "actions": self.actions[kept]}
+        return DetectionBatch(**vars(super().first(count)) | people)
 
 
 def action_loss(logits: Float[Tensor, "k c"], actions: Float[Tensor, "k c"]) -> Float[Tensor, ""]:

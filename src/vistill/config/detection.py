@@ -1,0 +1,114 @@
+"""The typed configuration of action detection on AVA-format data (spec amd 11.4)."""
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from vistill.config.section import Rate, Section, Share
+from vistill.config.suggest import did_you_mean
+
+
+def _published(epochs: int, base_lr: float, layer_decay: float) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "min_steps": 0,
+        "global_batch_size": 128,
+        "base_lr": base_lr,
+        "lr": None,
+        "min_lr": 5e-7,
+        "layer_decay": layer_decay,
+    }
+
+
+DETECTION_RECIPES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "ava_small": _published(30, 1e-3, 0.6),
+    "ava_small_finetuned": _published(30, 5e-4, 0.6),
+    "ava_base": _published(30, 2.5e-4, 0.75),
+    "ava_base_finetuned": _published(30, 5e-4, 0.75),
+    "ava_large": _published(30, 2.5e-4, 0.75),
+    "ava_large_finetuned": _published(20, 5e-4, 0.8),
+    "ava_huge_finetuned": _published(20, 5e-4, 0.8),
+}
+"""What a recipe sets; the fields' own defaults are `small`. `finetuned` are those for a backbone
+that learned Kinetics' classes after its pre-training. AMD's authors published none of their own."""
+
+
+class DetectionConfig(Section):
+    """What every person does on key frames of videos; trained and tested on files of AVA's format.
+
+    Files are looked for in the folder that `--data` names.
+    """
+
+    recipe: str = Field(default="small")
+    """`small`, ours for a few hundred key frames, or VideoMAE's: `ava_small`, `ava_base`,
+    `ava_large`, the same with `_finetuned`, and `ava_huge_finetuned`."""
+    videos: str = Field(default="videos")
+    """Folder of the video files, which are named like the videos of the lists."""
+    train: str = Field(default="train.csv")
+    """Rows `video,seconds,x0,y0,x1,y1,action,person`, coordinates as shares of width and height."""
+    test: str = Field(default="val.csv")
+    """The same for the key frames to test on."""
+    detections: str | None = Field(default=None)
+    """Detected people of the test key frames: rows `video,seconds,x0,y0,x1,y1,,score`; default: the
+    true boxes, which makes the task easier."""
+    actions: str | None = Field(default=None)
+    """Names of the actions that are tested (AVA's `.pbtxt`, or rows `number,name`); default: all
+    that occur."""
+    excluded: str | None = Field(default=None)
+    """Key frames that tests leave out: rows `video,seconds`."""
+    start_seconds: float = Field(default=0.0)
+    """Time in the lists at which the video files begin: 900 for AVA cut to the annotated part."""
+    least_score: Share = Field(default=0.8)
+    """Detected people below this score are left out."""
+    short_side: PositiveInt | None = Field(default=None)
+    """Shorter side of the frames in pixels; default: 8/7 of the backbone's (256 for 224)."""
+    epochs: PositiveInt = Field(default=30)
+    """Passes over the key frames."""
+    min_steps: NonNegativeInt = Field(default=400)
+    """Optimiser steps at least: more epochs are run on few key frames."""
+    global_batch_size: PositiveInt = Field(default=16)
+    """Key frames per optimiser step, at most the size of the training set."""
+    micro_batch_size: PositiveInt | None = Field(default=None)
+    """Key frames per forward pass; default: the global batch."""
+    base_lr: PositiveFloat = Field(default=5e-4)
+    """Learning rate for a batch of 256, scaled linearly."""
+    lr: PositiveFloat | None = Field(default=5e-4)
+    """Absolute peak learning rate, whatever the batch; giving `base_lr` switches it off."""
+    min_lr: NonNegativeFloat = Field(default=1e-6)
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: NonNegativeFloat = Field(default=5.0)
+    """Epochs of linear warm-up; at most a fifth of the run."""
+    weight_decay: NonNegativeFloat = Field(default=0.05)
+    """For matrices; biases and 1-D parameters never decay."""
+    layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)
+    """Factor on the learning rate per layer below the head."""
+    clip_norm: PositiveFloat | None = Field(default=None)
+    """Clip the global gradient norm at this value; default: no clipping."""
+    drop_path: Rate = Field(default=0.2)
+    """Stochastic depth of the last block, rising linearly from 0 in the first."""
+    flip: Share = Field(default=0.5)
+    """Probability of a horizontal flip."""
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
+    """Autocast type of the training steps."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        name = values.get("recipe", "small")
+        if not isinstance(name, str) or name not in DETECTION_RECIPES:
+            hint = did_you_mean(str(name), DETECTION_RECIPES)
+            raise ValueError(f"unknown detection recipe {name!r}{hint}")
+        recipe = dict(DETECTION_RECIPES[name])
+        if "base_lr" in values:
+            recipe["lr"] = None
+        return {**recipe, **values}

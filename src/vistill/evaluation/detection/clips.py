@@ -1,0 +1,221 @@
+"""Clips around key frames, with the boxes of the people on them (spec amd 11.4)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vistill.data.broken import BrokenFiles
+from vistill.data.loading import REPLACEMENTS, Request, data_loader
+from vistill.data.order import replacement, sample_seeds
+from vistill.data.stream import StepRequests
+from vistill.data.video.reader import BrokenVideo, VideoReader
+from vistill.errors import UserError
+from vistill.evaluation.detection.ava import KeyFrame
+from vistill.evaluation.detection.detector import DetectionBatch
+
+_MEAN_COLOUR = (123, 116, 103)
+
+
+class View(NamedTuple):
+    """How a clip is cut around its key frame.
+
+    Attributes:
+        frames: per clip, the key frame in the middle.
+        stride: frames of the video per frame of the clip.
+        short_side: to which frames are resized.
+        crop: side of a random square; None takes the whole frame, padded to whole patches.
+        patch_size: side of a patch.
+        flip: probability of a horizontal flip.
+    """
+
+    frames: int
+    stride: int
+    short_side: int
+    crop: int | None
+    patch_size: int
+    flip: float
+
+
+class KeyFrameReader(Dataset[dict[str, Any]]):
+    """Answers a Request with clips, boxes and the broken videos it met.
+
+    Args:
+        frames: the key frames, which a request counts.
+        files: video file by name.
+        start_seconds: time in the lists at which the files begin.
+        num_actions: columns of the multi-hot labels.
+        view: how clips are cut.
+        seed: the run's seed.
+        replace: take another key frame in the place of a broken one, instead of leaving it out.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[KeyFrame],
+        files: Mapping[str, Path],
+        start_seconds: float,
+        num_actions: int,
+        view: View,
+        seed: int,
+        *,
+        replace: bool,
+    ) -> None:
+        self.frames, self.files, self.start_seconds = frames, files, start_seconds
+        self.num_actions, self.view, self.seed, self.replace = num_actions, view, seed, replace
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        broken: list[tuple[str, str]] = []
+        clips: list[Tensor] = []
+        boxes, actions, seeds, ids = [], [], [], []
+        asked = sample_seeds(self.seed, request.epoch, request.samples).tolist()
+        for sample, seed in zip(request.samples.tolist(), asked, strict=True):
+            for attempt in range(REPLACEMENTS if self.replace else 1):
+                chosen = replacement(seed, attempt, len(self.frames)) if attempt else sample
+                frame = self.frames[chosen]
+                rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
+                try:
+                    clip, places, kept = self._cut(frame, rng)
+                except BrokenVideo as error:
+                    broken.append((f"{frame.video} at {frame.seconds:g} s", str(error)))
+                    continue
+                boxes.append(F.pad(places, (1, 0), value=len(clips)))
+                actions.append(self._multi_hot(frame)[kept])
+                clips.append(clip)
+                seeds.append(seed)
+                ids.append(chosen)
+                break
+        answer: dict[str, Any] = {"asked": len(asked), "broken": broken}
+        if clips:
+            answer |= {
+                "pixels": torch.stack(clips),
+                "seeds": torch.tensor(seeds),
+                "ids": torch.tensor(ids),
+                "boxes": torch.cat(boxes),
+                "actions": torch.cat(actions),
+            }
+        return answer
+
+    def _cut(
+        self, frame: KeyFrame, rng: np.random.Generator
+    ) -> tuple[UInt8[Tensor, "3 t h w"], Float[Tensor, "k 4"], Tensor]:
+        """A clip, the boxes in its pixels, and which of the boxes are seen at all."""
+        view = self.view
+        clip = _resized(self._read(frame), view.short_side)
+        height, width = clip.shape[-2:]
+        boxes = torch.from_numpy(frame.boxes) * torch.tensor([width, height] * 2)
+        kept = torch.ones(len(boxes), dtype=torch.bool)
+        if view.crop is None:
+            down, right = -height % view.patch_size, -width % view.patch_size
+            padded = torch.tensor(_MEAN_COLOUR, dtype=torch.uint8)[:, None, None, None]
+            padded = padded.repeat(1, view.frames, height + down, width + right)
+            padded[..., :height, :width] = clip
+            return padded, boxes, kept
+        top, left = rng.integers(0, [height - view.crop, width - view.crop], endpoint=True).tolist()
+        clip = clip[..., top : top + view.crop, left : left + view.crop]
+        boxes = (boxes - torch.tensor([left, top] * 2)).clamp(0, view.crop - 1)
+        if rng.random() < view.flip:
+            clip = clip.flip(-1)
+            boxes = torch.cat([view.crop - 1 - boxes[:, 2:3], boxes[:, 1:2],
+                               view.crop - 1 - boxes[:, :1], boxes[:, 3:]], dim=1)  # fmt: skip
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return clip.contiguous(), boxes[kept], kept
+
+    def _read(self, frame: KeyFrame) -> UInt8[Tensor, "3 t h w"]:
+        with VideoReader(str(self.files[frame.video])) as video:
+            seconds = frame.seconds - self.start_seconds
+            step = 1 / video.fps if video.fps else 0.0
+            if not -step <= seconds <= video.times[-1] + step:
+                raise BrokenVideo(f"it ends at {self.start_seconds + video.times[-1]:.3g} s")
+            middle = int(np.abs(video.times - seconds).argmin())
+            steps = np.arange(self.view.frames) - self.view.frames // 2
+            return video.read(np.clip(middle + steps * self.view.stride, 0, video.num_frames - 1))
+
+    def _multi_hot(self, frame: KeyFrame) -> Float[Tensor, "k c"]:
+        labels = torch.zeros(len(frame.actions), self.num_actions)
+        for row, actions in enumerate(frame.actions):
+            labels[row, [action - 1 for action in actions]] = 1.0
+        return labels
+
+
+def _resized(clip: UInt8[Tensor, "3 t h w"], short_side: int) -> UInt8[Tensor, "3 t h w"]:
+    height, width = clip.shape[-2:]
+    scale = short_side / min(height, width)
+    size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
+    frames = clip.transpose(0, 1)
+    return F.interpolate(frames, size, mode="bilinear", antialias=True).transpose(0, 1)
+
+
+class KeyFrameStream:
+    """Training batches of key frames, a function of seed and step alone.
+
+    Args:
+        reader: cuts the clips.
+        global_batch_size: key frames per optimiser step.
+        micro_batch_size: key frames per forward pass.
+        workers: loader processes; 0 reads in this one.
+        broken: account of the key frames that cannot be read.
+    """
+
+    def __init__(
+        self,
+        reader: KeyFrameReader,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        workers: int,
+        broken: BrokenFiles,
+    ) -> None:
+        self._requests = StepRequests(
+            np.arange(len(reader.frames)),
+            seed=reader.seed,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            rank=0,
+            world_size=1,
+        )
+        self._loader: Any = data_loader(reader, self._requests, workers)
+        self.steps_per_epoch = self._requests.steps_per_epoch
+        self.accumulation = global_batch_size // micro_batch_size
+        self.broken = broken
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[DetectionBatch]:
+        """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).
+
+        Raises:
+            UserError: too many videos are broken.
+        """
+        self._requests.start, self._requests.stop = start_step, stop_step
+        for batch, complete in _batches(self._loader, self.broken):
+            if not complete or batch is None:
+                raise UserError(f"too few key frames can be read: {self.broken.listed()}")
+            yield batch
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self._loader = None
+
+
+def test_batches(
+    reader: KeyFrameReader, workers: int, broken: BrokenFiles
+) -> Iterator[DetectionBatch]:
+    """Every key frame alone, since frames differ in size; broken ones are left out and noted."""
+    requests = [Request(0, np.array([number])) for number in range(len(reader.frames))]
+    for batch, _ in _batches(data_loader(reader, requests, min(workers, len(requests))), broken):
+        if batch is not None:
+            yield batch
+
+
+def _batches(loader: Any, broken: BrokenFiles) -> Iterator[tuple[DetectionBatch | None, bool]]:
+    """Batches, and whether they hold all that was asked for."""
+    for answer in loader:
+        broken.add(answer.pop("broken"))
+        asked = answer.pop("asked")
+        batch = DetectionBatch(**answer) if answer else None
+        yield batch, batch is not None and len(batch) == asked

@@ -1,0 +1,359 @@
+"""Train an action detector on AVA-format data and measure its frame-mAP (spec amd 11.4)."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vistill.config.detection import DetectionConfig
+from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.data.broken import BrokenFiles
+from vistill.errors import UserError
+from vistill.evaluation.classifier import fixed_table, prepare_backbone
+from vistill.evaluation.detection.ava import (
+    KeyFrame,
+    read_actions,
+    read_annotations,
+    read_detections,
+    read_excluded,
+    without,
+)
+from vistill.evaluation.detection.clips import (
+    KeyFrameReader,
+    KeyFrameStream,
+    View,
+    test_batches,
+)
+from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
+from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
+from vistill.evaluation.features import shown
+from vistill.evaluation.finetune import fitting_micro_batch
+from vistill.methods.base import Method, freeze_unreached
+from vistill.models.backbone import Backbone
+from vistill.models.vit import VisionTransformer
+from vistill.training.distributed import device_kind
+from vistill.training.loop import fit
+from vistill.training.optim import layer_decay_groups
+
+_SHORT_SIDE = 8 / 7
+_MAX_BROKEN = 0.5
+
+
+@dataclass(frozen=True)
+class DetectionScore:
+    """Result of one seed.
+
+    Attributes:
+        seed: of the head, the order and the crops.
+        mean_precision: frame-mAP at an intersection over union of 0.5, in [0, 1].
+        precisions: average precision by action.
+        boxes: whether people were `detected` or the `true` boxes were given.
+        key_frames: key frames tested.
+        people: true boxes on them.
+        seconds: wall-clock time.
+        broken: key frames that could not be read and were left out.
+    """
+
+    seed: int
+    mean_precision: float
+    precisions: Mapping[str, float]
+    boxes: Literal["detected", "true"]
+    key_frames: int
+    people: int
+    seconds: float
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """Lists and files of an AVA-format folder.
+
+    Attributes:
+        train: key frames to learn from.
+        truth: what people do on the key frames of the test.
+        asked: whom the test asks about: detected people, or those of the truth.
+        files: video file by name.
+        names: of the actions that are tested, by number.
+        num_actions: highest number of an action.
+        detected: whether `asked` are detections.
+    """
+
+    train: list[KeyFrame]
+    truth: list[KeyFrame]
+    asked: list[KeyFrame]
+    files: dict[str, Path]
+    names: dict[int, str]
+    num_actions: int
+    detected: bool
+
+
+def open_detection(folder: Path, options: DetectionConfig) -> DetectionData:
+    """Read the lists that `options` name in `folder`.
+
+    Raises:
+        UserError: something is missing or cannot be read; before any video is opened.
+    """
+    train = read_annotations(_there(folder, options.train, "detection.train"))
+    truth = read_annotations(_there(folder, options.test, "detection.test"))
+    if options.excluded is not None:
+        excluded = read_excluded(_there(folder, options.excluded, "detection.excluded"))
+    else:
+        excluded = set()
+    truth = without(truth, excluded)
+    asked = truth
+    if options.detections is not None:
+        path = _there(folder, options.detections, "detection.detections")
+        asked = without(read_detections(path, options.least_score), excluded)
+    done = [{a for f in part for actions in f.actions for a in actions} for part in (train, truth)]
+    if options.actions is None:
+        names = {number: str(number) for number in sorted(done[1])}
+    else:
+        names = read_actions(_there(folder, options.actions, "detection.actions"))
+    for part, name in ((train, options.train), (truth, options.test), (asked, options.detections)):
+        if not part:
+            raise UserError(f"{folder / str(name)} holds no key frame")
+    if not done[1] & names.keys():
+        raise UserError(f"none of the actions in {folder / options.test} is to be tested")
+    files = _video_files(_there(folder, options.videos, "detection.videos"))
+    for frame in [*train, *truth, *asked]:
+        if frame.video not in files:
+            raise UserError(
+                f"there is no video file '{frame.video}' in {folder / options.videos}, which the "
+                "lists speak of"
+            )
+    highest = max(*done[0], *done[1], *names)
+    detected = options.detections is not None
+    return DetectionData(train, truth, asked, files, names, highest, detected)
+
+
+def _there(folder: Path, name: str, setting: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name it with {setting}=PATH, relative to {folder}")
+    return path
+
+
+def _video_files(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def evaluate_detection(
+    backbone: Backbone,
+    data: DetectionData,
+    options: DetectionConfig,
+    *,
+    stride: int,
+    frames: int | None = None,
+    image_size: int | None = None,
+    seeds: Sequence[int] = (0,),
+    workers: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: bool = True,
+) -> list[DetectionScore]:
+    """Train a detector for every seed and test it.
+
+    Args:
+        backbone: takes clips; it is left as it is.
+        data: lists and videos.
+        options: recipe.
+        stride: frames of the video per frame of a clip.
+        frames: per clip; None: the backbone's own.
+        image_size: side of the training crops; None: the backbone's own.
+        seeds: of head, order and crops.
+        workers: loader processes.
+        device: where to compute.
+        progress: whether to show anything.
+
+    Raises:
+        UserError: the backbone takes no clips or cannot do what is asked.
+    """
+    kind = device_kind(device, "device")
+    size = backbone.image_size[0] if image_size is None else image_size
+    clips = _require_clips(prepare_backbone(backbone, size, "avg", frames))
+    short_side = options.short_side or round(_SHORT_SIDE * size)
+    if short_side < size:
+        raise UserError(f"detection.short_side={short_side} is less than the crop of {size} pixels")
+    told: set[str] = set()
+    cut = View(clips.num_frames, stride, short_side, size, clips.patch_size, options.flip)
+    scores = []
+    for seed in seeds:
+        start = time.monotonic()
+
+        def reader(frames: list[KeyFrame], view: View, seed: int = seed) -> KeyFrameReader:
+            return KeyFrameReader(
+                frames,
+                data.files,
+                options.start_seconds,
+                data.num_actions,
+                view,
+                seed,
+                replace=view.crop is not None,
+            )
+
+        detector = _train(
+            clips, reader(data.train, cut), options, seed, workers, kind, told, progress=progress
+        )
+        asked = reader(data.asked, cut._replace(crop=None))
+        broken = BrokenFiles(len(data.asked), max_share=1.0, told=told)
+        found, tested = _test(detector, asked, data, workers, kind, broken, progress=progress)
+        precisions = frame_average_precisions(found, tested, data.names)
+        scores.append(
+            DetectionScore(
+                seed=seed,
+                mean_precision=fmean(precisions.values()) if precisions else 0.0,
+                precisions={data.names[action]: value for action, value in precisions.items()},
+                boxes="detected" if data.detected else "true",
+                key_frames=len(tested.frames.unique()),
+                people=len({(f.moment, row) for f in data.truth for row in range(len(f.boxes))}),
+                seconds=time.monotonic() - start,
+                broken=tuple(sorted(broken.names)),
+            )
+        )
+    return scores
+
+
+def _require_clips(backbone: Backbone) -> VisionTransformer:
+    if not isinstance(backbone, VisionTransformer) or not fixed_table(backbone):
+        raise UserError(
+            f"action detection needs vistill's own ViT of clips, and this is another model "
+            f"({backbone.origin})"
+        )
+    return backbone
+
+
+def build_detector(
+    backbone: VisionTransformer, num_actions: int, options: DetectionConfig, seed: int
+) -> Method:
+    """A method that trains a detector around a copy of `backbone`."""
+    own = _require_clips(prepare_backbone(backbone, backbone.image_size[0], "avg"))
+    own.requires_grad_(True)
+    assert own.pos_embed is not None
+    own.pos_embed.requires_grad_(False)
+    last = max(1, own.depth - 1)
+    own.set_drop_path([options.drop_path * number / last for number in range(own.depth)])
+    method = Method(ActionDetector(own, num_actions, seed=seed))
+    height, width = own.image_size
+    pixels = torch.full((1, 3, own.num_frames, height, width), 0.5)
+    one = torch.zeros(1, dtype=torch.long)
+    box = torch.tensor([[0.0, 0.0, 0.0, width - 1.0, height - 1.0]])
+    actions = torch.zeros(1, num_actions)
+    freeze_unreached(method, DetectionBatch(pixels, one, one, boxes=box, actions=actions))
+    return method
+
+
+def _train(
+    backbone: VisionTransformer,
+    reader: KeyFrameReader,
+    options: DetectionConfig,
+    seed: int,
+    workers: int,
+    device: Literal["cpu", "cuda"],
+    told: set[str],
+    *,
+    progress: bool,
+) -> ActionDetector:
+    batch = min(options.global_batch_size, len(reader.frames))
+    micro_batch = fitting_micro_batch(batch, options.micro_batch_size)
+    stream = KeyFrameStream(
+        reader,
+        global_batch_size=batch,
+        micro_batch_size=micro_batch,
+        workers=workers,
+        broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told),
+    )
+    epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
+    method = build_detector(backbone, reader.num_actions, options, seed)
+    detector = method.trained
+    assert isinstance(detector, ActionDetector)
+    shared: dict[str, Any] = {"weight_decay": options.weight_decay}
+    optim = OptimConfig(
+        base_lr=options.base_lr,
+        lr=options.lr,
+        min_lr=options.min_lr,
+        warmup_epochs=min(options.warmup_epochs, epochs / 5),
+        betas=(0.9, 0.999),
+        clip_norm=options.clip_norm,
+        layer_decay=options.layer_decay,
+        **shared,
+    )
+    train = TrainConfig(
+        epochs=epochs,
+        global_batch_size=batch,
+        micro_batch_size=micro_batch,
+        precision=options.precision,
+        device=device,
+        evaluate_every=epochs,
+        knn_probe=False,
+    )
+    groups = layer_decay_groups(
+        detector,
+        layer_decay=options.layer_decay,
+        depth=backbone.depth,
+        prefix="student.",
+        **shared,
+    )
+    fit(method, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
+    return detector
+
+
+@torch.no_grad()
+def _test(
+    detector: ActionDetector,
+    reader: KeyFrameReader,
+    data: DetectionData,
+    workers: int,
+    device: Literal["cpu", "cuda"],
+    broken: BrokenFiles,
+    *,
+    progress: bool,
+) -> tuple[Actions, Actions]:
+    """What the detector finds, and the truth of the key frames that could be read."""
+    detector.eval().to(device)
+    moments = {frame.moment: number for number, frame in enumerate([*data.truth, *reader.frames])}
+    actions = torch.tensor(sorted(data.names))
+    found, read = [], set()
+    batches = test_batches(reader, workers, broken)
+    for batch in shown(batches, len(reader.frames), "testing" if progress else None):
+        frame = reader.frames[int(batch.ids)]
+        read.add(frame.moment)
+        batch = batch.to(device)
+        assert batch.boxes is not None
+        scores = detector.detect(PIXELS(batch.unit_pixels()), batch.boxes).sigmoid().cpu()
+        found.append(_rows(frame, moments, [actions] * len(scores), scores[:, actions - 1]))
+    asked = {frame.moment for frame in reader.frames}
+    truth = [
+        _rows(frame, moments, [torch.tensor(sorted(done)) for done in frame.actions], None)
+        for frame in data.truth
+        if frame.moment in read or frame.moment not in asked
+    ]
+    return _joined(found), _joined(truth)
+
+
+def _rows(
+    frame: KeyFrame,
+    moments: Mapping[tuple[str, float], int],
+    actions: Sequence[torch.Tensor],
+    scores: torch.Tensor | None,
+) -> Actions:
+    """One row per person and action of a key frame."""
+    numbers = torch.cat(list(actions))
+    owner = torch.tensor(np.repeat(np.arange(len(actions)), [len(some) for some in actions]))
+    return Actions(
+        torch.full_like(numbers, moments[frame.moment]),
+        torch.from_numpy(frame.boxes)[owner],
+        numbers,
+        torch.ones(len(numbers)) if scores is None else scores.flatten(),
+    )
+
+
+def _joined(parts: Sequence[Actions]) -> Actions:
+    if not parts:
+        raise UserError("none of the key frames to be tested can be read")
+    columns = zip(*((p.frames, p.boxes, p.actions, p.scores) for p in parts), strict=True)
+    return Actions(*(torch.cat(column) for column in columns))

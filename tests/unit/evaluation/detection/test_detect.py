@@ -1,0 +1,151 @@
+"""A detector on small videos in which a square either stands still or moves."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from vistill.config.detection import DetectionConfig
+from vistill.errors import UserError
+from vistill.evaluation.detection.clips import KeyFrameReader, View
+from vistill.evaluation.detection.detect import evaluate_detection, open_detection
+from vistill.models.vit import VisionTransformer
+
+HEIGHT, WIDTH, FRAMES, SIDE = 48, 64, 24, 20
+STANDS, MOVES = 1, 3
+
+
+def write_video(path: Path, rng: np.random.Generator) -> list[str]:
+    """Two squares, one of them moving up and down; the rows of its key frame at 1 s."""
+    moving = int(rng.integers(2))
+    lefts = (4, 38)
+    frames = rng.integers(0, 40, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    tops = np.full((FRAMES, 2), int(rng.integers(4, 20)))
+    tops[:, moving] = 13 + np.round(11 * np.sin(np.arange(FRAMES) * 1.3))
+    for number in range(FRAMES):
+        for square in range(2):
+            rows = slice(tops[number, square], tops[number, square] + SIDE)
+            frames[number, rows, lefts[square] : lefts[square] + SIDE] = (200, 120, 60)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.options = {"crf": "18", "g": "8"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    rows = []
+    for square in range(2):
+        top, left = tops[12, square], lefts[square]
+        box = np.array([left / WIDTH, top / HEIGHT, (left + SIDE) / WIDTH, (top + SIDE) / HEIGHT])
+        action = MOVES if square == moving else STANDS
+        where = ",".join(f"{value:.4f}" for value in box)
+        rows.append(f"{path.stem},1,{where},{action},{square}")
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("ava")
+    (root / "videos").mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 24), ("val", 10)):
+        rows = [
+            row
+            for i in range(count)
+            for row in write_video(root / "videos" / f"{name}{i}.mp4", rng)
+        ]
+        (root / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(
+        image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_frames=4,
+        tubelet_size=2, class_token=False, qkv_bias="no_key",
+    )  # fmt: skip
+
+
+QUIET = {"stride": 1, "device": "cpu", "progress": False}
+
+
+def test_training_beats_a_detector_that_knows_nothing(folder, vit):
+    options = DetectionConfig(epochs=1, min_steps=90, global_batch_size=8, lr=4e-3, drop_path=0.0)
+    data = open_detection(folder, options)
+    before = {k: v.clone() for k, v in vit.state_dict().items()}
+    (score,) = evaluate_detection(vit, data, options, **QUIET)
+    assert (score.key_frames, score.people, score.boxes) == (10, 20, "true")
+    assert set(score.precisions) == {"1", "3"}
+    assert score.mean_precision > 0.8
+    idle = DetectionConfig(epochs=1, min_steps=0, global_batch_size=24, lr=1e-12)
+    (untaught,) = evaluate_detection(vit, data, idle, **QUIET)
+    assert untaught.mean_precision < score.mean_precision - 0.1
+    assert all(torch.equal(before[k], v) for k, v in vit.state_dict().items())
+
+
+def test_detected_people_exclusions_and_broken_videos(folder, vit, caplog):
+    detections = [line for line in (folder / "val.csv").read_text().splitlines()]
+    rows = []
+    for number, line in enumerate(detections):
+        cells = line.split(",")
+        rows.append(",".join([*cells[:6], "", "0.5" if number == 3 else "0.9"]))
+    (folder / "people.csv").write_text("\n".join(rows))
+    (folder / "without.csv").write_text("val0,1\n")
+    (folder / "actions.csv").write_text("3,move\n")
+    whole = (folder / "videos" / "val4.mp4").read_bytes()
+    (folder / "videos" / "val4.mp4").write_bytes(whole[:300])
+    options = DetectionConfig(
+        epochs=1, min_steps=0, global_batch_size=24, detections="people.csv",
+        excluded="without.csv", actions="actions.csv",
+    )  # fmt: skip
+    data = open_detection(folder, options)
+    assert (len(data.truth), len(data.asked), data.num_actions) == (9, 9, 3)
+    scores = evaluate_detection(vit, data, options, seeds=(0, 1), **QUIET)
+    (folder / "videos" / "val4.mp4").write_bytes(whole)
+    assert [set(score.precisions) for score in scores] == [{"move"}] * 2
+    assert scores[0].broken == ("val4 at 1 s",)
+    assert (scores[0].key_frames, scores[0].boxes) == (8, "detected")
+    assert sum("val4" in record.message for record in caplog.records) == 1
+
+
+def test_crops_move_the_boxes_with_the_pixels(folder):
+    data = open_detection(folder, DetectionConfig())
+    view = View(4, 1, 48, 32, 8, 1.0)
+    reader = KeyFrameReader(data.train, data.files, 0.0, 3, view, 0, replace=True)
+    for number in range(6):
+        clip, boxes, kept = reader._cut(data.train[number], np.random.default_rng(number))
+        assert clip.shape == (3, 4, 32, 32)
+        assert len(boxes) == int(kept.sum()) <= 2
+        key = clip[0, 2].float()
+        for x0, y0, x1, y1 in boxes.round().int().tolist():
+            if min(x1 - x0, y1 - y0) > 3:
+                assert key[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].mean() > 170
+    whole = KeyFrameReader(data.train, data.files, 0.0, 3, view._replace(crop=None, short_side=44),
+                           0, replace=False)  # fmt: skip
+    clip, boxes, _ = whole._cut(data.train[0], np.random.default_rng(0))
+    assert clip.shape == (3, 4, 48, 64)  # 44 × 59 in whole patches
+    assert boxes.max() <= 59
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": "trian.csv"}, "trian.csv does not exist; name it with detection.train=PATH"),
+        ({"actions": "bad.csv"}, "none of the actions in .*val.csv is to be tested"),
+        ({"videos": "."}, "no video file 'train0'"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(folder, options, message):
+    (folder / "bad.csv").write_text("7,swim\n")
+    with pytest.raises(UserError, match=message):
+        open_detection(folder, DetectionConfig(**options))
+
+
+def test_a_backbone_of_pictures_is_refused(folder):
+    pictures = VisionTransformer(image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    data = open_detection(folder, DetectionConfig())
+    with pytest.raises(UserError, match="needs vistill's own ViT of clips"):
+        evaluate_detection(pictures, data, DetectionConfig(), **QUIET)
