@@ -95,6 +95,8 @@ class TinyMethod(Method):
 
 
 class NoBroken:
+    noun = "picture"
+
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
 
