@@ -98,7 +98,7 @@ def test_amd_features_and_target(case):
     for i, (ours, theirs) in enumerate(method.trained.direct.pairs):
         for kind in ("direct", "generation"):
             close(
-                losses.terms[f"{kind}_{ours}_{theirs}"],
+                losses.watched[f"{kind}_{ours}_{theirs}"],
                 out[f"step0_loss_{kind[:3]}_layer_{i}"],
                 case,
             )

@@ -119,16 +119,20 @@ class TrainedAMD(TrainedModule):
         features = {block: found[Tap("block", block)] for block in blocks}
         predictions = self.predict(features, mask)
         terms: dict[str, Tensor] = {}
+        watched = _token_norms("student", features) | _token_norms("teacher", targets)
         total = images.new_zeros(())
         for name, alignment in (("direct", self.direct), ("generation", self.generation)):
             if name in predictions and alignment is not None:
-                term = self._align(name, alignment, predictions[name], targets, mask, terms)
-                total = total + alignment.weight * term
+                pairs = self._align(name, alignment, predictions[name], targets, mask)
+                watched |= {pair: loss.detach() for pair, loss in pairs.items()}
+                terms[name] = torch.stack([*pairs.values()]).sum()
+                if "layer" not in self.sums:
+                    terms[name] = terms[name] / len(pairs)
+                total = total + alignment.weight * terms[name]
         if self.painter is not None:
             painting: Painting = self.painter(found[norm], pixels, images, mask)
             terms["reconstruction"] = painting.loss
             total = total + self.reconstruction_weight * painting.loss
-        watched = _token_norms("student", features) | _token_norms("teacher", targets)
         return Losses(total, {name: term.detach() for name, term in terms.items()}, watched)
 
     def predict(
@@ -166,21 +170,18 @@ class TrainedAMD(TrainedModule):
         predictions: list[Tensor],
         targets: Mapping[int, Tensor],
         mask: NestedMask,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
+        """The loss of every pair, by name."""
         kept, extra = mask.visible.shape[1], mask.extra.shape[1]
-        found = []
+        found = {}
         for prediction, (ours, theirs) in zip(predictions, alignment.pairs, strict=True):
             patches = targets[theirs][:, -(kept + extra) :]
             target = patches[:, :kept] if name == "direct" else patches[:, kept:]
             term = alignment.distance(prediction, target)
             if "channel" in self.sums:
                 term = term * prediction.shape[2]
-            terms[f"{name}_{ours}_{theirs}"] = term
-            found.append(term)
-        total = torch.stack(found).sum()
-        terms[name] = total if "layer" in self.sums else total / len(found)
-        return terms[name]
+            found[f"{name}_{ours}_{theirs}"] = term
+        return found
 
     def _student_blocks(self) -> list[int]:
         pairs = (*(self.direct.pairs if self.direct.weight else ()),)
@@ -256,7 +257,7 @@ class AMD(Method):
         aligned = choose_alignment("direct", options["direct"], student, teacher)
         wanted = options["generation"]
         generated = None
-        if wanted["weight"] and sight.seen > sight.visible:  # otherwise there is nothing to guess
+        if wanted["weight"] and sight.seen > sight.visible:  # otherwise nothing is left to generate
             wanted = wanted | {"pairs": wanted["pairs"] or aligned.pairs}
             generated = choose_alignment("generation", wanted, student, teacher)
         serial = wanted["input"] == "serial"

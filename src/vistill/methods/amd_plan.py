@@ -97,6 +97,12 @@ def choose_sight(
     else:
         sight = clip_sight(student.slots, positions, student_ratio, teacher_ratio, tube=tube)
     check_sight(sight, "method.student_mask_ratio", student_ratio)
+    if sight.seen == sight.visible and student_ratio > teacher_ratio:
+        raise UserError(
+            f"of {sight.positions} positions both mask ratios, {student_ratio} and "
+            f"{teacher_ratio}, leave {sight.visible}: lower method.teacher_mask_ratio, or give "
+            "both the same for a teacher that sees no more than the student"
+        )
     return sight
 
 

@@ -93,8 +93,11 @@ def test_the_terms_add_up():
     terms = losses.terms
     expected = 2 * terms["direct"] + 3 * terms["generation"] + 0.5 * terms["reconstruction"]
     torch.testing.assert_close(losses.total.detach(), expected)
-    torch.testing.assert_close(terms["direct"], (terms["direct_1_1"] + terms["direct_2_2"]) / 2)
-    assert set(losses.watched) == {f"{s}_norm_{b}" for s in ("student", "teacher") for b in (1, 2)}
+    assert set(terms) == {"direct", "generation", "reconstruction"}
+    watched = losses.watched
+    torch.testing.assert_close(terms["direct"], (watched["direct_1_1"] + watched["direct_2_2"]) / 2)
+    norms = {f"{side}_norm_{block}" for side in ("student", "teacher") for block in (1, 2)}
+    assert norms | {f"generation_{b}_{b}" for b in (1, 2)} < set(watched)
 
 
 def test_sums_are_means_times_their_number():
@@ -210,6 +213,8 @@ def test_a_teacher_of_another_picture_size():
     ("models", "options", "message"),
     [
         ({}, {"student_mask_ratio": 0.5}, "student_mask_ratio=0.5 is below"),
+        ({}, {"student_mask_ratio": 0.76, "teacher_mask_ratio": 0.75},
+         "of 16 positions both mask ratios, 0.76 and 0.75, leave 4"),
         ({}, {"student_mask_ratio": 0.99, "mask": "tube", "teacher_mask_ratio": 0.9},
          None),
         ({"teacher": clip_vit(32, tubelet_size=1)}, {}, "student.tubelet_size=2.*span 1 frames"),
