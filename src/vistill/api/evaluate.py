@@ -3,17 +3,22 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from vistill.api.export import backbone_reference, load_backbone
 from vistill.api.pretrain import read_overrides
 from vistill.api.results import EvaluateResult
-from vistill.config.evaluation import EvaluateConfig
+from vistill.config.clip_recipes import ClipSettings, clip_settings
+from vistill.config.evaluation import CLIP_KEYS, EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import set_override
 from vistill.errors import UserError
 
 if TYPE_CHECKING:
+    from vistill.evaluation.detection.detect import DetectionScore
+    from vistill.evaluation.metrics import Score
     from vistill.models.backbone import Backbone
 
 
@@ -29,14 +34,15 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> EvaluateResult:
-    """Measure a backbone on labelled pictures.
+    """Measure a backbone on labelled pictures or clips.
 
     Args:
         backbone: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
-        data: labelled pictures. A folder with `train/` and `val/` or `test/` is split that way;
-            otherwise, without `test`, a stratified fifth is tested on.
+        data: labelled pictures, or clips for a backbone of clips. A folder with `train/` and `val/`
+            or `test/` is split that way; otherwise, without `test`, a stratified fifth is tested.
         test: labelled pictures to test on.
-        protocols: any of `knn`, `linear`, `finetune`.
+        protocols: any of `knn`, `linear`, `finetune`; or `detection` alone, for which `data` is a
+            folder of AVA's format.
         labels: shares of the training labels, or `N/class`.
         seeds: each draws the labels, the head and the order.
         random_init: the same architecture with fresh weights, as a baseline.
@@ -65,13 +71,9 @@ def evaluate(
     if out is not None:
         _check_file(Path(out))
 
-    from vistill.data import default_workers, open_source
-    from vistill.evaluation.evaluate import evaluate_backbone
     from vistill.evaluation.metrics import summarize
     from vistill.files import write_atomic
 
-    train_source = open_source(train)
-    test_source = None if test is None else open_source(os.fspath(test))
     model = load_backbone(reference)
     if random_init:
         model = _fresh(model, config.seeds[0])
@@ -80,17 +82,45 @@ def evaluate(
             f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
+    clips = _clips(config, model, reference)
+    scores: tuple[Score, ...] = ()
+    detection: tuple[DetectionScore, ...] = ()
+    if "detection" in config.protocols:
+        detection = _detect(config, model, clips, os.fspath(data))
+    else:
+        scores = _classify(config, model, clips)
+    result = EvaluateResult(
+        config=config.model_dump(mode="json"),
+        weights=model.origin,
+        scores=scores,
+        summaries=tuple(summarize(scores)),
+        detection=detection,
+    )
+    if out is not None:
+        write_atomic(Path(out), result.to_json())
+    return result
+
+
+def _classify(
+    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None
+) -> "tuple[Score, ...]":
+    from vistill.data import open_source
+    from vistill.evaluation.evaluate import evaluate_backbone
+
+    media: Literal["image", "video"] = "image" if clips is None else "video"
+    assert config.train is not None
     scores = evaluate_backbone(
         model,
-        train_source,
-        test_source,
+        open_source(config.train, media),
+        None if config.test is None else open_source(config.test, media),
         protocols=config.protocols,
         budgets=config.budgets,
         seeds=config.seeds,
         image_size=config.image_size,
+        clips=clips,
         pool=config.pool,
         batch_size=config.batch_size,
-        workers=default_workers() if config.workers is None else config.workers,
+        workers=config.workers,
         device=config.device,
         test_share=config.test_share,
         train_first=config.train_first,
@@ -98,15 +128,57 @@ def evaluate(
         linear=config.linear,
         finetune=config.finetune,
     )
-    result = EvaluateResult(
-        config=config.model_dump(mode="json"),
-        weights=model.origin,
-        scores=tuple(scores),
-        summaries=tuple(summarize(scores)),
+    return tuple(scores)
+
+
+def _detect(
+    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, folder: str
+) -> "tuple[DetectionScore, ...]":
+    if clips is None:
+        raise UserError(f"detection needs a backbone of clips; {model.origin} takes pictures")
+    from vistill.data import default_workers
+    from vistill.evaluation.detection.detect import evaluate_detection, open_detection
+
+    scores = evaluate_detection(
+        model,
+        open_detection(Path(folder), config.detection),
+        config.detection,
+        stride=clips.stride,
+        frames=clips.frames,
+        image_size=config.image_size,
+        seeds=config.seeds,
+        workers=default_workers() if config.workers is None else config.workers,
+        device=config.device,
     )
-    if out is not None:
-        write_atomic(Path(out), result.to_json())
-    return result
+    return tuple(scores)
+
+
+def _clips(
+    config: EvaluateConfig, model: "Backbone", reference: "str | Backbone"
+) -> ClipSettings | None:
+    """How clips are taken from videos; None for a backbone of pictures.
+
+    Raises:
+        UserError: a setting of clips is given for a backbone of pictures.
+    """
+    given = {key: getattr(config, key) for key in CLIP_KEYS if key in config.model_fields_set}
+    if model.num_frames == 1:
+        for key, value in given.items():
+            raise UserError(f"{key}={value} is for clips, and {model.origin} takes pictures")
+        return None
+    trained = _trained_on(reference) if isinstance(reference, str) else {}
+    recipe = config.finetune.recipe
+    return clip_settings(recipe, trained=trained, **{"frames": model.num_frames} | given)
+
+
+def _trained_on(reference: str) -> dict[str, Any]:
+    """The data settings of the run that a backbone comes from, where there is one."""
+    kind, _, path = reference.partition(":")
+    for folder in (Path(path), Path(path).parent.parent) if kind == "run" else ():
+        if (folder / "config.yaml").is_file():
+            settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            return dict(settings.get("data", {}))
+    return {}
 
 
 def _parts(data: str, test: Any) -> tuple[str, str | None]:

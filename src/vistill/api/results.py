@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
 
 
@@ -84,14 +85,18 @@ class EvaluateResult:
         weights: where the backbone's weights came from.
         scores: one per protocol, label budget and seed.
         summaries: one per protocol and label budget, over all seeds.
+        detection: one per seed where people's actions were detected.
     """
 
     config: Mapping[str, Any]
     weights: str
     scores: "tuple[Score, ...]"
     summaries: "tuple[Summary, ...]"
+    detection: "tuple[DetectionScore, ...]" = ()
 
     def __str__(self) -> str:
+        if self.detection:
+            return "\n".join(map(str, self.detection))
         head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
         lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
         for one in self.summaries:
@@ -103,11 +108,11 @@ class EvaluateResult:
             )
         for found in self.scores:
             if found.setting is not None:
-                one = found.setting
+                best = found.setting
                 lines.append(
-                    f"{found.protocol}, {_budget(found.budget)}, seed {found.seed}: lr={one.lr:g} "
-                    f"and weight_decay={one.weight_decay:g} were right on "
-                    f"{100 * one.validation_top1:.1f} % of held-out training pictures"
+                    f"{found.protocol}, {_budget(found.budget)}, seed {found.seed}: "
+                    f"lr={best.lr:g} and weight_decay={best.weight_decay:g} were right on "
+                    f"{100 * best.validation_top1:.1f} % of held-out training pictures"
                 )
         for summary in self.summaries:
             if summary.best_top1 is not None:

@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -188,7 +189,7 @@ class FineTuneConfig(Section):
     global_batch_size: PositiveInt = Field(default=64)
     """Pictures per optimiser step, at most the size of the training set."""
     micro_batch_size: PositiveInt | None = Field(default=None)
-    """Pictures per forward pass; default: the global batch."""
+    """Pictures per forward pass; default: the global batch, of clips 16 views."""
     repeats: PositiveInt = Field(default=1)
     """Views of every clip in a step, which is decoded once; they do not count in the batch."""
     base_lr: PositiveFloat = Field(default=2e-3)
@@ -268,6 +269,10 @@ class FineTuneConfig(Section):
         return {**recipe, **values}
 
 
+CLIP_KEYS = ("frames", "stride", "sampling", "clips", "crops")
+"""Settings of an evaluation that pictures do not have."""
+
+
 class EvaluateConfig(Section):
     """Everything that defines an evaluation."""
 
@@ -301,8 +306,9 @@ class EvaluateConfig(Section):
     """Side of the square input; default: the backbone's own."""
     pool: Pool = Field(default="avg")
     """Feature of a picture: mean of the patch tokens or the class token."""
-    batch_size: PositiveInt = Field(default=64)
-    """Pictures per forward pass where nothing is trained."""
+    batch_size: PositiveInt | None = Field(default=None)
+    """Pictures or clips per forward pass where nothing is trained; default: 64 pictures, 8 clips.
+    """
     workers: int | None = Field(default=None, ge=0)
     """Loader processes (0: none); default: up to 8, by the number of cores."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
@@ -324,6 +330,13 @@ class EvaluateConfig(Section):
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
+
+    @field_validator("protocols")
+    @classmethod
+    def _detection_alone(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
+        if "detection" in protocols and len(protocols) > 1:
+            raise ValueError("detection has data of its own kind, so it cannot share a run")
+        return protocols
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import (
     FineTuneConfig,
     KNNConfig,
@@ -18,18 +19,21 @@ from vistill.config.evaluation import (
     Protocol,
 )
 from vistill.config.suggest import did_you_mean
-from vistill.data import Source, default_workers
+from vistill.data import BrokenFiles, Source, default_workers
 from vistill.errors import UserError
 from vistill.evaluation.budgets import budget_text, label_budget, split_first, split_labelled
 from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
-from vistill.evaluation.finetune import class_scores, fine_tune, training_view
+from vistill.evaluation.finetune import class_scores, fine_tune
+from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
+
+_PICTURES, _CLIPS = 64, 8
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def evaluate_backbone(
     budgets: Sequence[float | str] = (1.0,),
     seeds: Sequence[int] = (0,),
     image_size: int | None = None,
+    clips: ClipSettings | None = None,
     pool: Pool = "avg",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     test_share: float = 0.2,
@@ -80,8 +85,9 @@ def evaluate_backbone(
         budgets: shares of the training labels in (0, 1], or `N/class`.
         seeds: each draws the budget, the head and the order of the pictures.
         image_size: side of the inputs; None: the backbone's own.
+        clips: how clips are taken from videos, for a backbone of clips; probes see the middle view.
         pool: feature of a picture: mean of the patch tokens or class token.
-        batch_size: pictures per forward pass where nothing is trained.
+        batch_size: samples per forward pass where nothing is trained; None: 64 pictures or 8 clips.
         workers: loader processes; None: one a core, at most 8.
         device: where to compute.
         test_share: share tested on without a `test_source`.
@@ -110,19 +116,23 @@ def evaluate_backbone(
             f"this backbone ({backbone.origin}) has no class token behind a final norm; "
             "set pool=avg"
         )
-    model = prepare_backbone(backbone, size, pool)
+    inputs = Inputs(size, clips)
+    model = prepare_backbone(backbone, size, pool, None if clips is None else clips.frames)
+    for part in (train, test):
+        inputs.require(part.source)
     finetune = finetune or FineTuneConfig()
     if "finetune" in protocols:
         if len(candidates(finetune)) > 1:
             for labels in chosen.values():
                 require_validation(train.classes[labels])
-        training_view(finetune, size)
+        inputs.training(finetune)
         build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
         )
     workers = default_workers() if workers is None else workers
+    batch_size = batch_size or (_PICTURES if clips is None else _CLIPS)
     runner = _Runner(
-        model, train, test, num_classes, size, pool, batch_size, workers, kind, progress
+        model, train, test, num_classes, inputs, pool, batch_size, workers, kind, progress
     )
     scores = []
     for protocol in protocols:
@@ -202,7 +212,9 @@ def _renumbering(source: Source, like: Source) -> np.ndarray:
     if extra or missing:
         told = [f"only in {source.name}: {', '.join(sorted(extra)[:5])}"] if extra else []
         told += [f"only in {like.name}: {', '.join(sorted(missing)[:5])}"] if missing else []
-        raise UserError(f"the classes of training and test pictures differ; {'; '.join(told)}")
+        raise UserError(
+            f"the classes of training and test {source.media.noun}s differ; {'; '.join(told)}"
+        )
     place = {name: number for number, name in enumerate(theirs)}
     return np.array([place[name] for name in ours])
 
@@ -228,7 +240,7 @@ class _Runner:
     train: Labelled
     test: Labelled
     num_classes: int
-    image_size: int
+    inputs: Inputs
     pool: Pool
     batch_size: int
     workers: int
@@ -236,6 +248,12 @@ class _Runner:
     progress: bool
     kept: dict[bool, Features] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
+    logged: set[str] = field(default_factory=set)
+
+    @property
+    def noun(self) -> str:
+        """What a sample is called."""
+        return self.train.source.media.noun
 
     def say(self, text: str) -> None:
         """A line on standard error."""
@@ -287,7 +305,7 @@ class _Runner:
         def accuracy(setting: FineTuneConfig) -> float:
             classifier = self._fine_tune(chosen[fit], setting, seed)
             top1, _ = self._accuracy(classifier, self.train, chosen[check])
-            self.say(f"{setting_text(setting)}: {top1:.1%} of {len(check)} validation pictures")
+            self.say(f"{setting_text(setting)}: {top1:.1%} of {len(check)} validation {self.noun}s")
             return top1
 
         return choose(settings, accuracy)
@@ -305,13 +323,14 @@ class _Runner:
             chosen,
             num_classes=self.num_classes,
             options=options,
-            image_size=self.image_size,
+            inputs=self.inputs,
             pool=self.pool,
             seed=seed,
             workers=self.workers,
             device=self.device,
             progress=self.progress,
             on_test=on_test,
+            told=self.logged,
         )
 
     def _accuracy(
@@ -323,12 +342,13 @@ class _Runner:
             class_scores(classifier),
             part.source,
             indices,
-            image_size=self.image_size,
+            inputs=self.inputs,
             batch_size=self.batch_size,
             workers=self.workers,
             device=self.device,
             progress="testing" if self.progress else None,
             interpolation=classifier.options.interpolation,
+            broken=self._account(part, indices),
         )
         labels = torch.from_numpy(part.classes)[found.ids]
         return top_k_hits(found.features, labels, 1) / len(labels), found
@@ -336,7 +356,7 @@ class _Runner:
     def _tested(self, found: Features, scores: Tensor, used: int, start: float) -> _Found:
         new = sorted(set(found.broken) - self.told)
         if new:
-            self.say(f"{len(new)} unreadable test pictures are left out: {', '.join(new)}")
+            self.say(f"{len(new)} unreadable test {self.noun}s are left out: {', '.join(new)}")
             self.told.update(new)
         return _Found(
             scores=scores.cpu(),
@@ -352,7 +372,7 @@ class _Runner:
         rows = torch.from_numpy(np.isin(train.ids.numpy(), chosen))
         if int(rows.sum()) < 2:
             raise UserError(
-                f"fewer than two of the chosen pictures of {self.train.source.name} can be read"
+                f"fewer than two of the chosen {self.noun}s of {self.train.source.name} can be read"
             )
         labels = torch.from_numpy(self.train.classes)[train.ids[rows]]
         test = self._features(test=True)
@@ -370,10 +390,16 @@ class _Runner:
                 pooling(self.model, self.pool),
                 part.source,
                 part.indices,
-                image_size=self.image_size,
+                inputs=self.inputs.middle,
                 batch_size=self.batch_size,
                 workers=self.workers,
                 device=self.device,
                 progress=f"features of {part.source.name}" if self.progress else None,
+                broken=self._account(part, part.indices),
             )
         return self.kept[test]
+
+    def _account(self, part: Labelled, indices: np.ndarray) -> BrokenFiles:
+        """Of samples that cannot be read, each of which is logged once for all protocols."""
+        noun = part.source.media.noun
+        return BrokenFiles(len(indices), max_share=1.0, told=self.logged, noun=noun)

@@ -1,4 +1,4 @@
-"""Run a model once over pictures in their test view: features for probes, logits for tests."""
+"""Run a model once over samples in their test views: features for probes, logits for tests."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, TypeVar
@@ -11,18 +11,21 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from vistill.batch import Batch
-from vistill.data import BrokenFiles, EvalTransform, Source, eval_batches
+from vistill.data import BrokenFiles, Source, eval_batches
 from vistill.errors import UserError
+from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.views import merge_views
 from vistill.models.backbone import Backbone
 
 T = TypeVar("T")
 
 
 class Features(NamedTuple):
-    """One row per readable picture, in the order asked for, on the CPU.
+    """One row per readable sample, on the CPU: in the order asked for, or of several views by
+    position in the source.
 
     Attributes:
-        features: features or logits.
+        features: features, logits or probabilities.
         labels: the source's class indices, -1 where unknown.
         broken: unreadable pictures and the reason, by name.
         ids: positions in the source.
@@ -32,51 +35,6 @@ class Features(NamedTuple):
     labels: Int[Tensor, " n"]
     broken: dict[str, str]
     ids: Int[Tensor, " n"]
-
-
-def extract_features(
-    backbone: Backbone,
-    source: Source,
-    indices: np.ndarray,
-    *,
-    image_size: int,
-    pool: Literal["avg", "cls"] = "avg",
-    batch_size: int = 64,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    broken: BrokenFiles | None = None,
-) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], dict[str, str]]:
-    """Features, labels and unreadable pictures (see `Features`).
-
-    Features are pooled from the last block, in fp32 and eval mode, without gradients.
-
-    Args:
-        backbone: moved to `device`; its training mode is put back afterwards.
-        source: of the pictures.
-        indices: which pictures; every one is read once.
-        image_size: side of the centre crop.
-        pool: mean of the patch tokens or the class token, after the final norm.
-        batch_size: pictures per forward pass.
-        workers: loader processes.
-        device: where to compute.
-        broken: the account of unreadable pictures to continue, so that each is logged once.
-
-    Raises:
-        UserError: no picture can be read.
-    """
-    found = collect(
-        backbone,
-        pooling(backbone, pool),
-        source,
-        indices,
-        image_size=image_size,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        progress=None,
-        broken=broken,
-    )
-    return found.features, found.labels, found.broken
 
 
 def pooling(backbone: Backbone, pool: Literal["avg", "cls"]) -> Callable[[Batch], Tensor]:
@@ -91,7 +49,7 @@ def collect(
     source: Source,
     indices: np.ndarray,
     *,
-    image_size: int,
+    inputs: Inputs,
     batch_size: int,
     workers: int,
     device: torch.device | str,
@@ -101,27 +59,56 @@ def collect(
 ) -> Features:
     """`compute` of every batch, with `module` in eval mode on `device`.
 
-    The other arguments are those of `extract_features`; `progress` is what to show meanwhile, None
-    for nothing, `interpolation` how pictures are resized.
+    Args:
+        module: moved to `device`; its training mode is put back afterwards.
+        compute: features, or logits where a sample has several views, whose probabilities are
+            averaged.
+        source: of the samples.
+        indices: which of them; every one is read once.
+        inputs: what is seen of a sample.
+        batch_size: views per forward pass, though at least those of one sample.
+        workers: loader processes.
+        device: where to compute.
+        progress: what to show meanwhile; None for nothing.
+        broken: the account of unreadable samples to continue, so that each is logged once.
+        interpolation: how pictures are resized.
+
+    Raises:
+        UserError: no sample can be read.
     """
-    broken = broken or BrokenFiles(len(indices), max_share=1.0)
-    transform = EvalTransform(image_size, interpolation=interpolation)
+    noun = source.media.noun
+    broken = broken or BrokenFiles(len(indices), max_share=1.0, noun=noun)
+    transform, decode = inputs.testing(interpolation)
+    samples = max(1, batch_size // inputs.views)
     batches = eval_batches(
-        source, indices, transform, batch_size=batch_size, workers=workers, broken=broken
+        source,
+        indices,
+        transform,
+        batch_size=samples,
+        workers=workers,
+        broken=broken,
+        decode=decode,
     )
     was_training = module.training
     module.eval().to(device)
-    rows, labels, ids = [], [], []
+    rows, ids = [], []
     try:
-        for batch in shown(batches, -(-len(indices) // batch_size), progress):
+        for batch in shown(batches, -(-len(indices) // samples), progress):
             rows.append(compute(batch.to(device)).float().cpu())
-            labels.append(torch.full_like(batch.ids, -1) if batch.labels is None else batch.labels)
             ids.append(batch.ids)
     finally:
         module.train(was_training)
     if not rows:
-        raise UserError(f"none of the {len(indices)} pictures of {source.name} can be read")
-    return Features(torch.cat(rows), torch.cat(labels), dict(broken.names), torch.cat(ids))
+        raise UserError(f"none of the {len(indices)} {noun}s of {source.name} can be read")
+    features, found = torch.cat(rows), torch.cat(ids)
+    if inputs.clips is not None and inputs.views > 1:
+        view = torch.arange(inputs.views).repeat(len(found) // inputs.views)
+        crops = inputs.clips.crops
+        found, features = merge_views(features, found, view // crops, view % crops)
+    known = torch.full_like(found, -1)
+    if source.labels is not None:
+        known = torch.from_numpy(source.labels)[found]
+    return Features(features, known, dict(broken.names), found)
 
 
 def shown(items: Iterable[T], total: int, text: str | None) -> Iterator[T]:

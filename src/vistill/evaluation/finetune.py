@@ -1,4 +1,4 @@
-"""Fine-tuning of a whole backbone on labelled pictures, by the loop that pre-trains (spec 7)."""
+"""Fine-tuning of a whole backbone on labelled samples, by the loop that pre-trains (spec 7)."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from torch import Tensor
 from vistill.batch import Batch
 from vistill.config.evaluation import FineTuneConfig
 from vistill.config.schema import OptimConfig, TrainConfig
-from vistill.data import Source, TrainStream, TrainTransform
+from vistill.data import Source, TrainStream
 from vistill.evaluation.classifier import Classifier, build_classifier
+from vistill.evaluation.inputs import Inputs
 from vistill.models.backbone import Backbone
 from vistill.models.swin import NO_DECAY, SwinBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.loop import fit
 from vistill.training.optim import Group, layer_decay_groups, vit_layer
 
-_RATIO = (3 / 4, 4 / 3)
+_CLIPS_AT_ONCE = 16
 _MAX_BROKEN = 0.5
 """A label budget may be a handful of pictures, of which one may be broken."""
 
@@ -30,24 +31,25 @@ def fine_tune(
     *,
     num_classes: int,
     options: FineTuneConfig | None = None,
-    image_size: int,
+    inputs: Inputs,
     pool: Literal["avg", "cls"] = "avg",
     seed: int = 0,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
     on_test: Callable[[Classifier], float] | None = None,
+    told: set[str] | None = None,
 ) -> Classifier:
     """Train a classifier that starts from a copy of `backbone`; the original is left as it is.
 
     Args:
         backbone: where the weights come from.
-        source: of the labelled pictures.
+        source: of the labelled pictures or clips.
         indices: which of them to learn from.
         num_classes: outputs of the head.
         options: recipe; its batch shrinks to the number of pictures and its epochs grow to
             `min_steps`.
-        image_size: side of the square crop.
+        inputs: what is seen of a sample.
         pool: which feature is classified.
         seed: of head, order and augmentation.
         workers: loader processes.
@@ -55,25 +57,41 @@ def fine_tune(
         progress: whether to show anything.
         on_test: accuracy of the classifier, asked for every `test_every` epochs and at the end.
 
+        told: names of broken samples that were logged.
+
     Raises:
         UserError: the backbone cannot do what the options ask.
     """
     options = options or FineTuneConfig()
     batch = min(options.global_batch_size, len(indices))
-    micro_batch = fitting_micro_batch(batch, options.micro_batch_size)
+    most = options.micro_batch_size
+    if most is None and inputs.clips is not None:
+        most = max(1, _CLIPS_AT_ONCE // options.repeats)
+    micro_batch = fitting_micro_batch(batch, most)
+    transform, decode = inputs.training(options)
     stream = TrainStream(
         source,
         indices,
-        training_view(options, image_size),
+        transform,
         seed=seed,
         global_batch_size=batch,
         micro_batch_size=micro_batch,
         workers=workers,
         max_broken=_MAX_BROKEN,
+        decode=decode,
+        repeats=options.repeats,
     )
+    if told is not None:
+        stream.broken.told = told
     epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
     method = build_classifier(
-        backbone, num_classes, image_size=image_size, pool=pool, options=options, seed=seed
+        backbone,
+        num_classes,
+        image_size=inputs.image_size,
+        pool=pool,
+        options=options,
+        seed=seed,
+        num_frames=None if inputs.clips is None else inputs.clips.frames,
     )
     classifier = method.trained
     assert isinstance(classifier, Classifier)
@@ -88,6 +106,7 @@ def fine_tune(
         min_lr=options.min_lr,
         warmup_epochs=min(options.warmup_epochs, epochs / 5),
         warmup_lr=options.warmup_lr,
+        peak_in_warmup=inputs.clips is not None,
         weight_decay=options.weight_decay,
         betas=(0.9, 0.999),
         clip_norm=options.clip_norm,
@@ -115,22 +134,6 @@ def fine_tune(
     )
     stream.close()
     return classifier
-
-
-def training_view(options: FineTuneConfig, image_size: int) -> TrainTransform:
-    """Random crop, flip and RandAugment; erasing and mixing follow on the device.
-
-    Raises:
-        UserError: an augmentation that cannot be read.
-    """
-    return TrainTransform(
-        image_size,
-        options.crop_scale,
-        _RATIO,
-        options.interpolation,
-        options.flip,
-        options.rand_augment,
-    )
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

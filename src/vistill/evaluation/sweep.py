@@ -1,6 +1,6 @@
 """Learning rate and weight decay of a fine-tuning, chosen on a part of the training pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -12,7 +12,7 @@ from vistill.evaluation.metrics import Tried
 
 def candidates(options: FineTuneConfig) -> list[FineTuneConfig]:
     """The settings to try, gentlest first; a single one where there is nothing to choose."""
-    rates = sorted(options.lrs) or [options.lr]
+    rates: Sequence[float | None] = sorted(options.lrs) or [options.lr]
     decays = sorted(options.weight_decays) or [options.weight_decay]
     return [
         options.model_copy(update={"lr": lr, "weight_decay": decay, "lrs": (), "weight_decays": ()})

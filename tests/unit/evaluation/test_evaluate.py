@@ -12,8 +12,9 @@ from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
 from vistill.data import open_source
 from vistill.errors import UserError
 from vistill.evaluation.evaluate import evaluate_backbone, labelled_parts
-from vistill.evaluation.features import extract_features
+from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import fine_tune
+from vistill.evaluation.inputs import Inputs
 from vistill.models.vit import VisionTransformer
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
@@ -85,7 +86,7 @@ def test_fine_tuning_is_the_same_for_any_number_of_workers(folders, vit):
     heads = []
     for workers in (0, 2):
         classifier = fine_tune(
-            vit, source, np.arange(36), num_classes=3, image_size=16, workers=workers,
+            vit, source, np.arange(36), num_classes=3, inputs=Inputs(16), workers=workers,
             options=QUICK.model_copy(update={"epochs": 1, "mixup": 0.8, "random_erasing": 0.5}),
             device="cpu", progress=False,
         )  # fmt: skip
@@ -102,7 +103,7 @@ def test_small_budget_still_gets_its_steps(folders, vit, monkeypatch):
 
     monkeypatch.setattr("vistill.evaluation.finetune.fit", fake_fit)
     source = open_source(folders[0])
-    facts = dict(num_classes=3, image_size=16, device="cpu", progress=False)  # noqa: C408
+    facts = dict(num_classes=3, inputs=Inputs(16), device="cpu", progress=False)  # noqa: C408
     fine_tune(vit, source, np.arange(5), options=FineTuneConfig(), **facts)
     assert seen["train"].global_batch_size == 5
     assert seen["train"].epochs * seen["stream"].steps_per_epoch >= 400
@@ -185,12 +186,15 @@ def test_features_are_those_of_the_test_view_and_the_mode_is_put_back(folders, v
     vit.set_drop_path(0.9)
     vit.train()
     source = open_source(folders[0])
-    facts = dict(image_size=16, pool="cls")  # noqa: C408
-    features, labels, broken = extract_features(
-        vit, source, np.array([30, 2, 7]), batch_size=2, **facts
-    )
+
+    def features(*indices: int) -> Features:
+        return collect(
+            vit, pooling(vit, "cls"), source, np.array(indices), inputs=Inputs(16), batch_size=2,
+            workers=0, device="cpu", progress=None,
+        )  # fmt: skip
+
+    found = features(30, 2, 7)
     assert vit.training
-    assert not broken
-    assert labels.tolist() == source.labels[[30, 2, 7]].tolist()
-    alone, _, _ = extract_features(vit, source, np.array([2]), **facts)
-    torch.testing.assert_close(features[1:2], alone)
+    assert not found.broken
+    assert found.labels.tolist() == source.labels[[30, 2, 7]].tolist()
+    torch.testing.assert_close(found.features[1:2], features(2).features)

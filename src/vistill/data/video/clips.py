@@ -13,6 +13,9 @@ from vistill.data.video.sampling import Sampling, clip_views, span, training_cli
 from vistill.errors import UserError
 
 TRIED = 8
+"""Videos of which one frame is decoded before the work."""
+MEASURED = 512
+"""Videos whose length is looked up where those were all too short."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +53,30 @@ def part_of(video: VideoReader, seconds: tuple[float, float] | None) -> range:
 
 
 def require_clips(source: Source, decoder: ClipDecoder) -> None:
-    """Look at a few videos from all over the source, until one is long enough.
+    """Look at videos from all over the source, until one can be read and one is long enough.
 
     Raises:
         UserError: none of them can be read, or all are shorter than a clip.
     """
     needed = span(decoder.frames, decoder.stride, decoder.sampling)
     told, longest = [], 0
-    for i in sorted({n * len(source) // TRIED for n in range(TRIED)}):
+    few, many = ({n * len(source) // most for n in range(most)} for most in (TRIED, MEASURED))
+    for i in [*sorted(few), *sorted(many - few)]:
         try:
             with VideoReader(source.place(i)) as video:
-                video.read([0])
+                if i in few:
+                    video.read([0])
                 longest = max(longest, len(part_of(video, source.span(i))))
         except BrokenImage as error:
             told.append(f"{source.sample_name(i)} ({error})")
         if longest >= needed:
             return
-    if longest == 0:
-        raise UserError(
-            f"none of {len(told)} clips tried in '{source.name}' can be read: {', '.join(told)}"
-        )
-    by = f" with data.stride={decoder.stride}" if needed > decoder.frames else ""
+        if len(told) == len(few) and longest == 0:
+            raise UserError(
+                f"none of {len(told)} clips tried in '{source.name}' can be read: {', '.join(told)}"
+            )
+    by = f" with {section}stride={decoder.stride}" if needed > decoder.frames else ""
     raise UserError(
-        f"data.frames={decoder.frames}{by} needs {needed} frames, and the longest of the clips "
-        f"tried in '{source.name}' has {longest}; lower {'them' if by else 'it'}"
+        f"{section}frames={decoder.frames}{by} needs {needed} frames, and the longest of the clips "
+        f"looked at in '{source.name}' has {longest}; lower {'them' if by else 'it'}"
     )

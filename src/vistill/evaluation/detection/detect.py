@@ -69,6 +69,13 @@ class DetectionScore:
     seconds: float
     broken: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return (
+            f"frame-mAP {100 * self.mean_precision:.1f} % at IoU 0.5 over {len(self.precisions)} "
+            f"actions, {self.boxes} boxes, {self.key_frames} key frames with {self.people} people, "
+            f"seed {self.seed}"
+        )
+
 
 @dataclass(frozen=True)
 class DetectionData:
@@ -279,6 +286,7 @@ def _train(
         warmup_epochs=min(options.warmup_epochs, epochs / 5),
         betas=(0.9, 0.999),
         clip_norm=options.clip_norm,
+        peak_in_warmup=True,
         layer_decay=options.layer_decay,
         **shared,
     )

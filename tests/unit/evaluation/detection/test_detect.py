@@ -87,9 +87,8 @@ def test_training_beats_a_detector_that_knows_nothing(folder, vit):
 
 
 def test_detected_people_exclusions_and_broken_videos(folder, vit, caplog):
-    detections = [line for line in (folder / "val.csv").read_text().splitlines()]
     rows = []
-    for number, line in enumerate(detections):
+    for number, line in enumerate((folder / "val.csv").read_text().splitlines()):
         cells = line.split(",")
         rows.append(",".join([*cells[:6], "", "0.5" if number == 3 else "0.9"]))
     (folder / "people.csv").write_text("\n".join(rows))

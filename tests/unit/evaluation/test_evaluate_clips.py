@@ -1,0 +1,121 @@
+"""The whole evaluation on small videos whose class is the way a square moves."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from vistill.config.clip_recipes import ClipSettings
+from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
+from vistill.data import open_source
+from vistill.errors import UserError
+from vistill.evaluation.evaluate import evaluate_backbone
+from vistill.evaluation.features import collect
+from vistill.evaluation.finetune import class_scores, fine_tune
+from vistill.evaluation.inputs import Inputs
+from vistill.models.vit import VisionTransformer
+
+WAYS = {"down": (3, 0), "right": (0, 3), "still": (0, 0)}
+CLIPS = ClipSettings(4, 2, "stretched", 2, 3)
+QUIET = {"device": "cpu", "workers": 0, "progress": False}
+
+
+def write_videos(folder: Path, per_class: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for name, (down, right) in WAYS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            with av.open(str(folder / name / f"{number}.mp4"), "w") as container:
+                stream = container.add_stream("libx264", rate=10)
+                stream.width, stream.height, stream.pix_fmt = 40, 32, "yuv420p"
+                top, left = rng.integers(0, 6, 2)
+                for t in range(10):
+                    frame = rng.integers(0, 50, (32, 40, 3), dtype=np.uint8)
+                    y, x = (top + down * t) % 24, (left + right * t) % 32
+                    frame[y : y + 8, x : x + 8] = (230, 200, 40)
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[str, str]:
+    root = tmp_path_factory.mktemp("clips")
+    write_videos(root / "train", 8, 0)
+    write_videos(root / "test", 4, 1)
+    return str(root / "train"), str(root / "test")
+
+
+@pytest.fixture
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(
+        image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_frames=4,
+        tubelet_size=2, class_token=False, qkv_bias="no_key",
+    )  # fmt: skip
+
+
+def sources(folders):
+    return [open_source(folder, "video") for folder in folders]
+
+
+QUICK = FineTuneConfig(
+    epochs=1, min_steps=60, global_batch_size=12, lr=3e-3, flip=0.0, crop_scale=(0.8, 1.0),
+    repeats=2, drop_path=0.0,
+)  # fmt: skip
+
+
+def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
+    train, test = folders
+    broken = Path(test) / "down" / "9.mp4"
+    broken.write_bytes((Path(test) / "down" / "0.mp4").read_bytes()[:200])
+    scores = evaluate_backbone(
+        vit, *sources((train, test)), clips=CLIPS, linear=LinearProbeConfig(min_steps=50),
+        finetune=QUICK, seeds=(0,), **QUIET,
+    )  # fmt: skip
+    broken.unlink()
+    assert [score.protocol for score in scores] == ["knn", "linear", "finetune"]
+    assert all(score.n_test == 12 and score.labels_used == 24 for score in scores)
+    assert all(score.broken == ("down/9.mp4",) for score in scores)
+    assert scores[-1].top1 > 0.6
+    assert sum("9.mp4" in record.message for record in caplog.records) == 1
+
+
+def test_views_of_a_video_are_averaged(folders, vit):
+    (train, _) = sources(folders)
+    classifier = fine_tune(
+        vit, train, np.arange(24), num_classes=3, inputs=Inputs(32, CLIPS), seed=0,
+        options=QUICK.model_copy(update={"min_steps": 4}), **QUIET,
+    )  # fmt: skip
+
+    def found(clips: ClipSettings) -> torch.Tensor:
+        return collect(
+            classifier, class_scores(classifier), train, np.array([20, 3]), batch_size=4,
+            inputs=Inputs(32, clips), workers=0, device="cpu", progress=None,
+        )  # fmt: skip
+
+    merged = found(CLIPS)
+    assert merged.ids.tolist() == [3, 20]
+    assert merged.labels.tolist() == train.labels[[3, 20]].tolist()
+    torch.testing.assert_close(merged.features.sum(dim=1), torch.ones(2, dtype=torch.float64))
+    middle = found(CLIPS.middle)
+    assert middle.ids.tolist() == [20, 3]
+    assert not torch.allclose(middle.features.double().softmax(1).flip(0), merged.features)
+
+
+def test_other_lengths_and_sizes(folders, vit):
+    longer = CLIPS._replace(frames=6, stride=1, sampling="segments")
+    (score,) = evaluate_backbone(
+        vit, *sources(folders), clips=longer, image_size=16, protocols=("knn",), **QUIET
+    )
+    assert score.n_test == 12
+    with pytest.raises(UserError, match="frames=5, image_size=32 does not suit the backbone"):
+        evaluate_backbone(vit, *sources(folders), clips=CLIPS._replace(frames=5), **QUIET)
+    with pytest.raises(
+        UserError, match=r"frames=4 with stride=10 needs 40 frames, and the longest .* has 10"
+    ):
+        evaluate_backbone(vit, *sources(folders), clips=CLIPS._replace(stride=10), **QUIET)
+    pictures = VisionTransformer(image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    with pytest.raises(UserError, match="takes pictures"):
+        evaluate_backbone(pictures, *sources(folders), clips=CLIPS, **QUIET)
