@@ -141,7 +141,7 @@ class LinearProbeConfig(Section):
     """Learning rates for a batch of up to 256, scaled linearly above; among several the best on a
     split of the training set is taken. Published: 0.1 alone, for 1.28 million pictures."""
     warmup_epochs: NonNegativeFloat = Field(default=10.0)
-    """Epochs of linear warm-up from zero; at most a tenth of the run."""
+    """Epochs of linear warm-up from zero; at most a ninth of the run, the published share."""
     weight_decay: NonNegativeFloat = Field(default=0.0)
     """LARS adds it to the gradient of the weight matrix."""
 

@@ -98,7 +98,7 @@ def _train(
     batch = min(options.batch_size, n)
     steps = n // batch
     epochs = max(options.epochs, math.ceil(options.min_steps / steps))
-    warmup = min(options.warmup_epochs, epochs / 10)
+    warmup = min(options.warmup_epochs, epochs / 9)
     head = ProbeHead(features.shape[1], num_classes, seed=seed).to(features.device)
     optimizer = LARS(head.linear.parameters(), lr=0.0, weight_decay=options.weight_decay)
     generator = torch.Generator().manual_seed(seed)
