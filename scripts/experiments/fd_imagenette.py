@@ -39,7 +39,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    parser.add_argument("--tuning", type=int, default=10, help="epochs of fine-tuning")
     given = parser.parse_args(words)
 
     size = given.image_size
@@ -73,11 +73,18 @@ def main(words: list[str] | None = None) -> None:
         "train.global_batch_size": given.batch,
         "train.evaluate_every": given.epochs,
     }
-    finetune = {"finetune.epochs": 1, "finetune.min_steps": given.steps}
-    finetune |= {"finetune.global_batch_size": 32, "finetune.precision": "bf16"}
+    fresh = {
+        "finetune.epochs": given.tuning,
+        "finetune.min_steps": 12 * given.tuning,
+        "finetune.global_batch_size": 32,
+        "finetune.precision": "bf16",
+        "finetune.layer_decay": 1.0,
+    }
+    # Gentler where there is something to keep: chosen on a part of the training pictures.
+    finetune = fresh | {"finetune.lr": 3e-4, "finetune.layer_decay": 0.75}
     arms = [
         Arm("teacher", lambda seed: mobilenet_v2(given.teacher, size)),
-        Arm("scratch", student, finetune=finetune),
+        Arm("scratch", student, finetune=fresh),
         Arm(
             "fd",
             student,

@@ -19,6 +19,7 @@ from vistill.models.build import create_backbone
 from vistill.models.pooled import PooledBackbone
 
 WIDTHS = (16, 32, 64)
+VIEWS = 2
 
 
 class Block(nn.Module):
@@ -87,7 +88,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--per-class", type=int, default=2500, help="unlabelled pictures")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    parser.add_argument("--tuning", type=int, default=3, help="epochs of fine-tuning")
     given = parser.parse_args(words)
 
     pictures = unpacked(given.data, given.out)
@@ -119,16 +120,19 @@ def main(words: list[str] | None = None) -> None:
         "train.evaluate_every": given.epochs,
     }
     targets = {"svd": {"method.align": "svd"}, "conv1x1": {"method.align": "conv1x1"}}
-    finetune = {"finetune.epochs": 1, "finetune.min_steps": given.steps}
+    finetune = {"finetune.epochs": given.tuning, "finetune.min_steps": 40 * given.tuning}
 
     def teacher() -> Backbone:
         return resnet(given.layers, given.teacher)
 
     arms = [Arm("teacher", lambda seed: teacher())]
     for name, student in students.items():
-        arms.append(Arm(f"{name}-scratch", student, finetune=finetune))
+        fresh = finetune | {"finetune.layer_decay": 1.0}
+        arms.append(Arm(f"{name}-scratch", student, finetune=fresh))
         for align, target in targets.items():
-            taught = settings | target
+            # Students of one kind of target read what the teacher said for the first of them.
+            cache = {"cache.path": str(given.out / f"teacher-{align}"), "cache.views": VIEWS}
+            taught = settings | target | cache
             arms.append(Arm(f"{name}-{align}", student, "kdep", teacher, taught, finetune))
     for arm in arms:
         if given.only is None or arm.name in given.only:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "experiments"
 CELLS = ROOT / "tests" / "data" / "cells"
-TINY = ["--data", str(CELLS), "--epochs", "1", "--batch", "8", "--steps", "2", "--seeds", "0", "1"]
+TINY = ["--data", str(CELLS), "--epochs", "1", "--batch", "8", "--tuning", "1", "--seeds", "0", "1"]
 
 
 def run(script: str, teacher: Path, out: Path, arms: list[str]) -> dict[str, dict[str, object]]:
