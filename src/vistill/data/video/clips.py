@@ -52,8 +52,13 @@ def part_of(video: VideoReader, seconds: tuple[float, float] | None) -> range:
     return range(video.num_frames) if seconds is None else video.between(*seconds)
 
 
-def require_clips(source: Source, decoder: ClipDecoder) -> None:
+def require_clips(source: Source, decoder: ClipDecoder, section: str = "data.") -> None:
     """Look at videos from all over the source, until one can be read and one is long enough.
+
+    Args:
+        source: of videos.
+        decoder: says what a clip is.
+        section: of the settings that did, for the error.
 
     Raises:
         UserError: none of them can be read, or all are shorter than a clip.
