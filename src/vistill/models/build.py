@@ -167,7 +167,9 @@ def load_backbone(
     elif spec.startswith("file:"):
         model = _from_file(spec.removeprefix("file:"))
     elif spec.startswith(LIBRARIES):
-        model, image_size = _from_library(spec, image_size), None
+        model = _from_library(spec, image_size)
+        if not spec.startswith("open_clip/"):
+            image_size = None  # built for it
     elif spec in VIT_SIZES or spec in SWIN_SIZES:
         return create_backbone(spec, image_size=image_size or 224)
     else:

@@ -4,6 +4,7 @@ Plain vision transformers become our own ViT, others are read by hooks, timm's t
 models and CLIP's ResNets by the map in front of their attention pooling.
 """
 
+import os
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +63,9 @@ def open_clip_backbone(
         state = read_state_dict(Path(path))
         seen = {k.removeprefix(_TOWER): v.float() for k, v in state.items() if k.startswith(_TOWER)}
         load_named(tower, seen, f"open_clip/{name}:{weights}")
-        origin = (
-            f"open_clip/{name}, {'file ' if weights == path else 'published weights '}{weights}"
-        )
+        published = weights in (*tags, "pretrained")
+        where = f"published weights {weights}" if published else f"file {os.path.abspath(path)}"
+        origin = f"open_clip/{name}, {where}"
     normalization = CLIP_NORMALIZATION
     if known:
         normalization = Normalization(tuple(known["mean"]), tuple(known["std"]))

@@ -180,7 +180,9 @@ def _class_of(config: Any, name: str, classifier: bool) -> Any:
         found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
         if found is None:
             raise UserError(f"transformers has no classifier for hf/{name}, a {config.model_type}")
-        return found[0] if isinstance(found, tuple) else found
+        several = found if isinstance(found, tuple) else (found,)
+        written = config.architectures or ()
+        return next((kind for kind in several if kind.__name__ in written), several[0])
     kind: Any = MODEL_MAPPING.get(type(_of_pictures(config)), None)
     if kind is None or kind.main_input_name != "pixel_values":
         raise UserError(f"hf/{name} is a {config.model_type}, which takes no pictures")

@@ -151,7 +151,7 @@ def test_other_sizes_are_taken(kind: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["vit", "resnet", "swin"])
+@pytest.mark.parametrize("kind", ["vit", "deit", "clip", "resnet", "swin"])
 def test_a_kept_classifier_gives_its_scores(kind: str, tmp_path: Path) -> None:
     original: Any = family(kind, tmp_path / "weights", classifier=True, num_labels=5)
     without = load_backbone(f"hf/{tmp_path / 'weights'}").eval()

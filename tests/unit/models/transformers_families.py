@@ -64,8 +64,11 @@ def family(kind: str, folder: Path, *, classifier: bool = False, **changes: Any)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = transformers.CONFIG_MAPPING[kind](**(SIZES[kind] | changes))
-    auto = transformers.AutoModelForImageClassification if classifier else transformers.AutoModel
-    model: Any = auto.from_config(config).eval()
+    model: Any = transformers.AutoModel.from_config(config)
+    if classifier:
+        found = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+        model = (found[-1] if isinstance(found, tuple) else found)(config)
+    model.eval()
     for name, parameter in model.named_parameters():
         if "position_embeddings" not in name and "norm" not in name:
             nn.init.normal_(parameter, std=0.15)
