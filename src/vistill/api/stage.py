@@ -323,6 +323,8 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
     kind, _, path = (settings["teacher"]["model"] or "").partition(":")
     if kind in ("run", "file"):
         settings["teacher"]["model"] = f"{kind}:{os.path.abspath(path)}"
+    elif kind.startswith("hf/") and os.path.isdir(folder := kind.removeprefix("hf/")):
+        settings["teacher"]["model"] = f"hf/{os.path.abspath(folder)}"
     return settings
 
 

@@ -17,8 +17,8 @@ class TeacherConfig(Section):
     """Which frozen model teaches, and how it is read."""
 
     model: str | None = Field(default=None)
-    """`timm/NAME[:pretrained]`, `torchvision/NAME[:pretrained]`, `run:PATH` or `file:PATH`; none
-    for methods without a teacher."""
+    """`timm/NAME[:pretrained]`, the same with `torchvision/`, `hf/` and `open_clip/`, `hf/FOLDER`,
+    `run:PATH` or `file:PATH`; none for methods without a teacher."""
     weights: Literal["random"] | None = Field(default=None)
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
     block: PositiveInt | None = Field(default=None)
@@ -35,7 +35,8 @@ class StudentConfig(Section):
 
     model: str = Field(default="vit_small")
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
-    `swinv2_tiny`, `swinv2_small`, `swinv2_base`; or `timm/NAME`, `torchvision/NAME`."""
+    `swinv2_tiny`, `swinv2_small`, `swinv2_base`; or `timm/NAME`, `torchvision/NAME`,
+    `hf/NAME`, `open_clip/NAME`."""
     patch_size: PositiveInt = Field(default=16)
     """Side of a square patch in pixels."""
     embed_dim: PositiveInt | None = Field(default=None)
