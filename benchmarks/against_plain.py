@@ -103,13 +103,14 @@ def compare(
         print(json.dumps(_memory(make_step, options.memory_of, options)))
         return
     memory = {side: in_own_process("--memory-of", side) for side in SIDES}
-    agreed = agree(argparse.Namespace(**vars(options) | {"batch": 4}))
+    agreed = agree(argparse.Namespace(**vars(options) | {"batch": min(4, options.batch)}))
     seconds = _seconds(make_step, options)
     ratios = (a / b for a, b in zip(seconds["plain"], seconds["vistill"], strict=True))
+    frames = f"{options.frames} x " if "frames" in options else ""
     report: dict[str, Any] = {
         "student": options.student,
         "teacher": options.teacher,
-        "batch": f"{options.batch} x {options.image_size} px, {options.precision}",
+        "batch": f"{options.batch} x {frames}{options.image_size} px, {options.precision}",
         "rounds": options.rounds,
         "clock": options.clock,
         "agreement": {name: f"{value:.2g}" for name, value in agreed.items()},

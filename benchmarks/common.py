@@ -87,10 +87,12 @@ def make_learner(
 
 
 def random_batch(options: argparse.Namespace, seed: int) -> Batch:
-    """Random pictures on the host."""
+    """Random pictures on the host, or clips where there is a number of frames."""
     generator = torch.Generator().manual_seed(seed)
     side, count = options.image_size, options.batch
-    pixels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    frames = (options.frames,) if "frames" in options else ()
+    size = (count, 3, *frames, side, side)
+    pixels = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
     seeds = torch.randint(0, 1 << 62, (count,), generator=generator)
     return Batch(pixels=pixels, seeds=seeds, ids=torch.arange(count))
 

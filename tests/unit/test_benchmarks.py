@@ -61,3 +61,25 @@ def test_a_step_of_feature_distillation_agrees(monkeypatch):
     monkeypatch.setattr(plain_fd.QuickGELU, "forward", lambda _, x: x)
     with pytest.raises(AssertionError, match="differ"):
         fd_step.agree(options)
+
+
+def test_a_step_of_amd_agrees(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import amd_step
+    import plain_amd
+
+    def tiny(name, image_size, num_frames):
+        return VisionTransformer(
+            image_size=image_size, patch_size=8, embed_dim=24 if name == "vit_small" else 64,
+            depth=2, num_heads=2, tubelet_size=2, num_frames=num_frames, class_token=False,
+            qkv_bias="no_key",
+        )  # fmt: skip
+
+    monkeypatch.setattr(amd_step, "create_backbone", tiny)
+    options = amd_step.parser("", batch=2, rounds=1).parse_args(["--image-size", "32"])
+    options.frames = 4
+    assert amd_step.agree(options)["loss"] > 0.01
+    target = plain_amd.PlainAMD.target
+    monkeypatch.setattr(plain_amd.PlainAMD, "target", lambda self, x: 1.1 * target(self, x))
+    with pytest.raises(AssertionError, match="differ"):
+        amd_step.agree(options)
