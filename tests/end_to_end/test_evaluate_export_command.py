@@ -30,6 +30,21 @@ def test_evaluate_prints_a_table_and_writes_json(mae_run: Path, tmp_path: Path) 
     assert all(0 <= score["low"] <= score["top1"] <= score["high"] <= 1 for score in scores)
 
 
+def test_a_sweep_tells_what_it_chose(mae_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    quick = ["finetune.epochs=2", "finetune.lrs=[1e-9,1e-2]", "finetune.test_every=1"]
+    words = ["evaluate", mae_run, "--data", CELLS / "train", "--protocols", "finetune"]
+    settings = ["finetune.recipe=kdep_sweep", "finetune.weight_decays=[5e-4]", "train_first=6"]
+    done = run(*words, "--out", out, "workers=0", "device=cpu", *settings, *quick)
+    assert "finetune, 100 %, seed 0: lr=" in done.stdout
+    assert "best test during training" in done.stdout
+    (score,) = json.loads(out.read_text())["scores"]
+    assert (score["labels_used"], score["n_test"]) == (18, 9)
+    assert [one["lr"] for one in score["tried"]] == [1e-9, 1e-2]
+    assert score["setting"] in score["tried"]
+    assert score["best_top1"] >= score["top1"]
+
+
 def test_random_init_is_a_baseline(mae_run: Path, tmp_path: Path) -> None:
     settings = {"workers": 0, "device": "cpu"}
     for random_init in (False, True):

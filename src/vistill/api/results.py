@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,19 @@ def say(text: object) -> None:
 
 
 @dataclass(frozen=True)
+class StudentResult:
+    """What one of several students came to.
+
+    Attributes:
+        backbone: folder of the exported student.
+        best: metric, value, epoch and step of its best evaluation, or None.
+    """
+
+    backbone: Path
+    best: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
 class PretrainResult:
     """What a pre-training run came to.
 
@@ -43,6 +56,7 @@ class PretrainResult:
         best: metric, value, epoch and step of the best evaluation, or None.
         seconds: wall time over all sessions.
         stages: results of a chain's students, the last of which is this one; empty without a chain.
+        students: where several learned together, each by its name; else empty.
     """
 
     out: Path
@@ -53,16 +67,17 @@ class PretrainResult:
     best: Mapping[str, Any] | None
     seconds: float
     stages: tuple["PretrainResult", ...] = ()
+    students: Mapping[str, StudentResult] = field(default_factory=dict)
 
     def __str__(self) -> str:
         terms = ", ".join(
             f"{name.removeprefix('loss/')} {value:.4g}" for name, value in self.terms.items()
         )
-        best = ""
-        if self.best is not None:
-            best = f"; best {self.best['metric']} {self.best['value']:.4g}"
-            best += f" after epoch {self.best['epoch']}"
-        return f"finished {self.steps} steps: {terms}{best}\nbackbone: {self.backbone}"
+        text = f"finished {self.steps} steps: {terms}{_best(self.best)}"
+        if not self.students:
+            return f"{text}\nbackbone: {self.backbone}"
+        lines = [f"{name}: {one.backbone}{_best(one.best)}" for name, one in self.students.items()]
+        return "\n".join([text, *lines])
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
@@ -73,7 +88,17 @@ class PretrainResult:
         """The inverse of `to_json`."""
         values = json.loads(text)
         values["out"], values["backbone"] = Path(values["out"]), Path(values["backbone"])
-        return cls(**values | {"stages": ()})
+        students = {
+            name: StudentResult(Path(one["backbone"]), one["best"])
+            for name, one in values.get("students", {}).items()
+        }
+        return cls(**values | {"stages": (), "students": students})
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    if best is None:
+        return ""
+    return f"; best {best['metric']} {best['value']:.4g} after epoch {best['epoch']}"
 
 
 @dataclass(frozen=True)

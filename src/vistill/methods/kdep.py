@@ -4,7 +4,7 @@ the teacher's, brought to the student's width by a fixed map: SVD and power temp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,8 +110,8 @@ class TrainedKDEP(TrainedModule):
         if targets.feature is not None:
             loss = self.distance(self.aligner(found.pooled), targets.feature)
             terms.append(("feature", self.weight, loss))
-        for name, mean, wanted in zip(self.layers, found.layers, targets.layers, strict=True):
-            terms.append((name, self.layer_weight, self.distance(mean, wanted)))
+        for i, pair in enumerate(zip(found.layers, targets.layers, strict=True), start=1):
+            terms.append((f"stage{i}", self.layer_weight, self.distance(*pair)))
         if self.classifier is not None and targets.scores is not None:
             loss = self.logits(self.classifier(found.activated), targets.scores)
             terms.append(("logits", self.logits_weight, loss))
@@ -241,7 +241,7 @@ class KDEP(Method):
 
         self.map = fixed_map(teacher.width, teacher.width if learned else student.width)
         pairs = zip(widths[1], widths[0], strict=True)
-        self.layer_maps = nn.ModuleList(fixed_map(*pair) for pair in pairs)
+        self.stage_maps = nn.ModuleList(fixed_map(*pair) for pair in pairs)
         self.layers = tuple(theirs)
         self.activation: Activation = at
         self.fit_view: Literal["train", "eval"] = fit_view
@@ -250,9 +250,13 @@ class KDEP(Method):
 
     @property
     def _maps(self) -> dict[str, FixedMap]:
-        """The maps in use, by the name of what they map; the pooled feature's is nothing."""
-        layers = {f"{name}.": map_ for name, map_ in zip(self.layers, self.layer_maps, strict=True)}
-        return ({"": self.map} if self.trained.weight else {}) | layers
+        """The maps in use, by what leads their names in a file; nothing for the pooled feature."""
+        stages = {f"stage{i}.": map_ for i, map_ in enumerate(self._stage_maps, start=1)}
+        return ({"": self.map} if self.trained.weight else {}) | stages
+
+    @property
+    def _stage_maps(self) -> list[FixedMap]:
+        return cast("list[FixedMap]", list(self.stage_maps))
 
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides see."""
@@ -266,14 +270,17 @@ class KDEP(Method):
         return replace(batch, pixels=pixels.clamp(0, 1))
 
     def targets(self, batch: Batch) -> Targets:
+        return self.target(self.observed(batch))
+
+    def target(self, observed: Float[Tensor, "b d"]) -> Targets:
+        """The target from what `teacher_output` found."""
         if not all(map_.fitted for map_ in self._maps.values()):
             raise RuntimeError("the teacher's features have to be seen once before the first step")
-        observed = self.observed(batch)
-        widths = [self.map.teacher_width, *(map_.teacher_width for map_ in self.layer_maps)]
+        widths = [self.map.teacher_width, *(map_.teacher_width for map_ in self._stage_maps)]
         pooled, *layers = observed[:, : sum(widths)].split(widths, dim=1)
         return Targets(
             self.map(pooled) if self.trained.weight else None,
-            [map_(one) for map_, one in zip(self.layer_maps, layers, strict=True)],
+            [map_(one) for map_, one in zip(self._stage_maps, layers, strict=True)],
             observed[:, sum(widths) :] if self.trained.classifier is not None else None,
         )
 
@@ -320,7 +327,7 @@ class KDEP(Method):
         return FeatureMoments(self, widths, self.fit_view, centred=self.centred)
 
     def install(self, fitted: Mapping[str, Tensor]) -> str:
-        told = []
+        told: list[str] = []
         for name, map_ in self._maps.items():
             found = calibration(fitted, name)
             map_.fit(found)

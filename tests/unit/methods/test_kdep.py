@@ -251,18 +251,18 @@ def test_layers_have_maps_of_their_own() -> None:
     teacher = deep(8, 12)
     method = fitted(KDEP(deep(5, 6), teacher, stages=[("first", "first")], stage_weight=0.5))
     assert method.map.basis.shape == (12, 6)
-    assert method.layer_maps[0].basis.shape == (8, 5)
+    assert method.stage_maps[0].basis.shape == (8, 5)
     seen = method.view(batch(), augment=True)
     images = teacher.normalization(seen.unit_pixels())
     mean = teacher.module.first(images).mean((2, 3))
     targets = method.targets(seen)
-    torch.testing.assert_close(targets.layers[0], method.layer_maps[0](mean))
+    torch.testing.assert_close(targets.layers[0], method.stage_maps[0](mean))
     losses = method.eval()(batch())
-    expected = 3 * losses.terms["feature"] + 0.5 * losses.terms["first"]
+    expected = 3 * losses.terms["feature"] + 0.5 * losses.terms["stage1"]
     torch.testing.assert_close(losses.total.detach(), expected)
     again = KDEP(deep(5, 6), teacher, stages=[("first", "first")])
     moments = method_moments(again)
-    assert set(moments.result()) >= {"basis", "first.basis"}
+    assert set(moments.result()) >= {"basis", "stage1.basis"}
 
 
 def method_moments(method: KDEP):
