@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from vistill.api.evaluate import evaluate as evaluate
     from vistill.api.export import export as export
     from vistill.api.export import load_backbone as load_backbone
+    from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
 
-__all__ = ["__version__", "demo", "evaluate", "export", "load_backbone", "pretrain", "recipes"]
+__all__ = [
+    "__version__",
+    "demo",
+    "evaluate",
+    "export",
+    "load_backbone",
+    "prepare",
+    "pretrain",
+    "recipes",
+]
 
 
 def __getattr__(name: str) -> Any:

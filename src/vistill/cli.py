@@ -64,7 +64,10 @@ def pretrain(
     teacher_weights: Annotated[
         str | None, typer.Option(help="'random' for a teacher without pretrained weights.")
     ] = None,
-    student: Annotated[str | None, typer.Option(help="vit_small, ... or timm/NAME.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="vit_small, ... or timm/NAME; a,b learn together from one teacher."),
+    ] = None,
     chain: Annotated[
         str | None,
         typer.Option(help="Students a,b,c of a sequential distillation, largest first."),
@@ -152,7 +155,9 @@ def evaluate(
 def export(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="What to export.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
-    format: Annotated[str, typer.Option(help="timm, torch, onnx, or the published mae, videomae.")] = "timm",
+    format: Annotated[
+        str, typer.Option(help="timm, torch, onnx, or the published mae, videomae.")
+    ] = "timm",
     which: Annotated[
         str | None, typer.Option(help="best or last of a run; default: best where there is one.")
     ] = None,
@@ -197,6 +202,58 @@ def recipes_copy(
     from vistill import api
 
     typer.echo(str(api.recipes.copy(name, path)))
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="Videos: a folder, list, .tar shards or .zip.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the index and new files.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Decode three frames of every video, not all.")
+    ] = False,
+    transcode: Annotated[
+        bool, typer.Option("--transcode", help="Re-encode into a form that is quick to train on.")
+    ] = False,
+    short_side: Annotated[
+        int | None, typer.Option(help="Pixels of the shorter side; default: 256.")
+    ] = None,
+    gop: Annotated[
+        int | None, typer.Option(help="Frames from one key frame to the next; default: 8.")
+    ] = None,
+    codec: Annotated[str | None, typer.Option(help="h264, hevc or vp9; default: h264.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="Constant rate factor, less is better; default: 23.")
+    ] = None,
+    shards: Annotated[
+        float | None, typer.Option(help="Pack the new files into .tar shards of so many MB.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; default: one a core, at most 8.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where DIR was prepared otherwise.")
+    ] = False,
+) -> None:
+    """Verify a collection of videos, write an index of it, re-encode it for training."""
+    from vistill import api
+
+    if out is None:
+        raise UserError("prepare needs a folder to write to: give --out DIR")
+    api.say(
+        api.prepare(
+            source,
+            out=out,
+            quick=quick,
+            transcode=transcode,
+            short_side=short_side,
+            gop=gop,
+            codec=codec,
+            quality=quality,
+            shards=shards,
+            workers=workers,
+            overwrite=overwrite,
+        )
+    )
 
 
 @app.command()

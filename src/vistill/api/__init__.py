@@ -8,6 +8,8 @@ from vistill.api.demo import demo as demo
 from vistill.api.evaluate import evaluate as evaluate
 from vistill.api.export import export as export
 from vistill.api.export import load_backbone as load_backbone
+from vistill.api.prepare import PrepareResult as PrepareResult
+from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
 from vistill.api.results import EvaluateResult as EvaluateResult
 from vistill.api.results import PretrainResult as PretrainResult

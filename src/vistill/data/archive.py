@@ -91,7 +91,7 @@ class TarSource(ShardSource):
         for number, file in enumerate(files):
             classes: dict[str, str] = {}
             start = len(names)
-            for member, offset, size, text in _tar_members(file):
+            for member, offset, size, text in tar_members(file):
                 if media.holds(member):
                     names.append(member.removeprefix("./").lstrip("/"))
                     places.extend((number, offset, size))
@@ -162,7 +162,7 @@ class ZipSource(ArchiveSource):
         return data
 
 
-def _tar_members(file: Path) -> Iterator[tuple[str, int, int, str | None]]:
+def tar_members(file: Path) -> Iterator[tuple[str, int, int, str | None]]:
     """Name, offset, size of every regular file, and the text of a WebDataset class (`.cls`)."""
     try:
         with open(file, "rb") as raw:

@@ -126,6 +126,25 @@ class VideoReader:
         turned = np.rot90(frames, (self._rotation or 0) // 90 % 4, axes=(1, 2))
         return torch.from_numpy(np.ascontiguousarray(turned)).permute(3, 0, 1, 2)
 
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """Every frame that can be decoded, one after the other, with its time in seconds.
+
+        They are PyAV's frames: neither converted nor turned.
+        """
+        self._rewind()
+        first = int(self._pts[0]) if len(self._pts) else 0
+        for number, frame in enumerate(self._decoded()):
+            self.corrupt += frame.is_corrupt
+            if self._by_count or frame.pts is None:
+                yield float(self.times[min(number, self.num_frames - 1)]), frame
+            else:
+                yield (frame.pts - first) * self._unit, frame
+
+    @property
+    def told_frames(self) -> int:
+        """Frames that the header tells; 0 where it tells none."""
+        return int(self._stream.frames)
+
     # ---- opening
 
     def _open(self) -> None:
@@ -173,8 +192,8 @@ class VideoReader:
         self.times: Float[np.ndarray, " n"] = seconds
 
     def _seconds(self) -> Float[np.ndarray, " n"]:
-        unit = float(self._stream.time_base or 0)
-        return (self._pts - self._pts[:1]) * unit
+        self._unit = float(self._stream.time_base or 0)
+        return (self._pts - self._pts[:1]) * self._unit
 
     # ---- decoding
 
@@ -248,15 +267,17 @@ class VideoReader:
         """Decode everything up to the last wanted frame and count."""
         self._rewind()
         found: dict[int, np.ndarray] = {}
-        asked, number = set(wanted), 0
-        for packet in self._packets():
-            for frame in _frames_of(packet):
-                if number in asked:
-                    found[number] = self._pixels(frame)
-                    if len(found) == len(wanted):
-                        return found
-                number += 1
+        asked = set(wanted)
+        for number, frame in enumerate(self._decoded()):
+            if number in asked:
+                found[number] = self._pixels(frame)
+                if len(found) == len(wanted):
+                    break
         return found
+
+    def _decoded(self) -> Iterator[Any]:
+        for packet in self._packets():
+            yield from _frames_of(packet)
 
     def _seek(self, key: int) -> bool:
         self._fresh = False
@@ -278,7 +299,7 @@ class VideoReader:
             self._shape = frame.width, frame.height
         self.corrupt += frame.is_corrupt
         width, height = self._shape  # of all frames, also where the stream changes its size
-        return self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        return self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
 
 
 def _frames_of(packet: Any) -> list[Any]:

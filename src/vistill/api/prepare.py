@@ -1,0 +1,233 @@
+"""`prepare`: verify a collection of videos, index it, re-encode it where that is asked."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistill.api.results import say
+from vistill.errors import UserError
+from vistill.files import write_atomic
+
+INDEX = "index.parquet"
+_MARKER = "prepare.json"
+_CODECS = ("h264", "hevc", "vp9")
+_SHOWN = 10
+_PLAIN_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What a collection came to.
+
+    Attributes:
+        index: the Parquet file to give to `--data`.
+        clips: videos without a problem.
+        problems: name and problem of the others, which the index lists too.
+        seconds: of video without a problem.
+        size: bytes of it.
+        lengths: frames of the shortest, the median and the longest; None without clips.
+        codecs: how many have which.
+        corrupt: videos with damaged frames among them.
+        doubles: videos whose bytes are those of an earlier one.
+    """
+
+    index: Path
+    clips: int
+    problems: dict[str, str]
+    seconds: float
+    size: int
+    lengths: tuple[int, int, int] | None
+    codecs: dict[str, int]
+    corrupt: int
+    doubles: int
+
+    def __str__(self) -> str:
+        from vistill.training.progress import duration
+
+        lines = ["no clip without a problem"]
+        if self.lengths is not None:
+            low, middle, high = self.lengths
+            codecs = ", ".join(f"{count} {name}" for name, count in self.codecs.items())
+            lines = [
+                f"{self.clips} clips of {low} to {high} frames (median {middle}), "
+                f"{duration(self.seconds)} in all, {self.size / 1e6:.1f} MB: {codecs}"
+            ]
+        if self.corrupt:
+            lines.append(f"{self.corrupt} of them have damaged frames (column 'corrupt')")
+        if self.doubles:
+            lines.append(f"{self.doubles} of them repeat an earlier one (column 'hash')")
+        if self.problems:
+            lines.append(f"{len(self.problems)} have a problem, and training leaves them out:")
+            shown = list(self.problems.items())[:_SHOWN]
+            lines += [f"  {name}: {problem}" for name, problem in shown]
+            if len(self.problems) > _SHOWN:
+                lines.append(f"  and {len(self.problems) - _SHOWN} more (column 'problem')")
+        return "\n".join([*lines, f"index: {self.index}"])
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    quick: bool = False,
+    transcode: bool = False,
+    short_side: int | None = None,
+    gop: int | None = None,
+    codec: str | None = None,
+    quality: int | None = None,
+    shards: float | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> PrepareResult:
+    """Verify every video of a collection and write an index that `pretrain` and `evaluate` read.
+
+    The same call continues an interrupted one, and looks at new and changed videos only.
+
+    Args:
+        source: a folder, list, `.tar` shards or `.zip` of videos; archives need `transcode`.
+        out: folder for `index.parquet` and the re-encoded videos.
+        quick: decode three frames of every video instead of all.
+        transcode: re-encode, upright and without sound; the index then names the new files.
+        short_side: pixels of the shorter side (256); smaller videos keep their size.
+        gop: frames from one key frame to the next (8).
+        codec: `h264`, `hevc` or `vp9`.
+        quality: constant rate factor of the encoder, less is better (23).
+        shards: pack the new files into `.tar` shards of so many megabytes.
+        workers: processes (0: none); default: one a core, at most 8.
+        overwrite: start anew in a folder that was prepared otherwise.
+
+    Raises:
+        UserError: something to mend, told in one sentence before any work.
+    """
+    wanted = {"short_side": short_side, "gop": gop, "codec": codec, "quality": quality}
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    _check(given if shards is None else {**given, "shards": shards}, transcode, workers)
+
+    from vistill.data import default_workers, open_source
+    from vistill.data.parquet import require_parquet
+    from vistill.data.video.prepare import (
+        Work,
+        pack,
+        packed_clips,
+        read_journal,
+        still_holds,
+        write_index,
+    )
+    from vistill.data.video.transcode import Recipe
+
+    require_parquet()
+    path, folder = os.fspath(source), Path(out)
+    videos = open_source(path, "video")
+    if not transcode and not isinstance(videos.place(0), str):
+        raise UserError(
+            f"'{path}' is an archive, whose videos an index cannot name; train on it as it is, or "
+            "re-encode it with --transcode"
+        )
+    settings = {
+        "source": os.path.abspath(path),
+        "quick": quick,
+        "transcode": given if transcode else None,
+        "shards": shards,
+    }
+    _claim(folder, settings, overwrite=overwrite)
+    work = Work(videos, folder, quick, Recipe(**given) if transcode else None)
+    packed, known = packed_clips(folder), read_journal(folder)
+    tasks = list(work.tasks())
+    rows = {
+        task.key: known[task.key]
+        for task in tasks
+        if still_holds(task, known.get(task.key), folder, packed)
+    }
+    if rows:
+        say(f"{len(rows)} of {len(tasks)} videos were done before")
+    left = [task for task in tasks if task.key not in rows]
+    progress = _Progress(len(left))
+    for task, row in work.run(left, default_workers() if workers is None else workers):
+        rows[task.key] = row
+        progress.add(sum(task.stamp[:1]))
+    ordered = [rows[task.key] for task in tasks]
+    if shards is not None:
+        pack(folder, ordered, shards)
+    write_index(folder / INDEX, ordered)
+    return _summary(folder / INDEX, ordered)
+
+
+def _check(given: dict[str, Any], transcode: bool, workers: int | None) -> None:
+    from vistill.config.suggest import did_you_mean
+
+    if given and not transcode:
+        name = next(iter(given)).replace("_", "-")
+        raise UserError(f"--{name} is about re-encoding: add --transcode")
+    least = {"short_side": 16, "gop": 1, "quality": 0, "shards": 1, "workers": 0}
+    for name, value in {**given, "workers": workers}.items():
+        if name in least and value is not None and value < least[name]:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} must be {least[name]} or more, not {value}")
+    codec = given.get("codec", _CODECS[0])
+    if codec not in _CODECS:
+        near = did_you_mean(codec, _CODECS)
+        raise UserError(f"--codec must be one of {', '.join(_CODECS)}, not {codec!r}{near}")
+
+
+def _claim(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
+    """Make `folder` the folder of this collection, or recognise it."""
+    from vistill.data.video.prepare import JOURNAL
+
+    marker = folder / _MARKER
+    text = json.dumps(settings, indent=2) + "\n"
+    if not marker.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; choose another folder for the index")
+    if marker.is_file() and marker.read_text(encoding="utf-8") != text:
+        if not overwrite:
+            raise UserError(
+                f"{folder} was prepared from another source or with other settings (see {marker}); "
+                "choose another folder, or --overwrite"
+            )
+        for old in (folder / JOURNAL, folder / INDEX, *folder.glob("shard-*.tar")):
+            old.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(marker, text)
+
+
+class _Progress:
+    """A line every quarter of a minute: how far, how fast, how long still."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.size = total, 0, 0
+        self.start = self.told = time.monotonic()
+
+    def add(self, size: int) -> None:
+        """One more video of so many bytes is done."""
+        from vistill.training.progress import duration
+
+        now = time.monotonic()
+        self.done, self.size = self.done + 1, self.size + size
+        if now - self.told < _PLAIN_SECONDS and self.done < self.total:
+            return
+        self.told, seconds = now, max(now - self.start, 1e-9)
+        eta = seconds / self.done * (self.total - self.done)
+        say(
+            f"{self.done} of {self.total} videos · {self.done / seconds:.1f} videos/s · "
+            f"{self.size / 1e6 / seconds:.1f} MB/s · ETA {duration(eta)}"
+        )
+
+
+def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
+    fine = [row for row in rows if row["problem"] is None]
+    frames = sorted(row["frames"] for row in fine)
+    return PrepareResult(
+        index=index,
+        clips=len(fine),
+        problems={row["key"]: row["problem"] for row in rows if row["problem"] is not None},
+        seconds=sum(row["duration"] for row in fine),
+        size=sum(row["size"] for row in fine),
+        lengths=(frames[0], frames[len(frames) // 2], frames[-1]) if frames else None,
+        codecs=dict(Counter(row["codec"] for row in fine).most_common()),
+        corrupt=sum(row["corrupt"] > 0 for row in fine),
+        doubles=len(fine) - len({row["hash"] for row in fine}),
+    )

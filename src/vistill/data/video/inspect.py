@@ -1,0 +1,87 @@
+"""What a video file is and whether all of it can be decoded."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+from vistill.data.broken import BrokenImage
+from vistill.data.video.reader import VideoReader
+
+LOST = 0.1
+"""Share of frames that cannot be decoded above which a video has a problem."""
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One row of the index, but for the name and the label.
+
+    Attributes:
+        duration: seconds.
+        fps: frames per second, on average.
+        frames: frames that are there.
+        width, height: pixels, upright.
+        size: bytes.
+        codec: name of the decoder.
+        corrupt: frames that are damaged or cannot be decoded.
+        hash: SHA-256 of the bytes.
+        problem: why it cannot be trained on; None where it can.
+    """
+
+    duration: float = 0.0
+    fps: float = 0.0
+    frames: int = 0
+    width: int = 0
+    height: int = 0
+    size: int = 0
+    codec: str = ""
+    corrupt: int = 0
+    hash: str = ""
+    problem: str | None = None
+
+
+def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
+    """Read a whole video; `quick` looks at all packets, but decodes three frames only."""
+    try:
+        size, digest = _bytes_of(place)
+    except OSError as error:
+        return Facts(problem=f"cannot be read: {error.strerror}")
+    try:
+        with VideoReader(place) as video:
+            n = video.num_frames
+            if quick:
+                video.read([0, n // 2, n - 1])
+                lost = 0
+            else:
+                lost = max(0, n - sum(1 for _ in video.frames()))
+                video.read([0])
+            return Facts(
+                duration=float(video.times[-1]) + (1 / video.fps if video.fps else 0.0),
+                fps=video.fps,
+                frames=n,
+                width=video.width,
+                height=video.height,
+                size=size,
+                codec=video.codec,
+                corrupt=video.corrupt + lost,
+                hash=digest,
+                problem=_problem(n, lost, video.told_frames),
+            )
+    except BrokenImage as error:
+        return Facts(size=size, hash=digest, problem=str(error))
+
+
+def _problem(n: int, lost: int, told: int) -> str | None:
+    if lost and told > n:  # headers alone count frames that are not shown
+        return f"truncated: {n - lost} of {told} frames"
+    return f"{lost} of {n} frames cannot be decoded" if lost > LOST * n else None
+
+
+def _bytes_of(place: str | bytes) -> tuple[int, str]:
+    if isinstance(place, bytes):
+        return len(place), hashlib.sha256(place).hexdigest()
+    digest = hashlib.sha256()
+    with open(place, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return os.path.getsize(place), digest.hexdigest()

@@ -1,0 +1,229 @@
+"""A collection of videos from one state to the next: what to do, doing it, shards, the index."""
+
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vistill.data.archive import tar_members
+from vistill.data.broken import BrokenImage
+from vistill.data.parallel import in_parallel
+from vistill.data.parquet import require_parquet
+from vistill.data.source import CLIPS, Source
+from vistill.data.video.inspect import Facts, inspect
+from vistill.data.video.transcode import Recipe, transcode
+from vistill.files import atomic_writer
+
+CLIPS_FOLDER = "clips"
+JOURNAL = "files.jsonl"
+KILLED = "the process that read it was killed"
+Packed = dict[str, tuple[str, int, int]]
+"""Shard, offset and size by member."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to be looked at.
+
+    Attributes:
+        key: its name, and how often that name came before.
+        number: position in the source.
+        label: name of its class, or None.
+        stamp: size and time of change of its file; empty in an archive.
+        target: name of its new file, or None.
+    """
+
+    key: str
+    number: int
+    label: str | None
+    stamp: list[int]
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done to every video, in whatever process.
+
+    Attributes:
+        source: of the videos.
+        folder: where new files go.
+        quick: whether three frames are enough.
+        recipe: of the new files; None writes none.
+    """
+
+    source: Source
+    folder: Path
+    quick: bool
+    recipe: Recipe | None
+
+    def __call__(self, task: Task) -> Facts:
+        try:
+            place = self.source.place(task.number)
+            facts = inspect(place, quick=self.quick)
+            if self.recipe is None or task.target is None or facts.problem is not None:
+                return facts
+            target = self.folder / CLIPS_FOLDER / task.target
+            target.parent.mkdir(parents=True, exist_ok=True)
+            transcode(place, target, self.recipe, self.source.span(task.number))
+        except BrokenImage as error:
+            return Facts(problem=str(error))
+        return replace(inspect(str(target), quick=True), corrupt=facts.corrupt)
+
+    def tasks(self) -> Iterator[Task]:
+        """One per video; new files are named like the old ones as far as possible."""
+        source, came = self.source, Counter[str]()
+        on_disk = isinstance(source.place(0), str)
+        for number in range(len(source)):
+            name, label, stamp, target = source.sample_name(number), None, [], None
+            came[name] += 1
+            key = name if came[name] == 1 else f"{name} ({came[name]})"
+            if source.labels is not None and source.classes and source.labels[number] >= 0:
+                label = source.classes[source.labels[number]]
+            if on_disk and os.path.exists(place := source.place(number)):
+                stamp = [os.path.getsize(place), os.stat(place).st_mtime_ns]
+            if self.recipe is not None:
+                stem = _safe_stem(key)
+                came[f"/{stem}"] += 1
+                again = came[f"/{stem}"]
+                target = f"{stem}{'' if again == 1 else f'-{again}'}{self.recipe.suffix}"
+            yield Task(key, number, label, stamp, target)
+
+    def row(self, task: Task, facts: Facts | None) -> dict[str, Any]:
+        """One line of the journal, of which the index is made."""
+        source, number = self.source, task.number
+        facts = facts or Facts(problem=KILLED)
+        span = source.span(number)
+        place = source.place(number) if task.stamp else source.sample_name(number)
+        fine = task.target if facts.problem is None else None
+        cut = span if fine is None else None
+        return {
+            "key": task.key,
+            "stamp": task.stamp,
+            "target": fine,
+            "path": place if fine is None else f"{CLIPS_FOLDER}/{fine}",
+            "label": task.label,
+            **asdict(facts),
+            "start": None if cut is None else cut[0],
+            "end": None if cut is None else cut[1],
+            "source": source.sample_name(number),
+        }
+
+    def run(self, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """Do the tasks and note each in the journal as soon as it is done."""
+        with open(self.folder / JOURNAL, "ab") as journal:
+            for task, facts in in_parallel(self, tasks, workers):
+                row = self.row(task, facts)
+                journal.write(json.dumps(row).encode() + b"\n")
+                journal.flush()
+                yield task, row
+
+
+def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
+    """The newest row of every video that was done; a line cut short by a kill does not count."""
+    rows: dict[str, dict[str, Any]] = {}
+    path = folder / JOURNAL
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            path.write_bytes(whole)
+        rows = {row["key"]: row for row in map(json.loads, whole.splitlines())}
+    return rows
+
+
+def still_holds(task: Task, row: dict[str, Any] | None, folder: Path, packed: Packed) -> bool:
+    """Whether a row of the journal is what doing the task again would come to."""
+    if row is None or row["stamp"] != task.stamp or row["problem"] == KILLED:
+        return False
+    if row["target"] is None:
+        return task.target is None or row["problem"] is not None
+    there = folder / CLIPS_FOLDER / row["target"]
+    size = packed.get(row["target"], ("", 0, -1))[2]
+    if there.is_file():
+        size = there.stat().st_size
+    return row["target"] == task.target and size == row["size"]
+
+
+def packed_clips(folder: Path) -> Packed:
+    """What the shards in `folder` hold; of members of the same name the last."""
+    return {
+        name: (shard.name, offset, size)
+        for shard in sorted(folder.glob("shard-*.tar"))
+        for name, offset, size, _ in tar_members(shard)
+        if CLIPS.holds(name)
+    }
+
+
+def pack(folder: Path, rows: list[dict[str, Any]], megabytes: float) -> None:
+    """Move new files into further `.tar` shards, with labels as `.cls`; rows then name the shard.
+
+    A shard appears whole; only then are its files deleted, so that a kill loses nothing.
+    """
+    loose = [row for row in rows if row["target"] and _loose(folder, row).is_file()]
+    while loose:
+        group: list[dict[str, Any]] = []
+        size = 0
+        while loose and (not group or size < megabytes * 1e6):
+            group.append(loose.pop(0))
+            size += group[-1]["size"]
+        number = len(list(folder.glob("shard-*.tar")))
+        with (
+            atomic_writer(folder / f"shard-{number:05}.tar") as file,
+            tarfile.open(fileobj=file, mode="w") as shard,
+        ):
+            for row in group:
+                shard.add(_loose(folder, row), row["target"], filter=_plain)
+                if row["label"] is not None:
+                    text = row["label"].encode()
+                    member = tarfile.TarInfo(f"{Path(row['target']).with_suffix('')}.cls")
+                    member.size = len(text)
+                    shard.addfile(member, BytesIO(text))
+        for row in group:
+            _loose(folder, row).unlink()
+    for path, _, _ in os.walk(folder / CLIPS_FOLDER, topdown=False):
+        os.rmdir(path)
+    packed = packed_clips(folder)
+    for row in rows:
+        if row["target"]:
+            row["shard"], row["offset"], _ = packed[row["target"]]
+            row["path"] = row["target"]
+
+
+def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as Parquet, one per video, all or nothing."""
+    parquet = require_parquet()
+    import pyarrow as pa
+
+    text, number, real = pa.string(), pa.int64(), pa.float64()
+    kinds = {"path": text, "label": text, "duration": real, "fps": real, "frames": number,
+             "width": number, "height": number, "size": number, "codec": text, "hash": text,
+             "corrupt": number, "problem": text, "start": real, "end": real,
+             "source": text}  # fmt: skip
+    if any("shard" in row for row in rows):
+        kinds |= {"shard": text, "offset": number}
+    table = pa.Table.from_pylist(rows, pa.schema(kinds))
+    with atomic_writer(path) as file:
+        parquet.write_table(table, file)
+
+
+def _safe_stem(name: str) -> str:
+    """A name without suffix that stays below the folder it is put in; dots would end the key of a
+    WebDataset."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
+    return PurePosixPath(*parts).with_suffix("").as_posix().replace(".", "_")
+
+
+def _loose(folder: Path, row: dict[str, Any]) -> Path:
+    return folder / CLIPS_FOLDER / row["target"]
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without whose it was and when it was made: the same clips give the same shard."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member
