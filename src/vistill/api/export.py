@@ -107,7 +107,8 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
         return require_backbone(source)
     text = os.fspath(source)
     if not text.startswith(_KINDS):
-        if Path(text).is_dir():
+        place = Path(text)
+        if place.is_dir() or (place.parent / "export" / place.name).is_dir():
             text = f"run:{text}"
         elif Path(text).is_file():
             text = f"file:{text}"
@@ -115,7 +116,10 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
             raise UserError(f"{text} does not exist")
     if which is None or not text.startswith("run:"):
         return text
-    folder = Path(text.removeprefix("run:")) / "export" / which
+    run = Path(text.removeprefix("run:"))
+    folder = run / "export" / which
+    if not run.exists():  # RUN/NAME: one of several students
+        folder = run.parent / "export" / run.name / which
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: {text.removeprefix('run:')} is no finished run")
     return f"run:{folder}"

@@ -11,6 +11,7 @@ from vistill.config.chain import stage_config, stage_names
 from vistill.config.loading import load_config
 from vistill.config.overrides import Overrides, parse_overrides, set_override
 from vistill.config.schema import RunConfig, StudentConfig
+from vistill.config.together import student_configs, student_name
 from vistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def pretrain(
 
     Args:
         recipe: a method, a packaged recipe or a `.yaml` file; None: TinyMIM's defaults.
-        data: pictures or clips: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards or a `.zip`.
+        data: pictures or clips: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards, a `.zip`.
         out: folder of the run.
-        teacher: `timm/NAME[:pretrained]`, `torchvision/NAME[:pretrained]`, `run:DIR`, `file:PATH`
+        teacher: `timm/NAME[:pretrained]`, the same with `torchvision/`, `hf/` and `open_clip/`,
+            `hf/FOLDER`, `run:DIR`, `file:PATH`
             or a `Backbone`.
         teacher_weights: `random` allows a teacher that nobody trained.
-        student: `vit_small` and the like, `timm/NAME`, `torchvision/NAME`, or a `Backbone`.
+        student: `vit_small` and the like, `timm/NAME`, `torchvision/NAME`, or a `Backbone`; several
+            names separated by commas learn together from one pass of the teacher.
         chain: students of a sequential distillation, largest first, each taught by the one before;
             stages are folders `1-NAME`, `2-NAME`, ... in `out`, finished ones are skipped.
         overwrite: move an existing run aside (`OUT.old-1`) and start anew.
@@ -56,13 +59,15 @@ def pretrain(
         vistill.training.errors.Interrupted: SIGTERM or SIGINT; the run was saved.
     """
     settings = read_overrides(overrides)
+    several = isinstance(student, str) and "," in student
     names = {"teacher": teacher, "student": student}
     objects = {side: model for side, model in names.items() if not isinstance(model, str | None)}
     flags = {
         "data.train": None if data is None else os.fspath(data),
         "teacher.model": _name(teacher),
         "teacher.weights": teacher_weights,
-        "student.model": _name(student),
+        "student.model": None if several else _name(student),
+        "students": _several(student) if several else None,
         "chain": chain.split(",") if isinstance(chain, str) else chain and list(chain),
     }
     for key, value in flags.items():
@@ -92,6 +97,17 @@ def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Overrides:
     return settings
 
 
+def _several(models: Any) -> dict[str, Any]:
+    """`students` from their models, separated by commas."""
+    found = {student_name(model.strip()): {"model": model.strip()} for model in models.split(",")}
+    if len(found) <= models.count(","):
+        raise UserError(
+            f"--student {models} names a model twice; give the students names of your own: "
+            "students.NAME.model=MODEL"
+        )
+    return found
+
+
 def _name(model: Any) -> str | None:
     if model is None or isinstance(model, str):
         return model
@@ -102,9 +118,6 @@ def _name(model: Any) -> str | None:
 
 def _check(config: RunConfig, *, student_given: bool) -> None:
     """What the schema cannot see: settings that need or exclude each other."""
-    from vistill.config.suggest import did_you_mean
-    from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
-
     method, teacher = config.method.name, config.teacher
     if config.data.train is None:
         raise UserError(f"{method} needs pictures or clips: give --data PATH")
@@ -135,25 +148,48 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
             f"every stage of a chain has another teacher, so none of them can use "
             f"cache={config.cache.path}; leave it out"
         )
+    if config.students is not None:
+        if config.chain or student_given or not config.students:
+            other = "chain" if config.chain else "student.model"
+            raise UserError(
+                f"students and {other} both say who learns; leave one of them out"
+                if config.students
+                else "students names nobody; write students.NAME.model=MODEL"
+            )
+        if method in _WITHOUT_TEACHER:
+            raise UserError(
+                f"{method} learns without a teacher, so {len(config.students)} students share "
+                "nothing; train one at a time"
+            )
     if config.chain and student_given:
         raise UserError("a chain names its students itself: give --chain or --student, not both")
     for extra in config.train.loggers:
         if find_spec(extra) is None:
             raise UserError(f"train.loggers={extra} needs an extra: pip install 'vistill[{extra}]'")
-    usual = StudentConfig()
-    sizes = [
-        name
-        for name in StudentConfig.model_fields
-        if name not in ("model", "drop_path", "init")
-        and getattr(config.student, name) != getattr(usual, name)
-    ]
     for name in config.chain or (config.student.model,):
-        useless = [size for size in sizes if name not in SWIN_SIZES or size != "relative_position"]
-        if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and useless:
-            raise UserError(f"{name} has its own sizes, so student.{useless[0]} has no use")
-        own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
-        if name not in own and not name.startswith((*LIBRARIES, "object:")):
-            raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")
+        _check_student(name, config.student, "student")
+    for name, own in student_configs(config).items():
+        _check_student(own.student.model, own.student, f"students.{name}")
+
+
+def _check_student(name: str, settings: StudentConfig, key: str) -> None:
+    """A model's name, and sizes that it has no use for."""
+    from vistill.config.suggest import did_you_mean
+    from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
+
+    usual = StudentConfig()
+    useless = [
+        size
+        for size in StudentConfig.model_fields
+        if size not in ("model", "drop_path", "init")
+        and getattr(settings, size) != getattr(usual, size)
+        and (name not in SWIN_SIZES or size != "relative_position")
+    ]
+    if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and useless:
+        raise UserError(f"{name} has its own sizes, so {key}.{useless[0]} has no use")
+    own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
+    if name not in own and not name.startswith((*LIBRARIES, "object:")):
+        raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")
 
 
 def _run_chain(

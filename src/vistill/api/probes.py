@@ -15,6 +15,7 @@ from vistill.data.cache import TeacherCache
 from vistill.evaluation.features import pooling
 from vistill.evaluation.knn import knn_votes
 from vistill.methods.base import Method
+from vistill.models.backbone import Backbone
 
 _BANK, _QUERIES = 1500, 500
 _CLIP_BANK, _CLIP_QUERIES = 600, 200
@@ -24,6 +25,8 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class Probes:
     """Called with the finished epoch; returns `held_out_loss` and, with labels, `knn` in percent.
+
+    Of several students each has its own, `NAME/held_out_loss` and `NAME/knn`.
 
     Args:
         config: of the run.
@@ -69,9 +72,10 @@ class Probes:
         if not len(self.held_out):
             return {}
         self.method.eval()
-        values = {"held_out_loss": self._held_out_loss()}
+        values = {_key(name, "held_out_loss"): x for name, x in self._held_out_losses().items()}
         if self.config.train.knn_probe and len(self.bank) and len(self.queries):
-            values["knn"] = self._knn()
+            for name, student in self.method.students.items():
+                values[_key(name, "knn")] = self._knn(student)
         return values
 
     def _labelled(self, indices: np.ndarray, most: int) -> np.ndarray:
@@ -80,17 +84,20 @@ class Probes:
         known = indices[self.source.labels[indices] >= 0]
         return np.random.default_rng(self.config.seed).permutation(known)[:most]
 
-    def _held_out_loss(self) -> float:
-        total, count = 0.0, 0
+    def _held_out_losses(self) -> dict[str, float]:
+        """The loss of each student."""
+        totals, count = dict.fromkeys(self.method.students, 0.0), 0
         dtype = _AUTOCAST.get(self.config.train.precision)
         for batch in self._batches(self.held_out, self.cache):
             with torch.autocast(
                 self.device.type, dtype or torch.bfloat16, enabled=dtype is not None
             ):
-                loss = self.method(batch.to(self.device)).total
-            total += float(loss) * len(batch)
+                losses = self.method(batch.to(self.device))
+            for name in totals:
+                loss = losses.terms[name] if name else losses.total
+                totals[name] += float(loss) * len(batch)
             count += len(batch)
-        return total / count if count else float("nan")
+        return {name: total / count if count else float("nan") for name, total in totals.items()}
 
     def _batches(self, indices: np.ndarray, cache: TeacherCache | None = None) -> Iterator[Batch]:
         batches = eval_batches(
@@ -108,8 +115,8 @@ class Probes:
             # The same masks and jitter every time, so that epochs can be compared.
             yield replace(batch, seeds=batch.ids)
 
-    def _features(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        pool = pooling(self.method.backbone, "avg")
+    def _features(self, student: Backbone, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        pool = pooling(student, "avg")
         rows, labels = [torch.empty(0)], [torch.empty(0, dtype=torch.long)]
         for batch in self._batches(indices):
             assert batch.labels is not None
@@ -117,10 +124,14 @@ class Probes:
             labels.append(batch.labels)
         return torch.cat(rows[1:] or rows), torch.cat(labels)
 
-    def _knn(self) -> float:
-        bank, bank_labels = self._features(self.bank)
-        queries, labels = self._features(self.queries)
+    def _knn(self, student: Backbone) -> float:
+        bank, bank_labels = self._features(student, self.bank)
+        queries, labels = self._features(student, self.queries)
         if not len(bank) or not len(queries):
             return float("nan")
         votes = knn_votes(bank, bank_labels, queries, int(bank_labels.max()) + 1)
         return float((votes.argmax(dim=1) == labels).float().mean()) * 100
+
+
+def _key(student: str, metric: str) -> str:
+    return f"{student}/{metric}" if student else metric

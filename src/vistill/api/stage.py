@@ -17,10 +17,11 @@ from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.custom import build_custom
 from vistill.api.probes import Probes
 from vistill.api.reading import Reading, open_samples, require_samples
-from vistill.api.results import PretrainResult, main_rank, say
+from vistill.api.results import PretrainResult, StudentResult, main_rank, say
 from vistill.batch import Batch
 from vistill.config.methods import CustomConfig
 from vistill.config.schema import RunConfig
+from vistill.config.together import student_configs
 from vistill.data import (
     BrokenFiles,
     TrainStream,
@@ -28,9 +29,11 @@ from vistill.data import (
     eval_batches,
     split_held_out,
 )
+from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.methods import build_method
 from vistill.methods.base import Fitting, Ingredients, Method
+from vistill.methods.together import Together
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.checkpoints import load_named
@@ -38,7 +41,7 @@ from vistill.models.export import save_backbone
 from vistill.training.distributed import World, connect
 from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
-from vistill.training.loop import fit
+from vistill.training.loop import fit, step_seed
 from vistill.training.optim import peak_lr
 from vistill.training.run_folder import RunFolder, check_folder
 
@@ -80,6 +83,8 @@ def build(
         UserError: a model is unknown, its weights are missing, or the two do not fit together.
     """
     torch.manual_seed(config.seed)
+    # Teacher and aligners draw for themselves, so that no student's size moves them.
+    for_teacher, for_aligners = (step_seed(config.seed, before, 0) for before in (-1, -2))
     side, frames, sizes = config.data.image_size, config.data.frames, config.student
     if student is None:
         student = create_backbone(
@@ -91,6 +96,7 @@ def build(
     if sizes.init is not None:
         start = load_backbone(sizes.init, image_size=side, num_frames=frames)
         load_named(student, start.state_dict(), sizes.init)
+    torch.manual_seed(for_teacher)
     if config.teacher.model is not None:
         teacher = load_teacher(
             teacher or config.teacher.model,
@@ -98,6 +104,7 @@ def build(
             image_size=config.teacher.image_size or side,
             num_frames=frames,
         )
+    torch.manual_seed(for_aligners)
     if isinstance(config.method, CustomConfig):
         given = Ingredients(
             student,
@@ -117,6 +124,27 @@ def build(
         teacher_drop_path=config.teacher.drop_path,
         student_drop_path=sizes.drop_path,
     )
+
+
+def build_together(config: RunConfig, *, teacher: Backbone | None = None) -> Together:
+    """All of `config.students` around one teacher.
+
+    Raises:
+        UserError: see `build`; or the method teaches one student at a time.
+    """
+    methods: dict[str, Method] = {}
+    for name, own in student_configs(config).items():
+        try:
+            method = build(own, teacher=teacher)
+        except UserError as error:
+            raise UserError(f"students.{name}: {error}") from error
+        method.trained.lr_scale = _peak_lr(own) / _peak_lr(config)
+        methods[name], teacher = method, method.teacher
+    return Together(methods)
+
+
+def _peak_lr(config: RunConfig) -> float:
+    return peak_lr(config.optim, config.train.global_batch_size)
 
 
 @dataclass(frozen=True)
@@ -162,7 +190,10 @@ def prepare(
     train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
     require_samples(reading)
-    method = build(config, teacher=teacher, student=student)
+    if config.students is None:
+        method = build(config, teacher=teacher, student=student)
+    else:
+        method = build_together(config, teacher=teacher)
     fitting = method.fitting(len(train))
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
@@ -215,20 +246,20 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
     if prepared.fitting is not None:
         say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
 
-    def export(which: str) -> None:
+    def export(name: str, which: str) -> None:
         broken = prepared.stream.broken.names
         if broken:
-            name = f"broken_{prepared.reading.source.media.noun}s.json"
-            write_atomic(out / name, json.dumps(broken, indent=2) + "\n")
-        folder = out / "export" / which
-        if method.backbone.build is None:  # a module of the user's own: only they can build it
+            text = json.dumps(broken, indent=2) + "\n"
+            write_atomic(out / f"broken_{prepared.reading.source.media.noun}s.json", text)
+        folder, student = out / "export" / name / which, method.students[name]
+        if student.build is None:  # a module of the user's own: only they can build it
             folder.mkdir(parents=True, exist_ok=True)
-            state = method.backbone.state_dict()
-            plain = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+            state = student.state_dict()
+            plain = {key: tensor.cpu().contiguous() for key, tensor in state.items()}
             write_atomic(folder / "model.safetensors", save(plain))
             return
         save_backbone(
-            method.backbone,
+            student,
             folder,
             origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
             teacher=origin,
@@ -254,16 +285,22 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         ),
         on_export=export,
     )
-    method.backbone.origin = f"run {out}"
-    best = fitted.best
+    for name, student in method.students.items():
+        student.origin = f"run {out / name}"
+    bests = {name: vars(best) for name, best in fitted.bests.items()}
     result = PretrainResult(
         out=out,
-        backbone=out / "export" / "best",
+        backbone=out / "export" / next(iter(method.students)) / "best",
         steps=fitted.steps,
         epochs=fitted.epochs,
         terms=fitted.terms,
-        best=None if best is None else vars(best),
+        best=bests.get(""),
         seconds=fitted.seconds,
+        students={
+            name: StudentResult(out / "export" / name / "best", bests.get(name))
+            for name in method.students
+            if name
+        },
     )
     if world.main:
         write_atomic(out / _RESULT, result.to_json())
@@ -319,6 +356,8 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", exclude=_VOLATILE)
     if settings["cache"].pop("path") is None:
         del settings["cache"]  # every epoch has views of its own
+    if settings["students"] is None:
+        del settings["students"]
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     kind, _, path = (settings["teacher"]["model"] or "").partition(":")
     if kind in ("run", "file"):
@@ -387,7 +426,9 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
 def _describe(run: Prepared) -> list[str]:
     """The resolved configuration in short."""
     config, source = run.config, run.reading.source
-    student, teacher = run.method.backbone, run.method.teacher
+    teacher, models = run.method.teacher, {"": config}
+    if config.students is not None:
+        models = student_configs(config)
     train, optim = config.train, config.optim
     lines = [f"method   {config.method.name}"]
     if teacher is not None:
@@ -396,11 +437,13 @@ def _describe(run: Prepared) -> list[str]:
             f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
             f"weights: {teacher.origin}"
         )
-    lines.append(
-        f"student  {config.student.model}: {_millions(student)}, {student.width} wide, "
-        f"{f'{student.depth} blocks, ' if student.depth else ''}{config.data.image_size} px"
-        f"{_clip(config)}"
-    )
+    for name, own in models.items():
+        student = run.method.students[name]
+        lines.append(
+            f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
+            f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
+            f"{config.data.image_size} px{_clip(config)}"
+        )
     classes = f", {len(source.classes)} classes" if source.classes else ""
     lines.append(
         f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "

@@ -1,6 +1,6 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -68,6 +68,13 @@ class StudentConfig(Section):
     distillation's rate of the last block, rising linearly from 0; default: the method's own."""
     init: str | None = Field(default=None)
     """Start from these weights (`run:PATH`, `file:PATH`); default: fresh."""
+
+
+class PupilConfig(StudentConfig):
+    """One of several students that learn together."""
+
+    lr: PositiveFloat | None = Field(default=None)
+    """Its own peak learning rate; default: that of all."""
 
 
 class DataConfig(Section):
@@ -231,6 +238,11 @@ class RunConfig(Section):
     """Everything random in the run derives from this number."""
     chain: tuple[str, ...] | None = Field(default=None)
     """Students of a sequential distillation, largest first: each teaches the next."""
+    students: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], PupilConfig] | None = Field(
+        default=None
+    )
+    """Students that learn together from one pass of the teacher, by name: settings of `student`,
+    which count over those given there, and an `lr` of their own."""
 
     @model_validator(mode="after")
     def _warm_up_fits(self) -> Self:

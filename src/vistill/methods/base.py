@@ -24,6 +24,12 @@ class TrainedModule(nn.Module, ABC):
     student: Backbone
     no_decay: tuple[str, ...] = ()
     """Parts of names of parameters that the paper exempts from weight decay."""
+    lr_scale: float = 1.0
+    """Factor of the run's learning rate."""
+
+    def parts(self) -> dict[str, "TrainedModule"]:
+        """What learns on its own, by the name of its student: itself, unless several do."""
+        return {"": self}
 
     @abstractmethod
     def forward(self, batch: Batch, targets: Any) -> Losses:
@@ -104,7 +110,8 @@ class Method(nn.Module):
     def __init__(self, trained: TrainedModule, teacher: Backbone | None = None) -> None:
         super().__init__()
         self.trained = trained
-        self.student = (trained.student,)  # a tuple: reachable after wrapping, not registered twice
+        # Tuples: reachable after wrapping, not registered twice.
+        self.student = (next(iter(trained.parts().values())).student,)
         self._teacher = (teacher,)  # not registered: never saved, never wrapped, never trained
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -113,6 +120,11 @@ class Method(nn.Module):
     def backbone(self) -> Backbone:
         """The student, which is what a run exports."""
         return self.student[0]
+
+    @property
+    def students(self) -> dict[str, Backbone]:
+        """All students by name; the only one of most runs has none."""
+        return {"": self.backbone}
 
     @property
     def teacher(self) -> Backbone | None:
@@ -137,6 +149,10 @@ class Method(nn.Module):
     def teacher_output(self, batch: Batch) -> Float[Tensor, "b *n d"]:
         """The teacher's output for the view that both sides share."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it reads")
+
+    def target_of(self, observed: Float[Tensor, "b *n d"]) -> Any:
+        """The target from `teacher_output`."""
+        raise NotImplementedError(f"{type(self).__name__} has no target of one output")
 
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides share."""

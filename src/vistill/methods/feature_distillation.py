@@ -204,7 +204,7 @@ class FeatureDistillation(Method):
             teacher.train()
 
     def targets(self, batch: Batch) -> Tensor:
-        return self.target(self.observed(batch))
+        return self.target_of(self.observed(batch))
 
     def observation(self) -> dict[str, Any]:
         teacher = cast("Backbone", self.teacher)
@@ -228,9 +228,9 @@ class FeatureDistillation(Method):
 
     def teach(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b *n d"]:
         """The target for images as the teacher expects them."""
-        return self.target(self._output(images))
+        return self.target_of(self._output(images))
 
-    def target(self, observed: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n d"]:
+    def target_of(self, observed: Float[Tensor, "b *n d"]) -> Float[Tensor, "b *n d"]:
         """The target from what `teacher_output` found."""
         if self.kind == "logits":
             return observed

@@ -270,9 +270,9 @@ class KDEP(Method):
         return replace(batch, pixels=pixels.clamp(0, 1))
 
     def targets(self, batch: Batch) -> Targets:
-        return self.target(self.observed(batch))
+        return self.target_of(self.observed(batch))
 
-    def target(self, observed: Float[Tensor, "b d"]) -> Targets:
+    def target_of(self, observed: Float[Tensor, "b d"]) -> Targets:
         """The target from what `teacher_output` found."""
         if not all(map_.fitted for map_ in self._maps.values()):
             raise RuntimeError("the teacher's features have to be seen once before the first step")

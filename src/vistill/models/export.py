@@ -143,12 +143,24 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
 def find_export(folder: Path) -> Path:
     """The folder with `model.json`: `folder` itself, or the best (else last) export of a run.
 
+    `RUN/NAME` is one of several students that learned together in `RUN`.
+
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or several and no name.
     """
-    for candidate in (folder, folder / "export" / "best", folder / "export" / "last"):
+    exports = (folder / "export", folder.parent / "export" / folder.name)
+    for candidate in (folder, *(place / which for place in exports for which in ("best", "last"))):
         if (candidate / "model.json").is_file():
             return candidate
+    names = sorted(place.parent.parent.name for place in exports[0].glob("*/last/model.json"))
+    if names:
+        which = " or ".join(f"run:{folder}/{name}" for name in names)
+        raise UserError(f"{folder} holds {len(names)} students; write {which}")
+    students = sorted(p.parent.parent.name for p in exports[1].parent.glob("*/last/model.json"))
+    if students and not folder.exists():
+        raise UserError(
+            f"{folder.parent} has the students {', '.join(students)}, not {folder.name}"
+        )
     if not folder.exists():
         raise UserError(f"there is no run {folder}")
     raise UserError(f"{folder} holds no exported backbone (model.json): has the run finished?")

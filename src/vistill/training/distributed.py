@@ -216,10 +216,11 @@ class Sharded(Replicated):
         self.plain = method.trained
         twin = copy.deepcopy(self.plain)
         mesh = init_device_mesh(world.device.type, (world.size,))
-        for block in getattr(twin.student, "blocks", ()):
-            if compiled:
-                block.compile()
-            fully_shard(block, mesh=mesh)
+        for part in twin.parts().values():
+            for block in getattr(part.student, "blocks", ()):
+                if compiled:
+                    block.compile()
+                fully_shard(block, mesh=mesh)
         fully_shard(twin, mesh=mesh)
         self.module = self._called = twin
         self.plain.cpu()

@@ -32,22 +32,25 @@ _SMALLEST_SCALE = 2.0**-14
 @contextmanager
 def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
     """Activation checkpointing and a compiled teacher, for as long as the run lasts."""
-    backbone, teacher = method.backbone, method.teacher
-    before = getattr(backbone, "activation_checkpointing", None)
-    if before is None and train.activation_checkpointing:
-        raise UserError(
-            f"train.activation_checkpointing: the student {type(backbone).__name__} "
-            "cannot recompute its blocks; turn it off or use one of vistill's ViTs"
-        )
-    if before is not None:
-        vars(backbone)["activation_checkpointing"] = train.activation_checkpointing
+    teacher, before = method.teacher, {}
+    for student in method.students.values():
+        usual = getattr(student, "activation_checkpointing", None)
+        if usual is not None:
+            before[student] = usual
+        elif train.activation_checkpointing:
+            raise UserError(
+                f"train.activation_checkpointing: the student {type(student).__name__} "
+                "cannot recompute its blocks; turn it off or use one of vistill's ViTs"
+            )
+    for student in before:
+        vars(student)["activation_checkpointing"] = train.activation_checkpointing
     if teacher is not None and train.compile:
         vars(teacher)["tap"] = torch.compile(teacher.tap)
     try:
         yield
     finally:
-        if before is not None:
-            vars(backbone)["activation_checkpointing"] = before
+        for student, usual in before.items():
+            vars(student)["activation_checkpointing"] = usual
         if teacher is not None:
             vars(teacher).pop("tap", None)
 
@@ -104,23 +107,34 @@ class Learner:
         distributed = dict(self.strategy.module.named_parameters())
         for group in chosen:
             group["params"] = [distributed[names[parameter]] for parameter in group["params"]]
-        self.parameters = [p for group in chosen for p in group["params"]]
+        self.parameters: dict[str, list[Tensor]] = {}
+        for group in chosen:
+            self.parameters.setdefault(group.get("student", ""), []).extend(group["params"])
         self.optimizer = build_optimizer(chosen, optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.scaled)
 
     def _pretraining(self) -> list[Group]:
-        trained, optim = self.method.trained, self.optim
-        if optim.layer_decay is None:
-            return pretrain_groups(
-                trained,
-                optim.weight_decay,
-                (*optim.no_decay, *trained.no_decay),
-                decay_biases=optim.decay_biases,
-            )
-        depth = self.method.backbone.depth
-        return layer_decay_groups(
-            trained, optim.weight_decay, optim.layer_decay, depth, prefix="student."
-        )
+        optim, found = self.optim, []
+        for name, part in self.method.trained.parts().items():
+            if optim.layer_decay is None:
+                groups = pretrain_groups(
+                    part,
+                    optim.weight_decay,
+                    (*optim.no_decay, *part.no_decay),
+                    decay_biases=optim.decay_biases,
+                )
+            else:
+                groups = layer_decay_groups(
+                    part,
+                    optim.weight_decay,
+                    optim.layer_decay,
+                    part.student.depth,
+                    prefix="student.",
+                )
+            for group in groups:
+                scale = group.get("lr_scale", 1.0) * part.lr_scale
+                found.append(group | {"student": name, "lr_scale": scale})
+        return found
 
     def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
         """Forward and backward of one of `share` micro-batches of a step."""
@@ -136,16 +150,19 @@ class Learner:
         return losses
 
     def update(self, lr: float) -> Float[Tensor, ""]:
-        """Clip and step at rate `lr`; the gradient norm before clipping, on the device."""
+        """Clip and step at rate `lr`; the norm of all gradients before clipping, on the device."""
         self.scaler.unscale_(self.optimizer)
-        norm = whole(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
-        if self.optim.clip_norm is not None:
-            clip_grads_with_norm_(self.parameters, self.optim.clip_norm, norm)
+        norms = []
+        for parameters in self.parameters.values():  # a student's gradient is clipped as if alone
+            norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            if self.optim.clip_norm is not None:
+                clip_grads_with_norm_(parameters, self.optim.clip_norm, norm)
+            norms.append(norm)
         set_lr(self.optimizer, lr)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
     @property
     def overflowing(self) -> bool:

@@ -29,7 +29,7 @@ from vistill.training.signals import StopSignals
 from vistill.training.state import Best, FitResult, State, Stream, Totals
 
 Evaluate = Callable[[int], dict[str, float]]
-Export = Callable[[str], None]
+Export = Callable[[str, str], None]
 
 
 def fit(
@@ -58,7 +58,8 @@ def fit(
         groups: parameter groups with optional `lr_scale`; default: those of pre-training.
         on_evaluate: called on rank 0 with the finished epoch, every `train.evaluate_every` epochs
             and after the last; its numbers are logged, `held_out_loss` or `knn` decides the best.
-        on_export: called on rank 0 after an evaluation with `last`, and with `best` where improved.
+        on_export: called on rank 0 after an evaluation with each student's name (empty where there
+            is one) and `last`, and with `best` where it improved.
         progress: whether to show anything.
         log_seconds: seconds between reports; 0 reports every step.
 
@@ -120,9 +121,10 @@ def _announce(display: Display, learner: Learner, state: State, steps: int) -> N
         display.say(f"resuming after step {state.step} of {steps}")
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's global generators for one step: no history, so a resumed run agrees."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8)
+def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
+    """Seed of torch's global generators for a pass: no history, so a resumed run agrees."""
+    place = "/".join(map(str, (seed, step, rank, micro_batch)))
+    digest = hashlib.blake2b(place.encode(), digest_size=8)
     return int.from_bytes(digest.digest())
 
 
@@ -192,7 +194,7 @@ class _Loop:
             steps=self.steps,
             epochs=self.train.epochs,
             terms=state.terms,
-            best=state.best,
+            bests=state.best,
             seconds=state.seconds,
             images_per_second=self.images / self.busy_seconds if self.images else 0.0,
         )
@@ -203,8 +205,8 @@ class _Loop:
 
     def _one_step(self) -> None:
         step, accumulation = self.state.step, self.stream.accumulation
-        torch.manual_seed(step_seed(self.seed, step, self.world.rank))
         for index in range(accumulation):
+            torch.manual_seed(step_seed(self.seed, step, self.world.rank, index))
             batch = self.feed.take()
             self.recent_ids[step].append(batch.ids)
             try:
@@ -354,19 +356,21 @@ class _Loop:
         self.state.evaluated, self.state.unlogged = epoch, {}
         return values
 
-    def _evaluate(self, epoch: int) -> tuple[dict[str, float], Best | None]:
+    def _evaluate(self, epoch: int) -> tuple[dict[str, float], dict[str, Best]]:
         values = {} if self.on_evaluate is None else self.on_evaluate(epoch)
         before, new = self.state.best, Best.among(values, epoch, self.state.step)
-        improved = new is not None and new.beats(before)
+        improved = {name: one for name, one in new.items() if one.beats(before.get(name))}
         if values:
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self.display.say(f"epoch {epoch}: {text}" + (" (best)" if improved else ""))
+            which = f" (best: {', '.join(improved)})" if improved.keys() - {""} else " (best)"
+            self.display.say(f"epoch {epoch}: {text}" + (which if improved else ""))
         if self.on_export is not None:
-            self.on_export("last")
-            # Without any evaluation the last weights are the best there are.
-            if improved or (before is None and epoch == self.train.epochs):
-                self.on_export("best")
-        return values, new if improved else before
+            for name in self.learner.method.students:
+                self.on_export(name, "last")
+                # Without any evaluation the last weights are the best there are.
+                if name in improved or (name not in before and epoch == self.train.epochs):
+                    self.on_export(name, "best")
+        return values, before | improved
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -62,12 +62,15 @@ class Best:
         return other is None or sign * self.value > sign * other.value
 
     @classmethod
-    def among(cls, values: dict[str, float], epoch: int, step: int) -> Self | None:
-        """The number among `values` that decides; None where there is none."""
-        for metric in ("held_out_loss", "knn"):
-            if metric in values:
-                return cls(metric, values[metric], epoch, step)
-        return None
+    def among(cls, values: dict[str, float], epoch: int, step: int) -> dict[str, Self]:
+        """The number among `values` that decides for each student (`NAME/knn`, or `knn` alone)."""
+        found: dict[str, Self] = {}
+        for metric in ("knn", "held_out_loss"):
+            for key, value in values.items():
+                student, _, last = key.rpartition("/")
+                if last == metric:
+                    found[student] = cls(metric, value, epoch, step)
+        return found
 
 
 @dataclass
@@ -77,7 +80,7 @@ class State:
     Attributes:
         step: finished optimiser steps.
         evaluated: the last epoch whose end was dealt with.
-        best: the best evaluation.
+        best: the best evaluation of each student.
         terms: mean of every loss over the last finished epoch.
         epoch_sums: losses of the epoch under way.
         unlogged: numbers of the last step that wait for an evaluation to be logged with.
@@ -86,7 +89,7 @@ class State:
 
     step: int = 0
     evaluated: int = 0
-    best: Best | None = None
+    best: dict[str, Best] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
     epoch_sums: Totals = field(default_factory=dict)
     unlogged: dict[str, float] = field(default_factory=dict)
@@ -99,8 +102,8 @@ class State:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "State":
         """The inverse of `plain`."""
-        best = plain["best"]
-        return cls(**(plain | {"best": None if best is None else Best(**best)}))
+        best = {student: Best(**values) for student, values in plain["best"].items()}
+        return cls(**(plain | {"best": best}))
 
     def add_losses(self, sums: Totals) -> None:
         """Count losses towards the mean of the epoch under way."""
@@ -123,7 +126,7 @@ class FitResult:
         steps: optimiser steps.
         epochs: passes over the pictures.
         terms: mean over the last epoch of `loss` and of every `loss/TERM`.
-        best: the best evaluation; None without any.
+        bests: the best evaluation of each student, as far as there was any.
         seconds: wall time over all sessions of the run.
         images_per_second: of the steps since the last start, over all ranks; 0 without any.
     """
@@ -131,6 +134,11 @@ class FitResult:
     steps: int
     epochs: int
     terms: dict[str, float]
-    best: Best | None
+    bests: dict[str, Best]
     seconds: float
     images_per_second: float
+
+    @property
+    def best(self) -> Best | None:
+        """The best evaluation of a student without a name."""
+        return self.bests.get("")

@@ -191,7 +191,9 @@ def test_evaluation_decides_the_best(tmp_path):
         return {"held_out_loss": losses[epoch], "knn": 0.9}
 
     train = train_config(epochs=5, evaluate_every=2)
-    result = run_fit(run=run, train=train, on_evaluate=evaluate, on_export=exports.append)
+    result = run_fit(
+        run=run, train=train, on_evaluate=evaluate, on_export=lambda _, which: exports.append(which)
+    )
     assert epochs == [2, 4, 5]
     assert exports == ["last", "best", "last", "best", "last"]
     assert (result.best.metric, result.best.value, result.best.epoch) == ("held_out_loss", 0.3, 4)
@@ -207,7 +209,7 @@ def test_knn_decides_where_there_is_no_held_out_loss():
 
 def test_without_evaluation_last_is_best():
     exports = []
-    result = run_fit(on_export=exports.append)
+    result = run_fit(on_export=lambda _, which: exports.append(which))
     assert exports == ["last", "last", "last", "best"]
     assert result.best is None
 

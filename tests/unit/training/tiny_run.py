@@ -247,7 +247,7 @@ def main() -> int:
             seed=0,
             run=run,
             on_evaluate=lambda epoch: {"held_out_loss": 1.0 / epoch},
-            on_export=lambda name: torch.save(
+            on_export=lambda _, name: torch.save(
                 method.trained.state_dict(), args.out / "export" / f"{name}.pt"
             ),
             progress=False,

@@ -1,0 +1,36 @@
+"""Several students of one teacher pass: what each of them is, given the configuration of all."""
+
+from typing import Any
+
+from vistill.config.schema import RunConfig, StudentConfig
+from vistill.config.section import Section
+
+
+def student_name(model: str) -> str:
+    """What a student given by its model alone is called: in metrics, folders and `run:OUT/NAME`."""
+    return model.replace("/", "_").replace(".", "_")
+
+
+def student_configs(config: RunConfig) -> dict[str, RunConfig]:
+    """The run that every one of `config.students` would be on its own.
+
+    What the `student` section sets counts for all of them, as far as they have such a part: models
+    of a library and Swins have sizes of their own.
+    """
+    runs = {}
+    for name, pupil in (config.students or {}).items():
+        common = _said(config.student) if pupil.model.startswith("vit") else {}
+        kept = {key: value for key, value in common.items() if key != "init"}
+        if config.student.drop_path is not None:
+            kept["drop_path"] = config.student.drop_path
+        own = {key: value for key, value in _said(pupil).items() if key != "lr"}
+        update: dict[str, object] = {"students": None, "student": StudentConfig(**kept | own)}
+        if pupil.lr is not None:
+            update["optim"] = config.optim.model_copy(update={"lr": pupil.lr})
+        runs[name] = config.model_copy(update=update)
+    return runs
+
+
+def _said(section: Section) -> dict[str, Any]:
+    """The settings that somebody wrote down."""
+    return {name: getattr(section, name) for name in section.model_fields_set}
