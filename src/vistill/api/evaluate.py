@@ -83,6 +83,8 @@ def evaluate(
             "file:PATH, or say --random-init if that is what you want"
         )
     clips = _clips(config, model, reference)
+    if clips is not None:
+        config = config.model_copy(update=clips._asdict())
     scores: tuple[Score, ...] = ()
     detection: tuple[DetectionScore, ...] = ()
     if "detection" in config.protocols:

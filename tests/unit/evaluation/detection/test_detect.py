@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 
 from vistill.config.detection import DetectionConfig
+from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
 from vistill.evaluation.detection.clips import KeyFrameReader, View
 from vistill.evaluation.detection.detect import evaluate_detection, open_detection
@@ -17,7 +17,7 @@ HEIGHT, WIDTH, FRAMES, SIDE = 48, 64, 24, 20
 STANDS, MOVES = 1, 3
 
 
-def write_video(path: Path, rng: np.random.Generator) -> list[str]:
+def film(path: Path, rng: np.random.Generator) -> list[str]:
     """Two squares, one of them moving up and down; the rows of its key frame at 1 s."""
     moving = int(rng.integers(2))
     lefts = (4, 38)
@@ -28,13 +28,7 @@ def write_video(path: Path, rng: np.random.Generator) -> list[str]:
         for square in range(2):
             rows = slice(tops[number, square], tops[number, square] + SIDE)
             frames[number, rows, lefts[square] : lefts[square] + SIDE] = (200, 120, 60)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.options = {"crf": "18", "g": "8"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(path, torch.from_numpy(frames), fps=12)
     rows = []
     for square in range(2):
         top, left = tops[12, square], lefts[square]
@@ -51,11 +45,7 @@ def folder(tmp_path_factory) -> Path:
     (root / "videos").mkdir()
     rng = np.random.default_rng(0)
     for name, count in (("train", 24), ("val", 10)):
-        rows = [
-            row
-            for i in range(count)
-            for row in write_video(root / "videos" / f"{name}{i}.mp4", rng)
-        ]
+        rows = [row for i in range(count) for row in film(root / "videos" / f"{name}{i}.mp4", rng)]
         (root / f"{name}.csv").write_text("\n".join(rows) + "\n")
     return root
 
