@@ -118,8 +118,14 @@ def main(words: list[str] | None = None) -> None:
         "train.epochs": given.epochs,
         "train.global_batch_size": given.batch,
         "train.evaluate_every": given.epochs,
+        "cache.path": str(given.out / "teacher-features"),
+        "cache.views": VIEWS,
     }
-    targets = {"svd": {"method.align": "svd"}, "conv1x1": {"method.align": "conv1x1"}}
+    # Both read the same feature, so that the alignment alone differs and one cache serves all.
+    targets = {
+        "svd": {"method.align": "svd"},
+        "conv1x1": {"method.align": "conv1x1", "method.activation": "before"},
+    }
     finetune = {"finetune.epochs": given.tuning, "finetune.min_steps": 40 * given.tuning}
 
     def teacher() -> Backbone:
@@ -130,9 +136,7 @@ def main(words: list[str] | None = None) -> None:
         fresh = finetune | {"finetune.layer_decay": 1.0}
         arms.append(Arm(f"{name}-scratch", student, finetune=fresh))
         for align, target in targets.items():
-            # Students of one kind of target read what the teacher said for the first of them.
-            cache = {"cache.path": str(given.out / f"teacher-{align}"), "cache.views": VIEWS}
-            taught = settings | target | cache
+            taught = settings | target
             arms.append(Arm(f"{name}-{align}", student, "kdep", teacher, taught, finetune))
     for arm in arms:
         if given.only is None or arm.name in given.only:
