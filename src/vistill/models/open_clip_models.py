@@ -17,6 +17,7 @@ from vistill.models.backbone import Backbone, Normalization
 from vistill.models.checkpoints import load_named, read_state_dict
 from vistill.models.clip import CLIP_NORMALIZATION, clip_names
 from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
+from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
 from vistill.models.timm_models import adapted, has_transformer_blocks
 from vistill.models.vit import VisionTransformer
@@ -97,7 +98,8 @@ def _weight_file(name: str, weights: str, tags: list[str]) -> str:
             f"{', '.join(near) or 'none are published'}"
         )
     try:
-        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+        with quiet_hub():
+            return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(

@@ -1,9 +1,6 @@
 """timm models as backbones: plain ViTs become our own ViT, other transformers are read by hooks,
 anything that pools a last feature map (CNNs, Swin) as such."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -13,6 +10,7 @@ from torch import nn
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
+from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
 from vistill.models.vit import VisionTransformer
 
@@ -36,7 +34,7 @@ def timm_backbone(
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3] or _nearest(name)
         raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
     try:
-        with _quiet_hub():
+        with quiet_hub():
             module = _create(name, pretrained, image_size, {} if classifier else {"num_classes": 0})
     except UserError:
         raise
@@ -75,18 +73,6 @@ def adapted(
             return plain
     keep_true_taps(hooked)
     return hooked
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Without the twenty warnings of a hub that cannot be reached: one sentence says it."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _create(name: str, pretrained: bool, image_size: int | None, classes: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.clip import CLIP_NORMALIZATION
 from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of
+from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
 from vistill.models.videomae_files import vit_of_transformers
 from vistill.views.patches import pixel_patches
@@ -73,7 +74,7 @@ def transformers_backbone(
         why = ", only pickled ones, which are never read" if pickled else ""
         raise UserError(f"{name} holds no weights as model.safetensors{why}")
     source = str(folder.absolute()) if local else name
-    with _quiet():
+    with quiet_hub(), _quiet():
         config = _config(source, name)
         kind = _class_of(config, name, classifier)
         config = config if classifier else _of_pictures(config)
@@ -177,7 +178,7 @@ def _class_of(config: Any, name: str, classifier: bool) -> Any:
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
     if classifier:
-        found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+        found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
         if found is None:
             raise UserError(f"transformers has no classifier for hf/{name}, a {config.model_type}")
         several = found if isinstance(found, tuple) else (found,)
