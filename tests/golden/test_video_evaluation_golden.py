@@ -6,11 +6,18 @@ from torch import nn
 
 from vistill.config.evaluation import FineTuneConfig
 from vistill.config.schema import OptimConfig
-from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
+from vistill.evaluation.classifier import (
+    Classifier,
+    build_classifier,
+    prepare_backbone,
+    soft_cross_entropy,
+)
 from vistill.evaluation.finetune import finetune_groups
+from vistill.evaluation.kept import read_head
 from vistill.evaluation.metrics import top_k_hits
 from vistill.evaluation.mixing import Mix, apply_mix, smoothed_targets
 from vistill.evaluation.views import crop_offsets, merge_views
+from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.optim import adamw, set_lr
 
@@ -67,6 +74,20 @@ def test_clips_are_pooled_by_the_mean_of_all_tokens(golden):
     close = {"atol": case.atol, "rtol": case.rtol}
     torch.testing.assert_close(classifier.features(clips), case.output["pooled"], **close)
     torch.testing.assert_close(classifier.logits(clips), case.output["logits"], **close)
+
+
+def test_a_published_fine_tuned_file_is_read_with_its_head(golden, tmp_path):
+    case = golden("ft_meanpool", "amd")
+    config = case.config
+    torch.save({"module": case.state}, tmp_path / "published.pt")
+    reference = f"file:{tmp_path / 'published.pt'},num_heads={config['heads']}"
+    backbone, head = load_backbone(reference), read_head(reference)
+    side = config["img_size"][0]
+    backbone = prepare_backbone(backbone, side, head.pool, config["frames"])
+    classifier = Classifier(backbone, config["classes"], pool=head.pool).eval()
+    classifier.load_state_dict(head.state, strict=False)
+    logits = classifier.logits(case.inputs["video"])
+    torch.testing.assert_close(logits, case.output["logits"], atol=case.atol, rtol=case.rtol)
 
 
 def test_one_step(golden):

@@ -41,8 +41,8 @@ def evaluate(
         data: labelled pictures, or clips for a backbone of clips. A folder with `train/` and `val/`
             or `test/` is split that way; otherwise, without `test`, a stratified fifth is tested.
         test: labelled pictures to test on.
-        protocols: any of `knn`, `linear`, `finetune`; or `detection` alone, for which `data` is a
-            folder of AVA's format.
+        protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
+            fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format.
         labels: shares of the training labels, or `N/class`.
         seeds: each draws the labels, the head and the order.
         random_init: the same architecture with fresh weights, as a baseline.
@@ -90,7 +90,7 @@ def evaluate(
     if "detection" in config.protocols:
         detection = _detect(config, model, clips, os.fspath(data))
     else:
-        scores = _classify(config, model, clips)
+        scores = _classify(config, model, clips, str(reference))
     result = EvaluateResult(
         config=config.model_dump(mode="json"),
         weights=model.origin,
@@ -104,13 +104,26 @@ def evaluate(
 
 
 def _classify(
-    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None
+    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
 ) -> "tuple[Score, ...]":
-    from vistill.data import open_source
+    from vistill.data import default_workers, open_source
     from vistill.evaluation.evaluate import evaluate_backbone
+    from vistill.evaluation.inputs import Inputs
+    from vistill.evaluation.kept import read_head, score_kept
 
     media: Literal["image", "video"] = "image" if clips is None else "video"
     assert config.train is not None
+    if "test" in config.protocols:
+        tested = score_kept(
+            model,
+            read_head(reference),
+            open_source(config.test or config.train, media),
+            Inputs(config.image_size or model.image_size[0], clips),
+            batch_size=config.batch_size,
+            workers=default_workers() if config.workers is None else config.workers,
+            device=config.device,
+        )
+        return (tested,)
     scores = evaluate_backbone(
         model,
         open_source(config.train, media),

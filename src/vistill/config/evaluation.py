@@ -18,7 +18,7 @@ from vistill.config.detection import DetectionConfig
 from vistill.config.section import PartRange, Rate, Section, Share, unique
 from vistill.config.suggest import did_you_mean
 
-Protocol = Literal["knn", "linear", "finetune", "detection"]
+Protocol = Literal["knn", "linear", "finetune", "test", "detection"]
 Pool = Literal["avg", "cls"]
 Statistics = Literal["own", "none", "imagenet", "clip", "cifar100"]
 
@@ -250,6 +250,9 @@ class FineTuneConfig(Section):
     """Split every block into this many heads; default: as the backbone has them."""
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
     """Autocast type of the training steps."""
+    keep: str | None = Field(default=None)
+    """A new folder for the fine-tuned models, one for every label budget and seed, which the
+    protocol `test` takes; default: they are not kept."""
 
     @model_validator(mode="before")
     @classmethod
@@ -333,9 +336,10 @@ class EvaluateConfig(Section):
 
     @field_validator("protocols")
     @classmethod
-    def _detection_alone(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
-        if "detection" in protocols and len(protocols) > 1:
-            raise ValueError("detection has data of its own kind, so it cannot share a run")
+    def _some_alone(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
+        for name, why in (("detection", "has data of its own kind"), ("test", "learns nothing")):
+            if name in protocols and len(protocols) > 1:
+                raise ValueError(f"{name} {why}, so it cannot share a run with others")
         return protocols
 
     @model_validator(mode="after")

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from vistill.evaluation.classifier import Classifier, build_classifier, prepare_
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.kept import keep_classifier, kept_name, require_new
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
@@ -33,7 +35,7 @@ from vistill.evaluation.sweep import candidates, choose, require_validation, set
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
 
-_PICTURES, _CLIPS = 64, 8
+_LEARNED = ("knn", "linear", "finetune")
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def evaluate_backbone(
         UserError: no labels, differing classes, or settings that do not suit the backbone.
     """
     for name in protocols:
-        if name not in get_args(Protocol):
-            raise UserError(f"unknown protocol {name!r}{did_you_mean(name, get_args(Protocol))}")
+        if name not in _LEARNED:
+            raise UserError(f"unknown protocol {name!r}{did_you_mean(name, _LEARNED)}")
     kind = device_kind(device, "device")
     train, test, num_classes = labelled_parts(
         train_source, test_source, test_share, train_first=train_first
@@ -129,8 +131,9 @@ def evaluate_backbone(
         build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
         )
+    kept = require_new(finetune.keep) if "finetune" in protocols else None
     workers = default_workers() if workers is None else workers
-    batch_size = batch_size or (_PICTURES if clips is None else _CLIPS)
+    batch_size = batch_size or inputs.at_once
     runner = _Runner(
         model, train, test, num_classes, inputs, pool, batch_size, workers, kind, progress
     )
@@ -145,7 +148,8 @@ def evaluate_backbone(
             elif protocol == "linear":
                 found = runner.linear(labels, linear or LinearProbeConfig(), seed)
             else:
-                found = runner.finetune(labels, finetune, seed)
+                folder = kept / kept_name(budget, seed) if kept is not None else None
+                found = runner.finetune(labels, finetune, seed, folder)
             scores.append(
                 score(
                     found.scores,
@@ -276,7 +280,9 @@ class _Runner:
         )
         return self._tested(self._features(test=True), scores, len(labels), start)
 
-    def finetune(self, chosen: np.ndarray, options: FineTuneConfig, seed: int) -> _Found:
+    def finetune(
+        self, chosen: np.ndarray, options: FineTuneConfig, seed: int, kept: Path | None = None
+    ) -> _Found:
         start = time.monotonic()
         options, tried = self._choose_setting(chosen, options, seed)
         accuracies: list[float] = []
@@ -288,7 +294,10 @@ class _Runner:
             found[:] = [scores]
             return top1
 
-        self._fine_tune(chosen, options, seed, on_test=test)
+        classifier = self._fine_tune(chosen, options, seed, on_test=test)
+        if kept is not None:
+            keep_classifier(classifier, kept, self.train.source.classes or [])
+            self.say(f"kept in {kept}")
         last = self._tested(found[0], found[0].features, len(chosen), start)
         best = None if options.test_every is None else max(accuracies)
         return replace(last, best_top1=best, tried=tried)

@@ -30,6 +30,11 @@ class Inputs:
         return 1 if self.clips is None else self.clips.clips * self.clips.crops
 
     @property
+    def at_once(self) -> int:
+        """Views of a forward pass where nothing is trained and nothing else is said."""
+        return 64 if self.clips is None else 8
+
+    @property
     def middle(self) -> "Inputs":
         """The same with a single view of every test sample."""
         return self if self.clips is None else Inputs(self.image_size, self.clips.middle)

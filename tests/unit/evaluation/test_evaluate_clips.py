@@ -15,6 +15,8 @@ from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.kept import read_head, score_kept
+from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
 
 WAYS = {"down": (3, 0), "right": (0, 3), "still": (0, 0)}
@@ -76,6 +78,34 @@ def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
     assert all(score.broken == ("down/9.mp4",) for score in scores)
     assert scores[-1].top1 > 0.6
     assert sum("9.mp4" in record.message for record in caplog.records) == 1
+
+
+def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
+    train, test = sources(folders)
+    options = QUICK.model_copy(update={"min_steps": 8, "keep": str(tmp_path / "kept")})
+    (score,) = evaluate_backbone(
+        vit,
+        train,
+        test,
+        clips=CLIPS,
+        protocols=("finetune",),
+        finetune=options,
+        seeds=(3,),
+        **QUIET,
+    )
+    folder = f"run:{tmp_path / 'kept' / 'labels-1-seed-3'}"
+    kept, head = load_backbone(folder), read_head(folder)
+    assert (head.classes, head.pool) == (["down", "right", "still"], "avg")
+    settings = {"batch_size": None, "workers": 0, "device": "cpu", "progress": False}
+    again = score_kept(kept, head, test, Inputs(32, CLIPS), **settings)
+    assert (again.top1, again.n_test) == (score.top1, 12)
+    with pytest.raises(UserError, match="is there already"):
+        evaluate_backbone(vit, train, test, clips=CLIPS, finetune=options, **QUIET)
+    with pytest.raises(UserError, match="has no head to be tested"):
+        read_head(f"run:{tmp_path}")
+    test.classes = ["dwon", "right", "still"]
+    with pytest.raises(UserError, match=r"does not know the class 'dwon' .* did you mean 'down'"):
+        score_kept(kept, head, test, Inputs(32, CLIPS), **settings)
 
 
 def test_views_of_a_video_are_averaged(folders, vit):

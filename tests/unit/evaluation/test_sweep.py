@@ -11,7 +11,8 @@ from vistill.data import open_source
 from vistill.errors import UserError
 from vistill.evaluation.classifier import build_classifier
 from vistill.evaluation.evaluate import evaluate_backbone
-from vistill.evaluation.finetune import class_scores, finetune_groups
+from vistill.evaluation.finetune import class_scores, fine_tune, finetune_groups
+from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.sweep import candidates, choose
 from vistill.models.backbone import Backbone
 from vistill.models.pooled import PooledBackbone
@@ -90,6 +91,26 @@ def test_published_settings():
     assert classifier.head.weight.abs().max() <= 12**-0.5
     assert classifier.student.normalization.mean == (0.5071, 0.4867, 0.4408)
     assert classifier.test_normalization == classifier.student.normalization
+
+
+def test_the_published_schedule_reaches_the_loop(pictures, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("vistill.evaluation.finetune.fit", lambda *_, **told: asked.update(told))
+    options = FineTuneConfig(recipe="kdep", global_batch_size=10)
+    fine_tune(
+        cnn(),
+        open_source(pictures),
+        np.arange(30),
+        num_classes=2,
+        options=options,
+        inputs=Inputs(16),
+        **QUIET,
+    )
+    optim, train = asked["optim"], asked["train"]
+    assert (train.epochs, train.evaluate_every) == (150, 5)
+    assert (optim.optimizer, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (optim.schedule, optim.step_epochs, optim.gamma) == ("step", 50, 0.1)
+    assert (optim.lr, optim.warmup_epochs, optim.clip_norm) == (1e-3, 0.0, None)
 
 
 def test_tests_may_normalise_otherwise():

@@ -202,7 +202,7 @@ class KeyFrameStream:
         self._loader = None
 
 
-def test_batches(
+def every_key_frame(
     reader: KeyFrameReader, workers: int, broken: BrokenFiles
 ) -> Iterator[DetectionBatch]:
     """Every key frame alone, since frames differ in size; broken ones are left out and noted."""

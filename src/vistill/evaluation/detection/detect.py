@@ -28,7 +28,7 @@ from vistill.evaluation.detection.clips import (
     KeyFrameReader,
     KeyFrameStream,
     View,
-    test_batches,
+    every_key_frame,
 )
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
@@ -326,7 +326,7 @@ def _test(
     moments = {frame.moment: number for number, frame in enumerate([*data.truth, *reader.frames])}
     actions = torch.tensor(sorted(data.names))
     found, read = [], set()
-    batches = test_batches(reader, workers, broken)
+    batches = every_key_frame(reader, workers, broken)
     for batch in shown(batches, len(reader.frames), "testing" if progress else None):
         frame = reader.frames[int(batch.ids)]
         read.add(frame.moment)

@@ -1,0 +1,187 @@
+"""Fine-tuned models that were kept, or published with their head, tested as they are."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vistill.config.suggest import did_you_mean
+from vistill.data import BrokenFiles, Source
+from vistill.errors import UserError
+from vistill.evaluation.classifier import Classifier, prepare_backbone
+from vistill.evaluation.features import collect
+from vistill.evaluation.finetune import class_scores
+from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.metrics import Score, score
+from vistill.files import write_atomic
+from vistill.models.backbone import Backbone
+from vistill.models.checkpoints import read_state_dict
+from vistill.models.export import save_backbone
+from vistill.training.distributed import device_kind
+
+HEAD = "head.safetensors"
+_PARTS = ("fc_norm.", "head.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a classifier has behind its backbone.
+
+    Attributes:
+        state: `head.*` and, under average pooling, `fc_norm.*`.
+        pool: which feature is classified.
+        classes: names by output, or None where the file tells none.
+        origin: where it came from.
+    """
+
+    state: dict[str, Tensor]
+    pool: Literal["avg", "cls"]
+    classes: list[str] | None
+    origin: str
+
+
+def keep_classifier(classifier: Classifier, folder: Path, classes: list[str]) -> None:
+    """Write a fine-tuned model: a backbone that loads like any other, and its head beside it."""
+    backbone = classifier.student
+    backbone.normalization = classifier.test_normalization
+    save_backbone(backbone, folder)
+    state = {k: v.cpu() for k, v in classifier.state_dict().items() if k.startswith(_PARTS)}
+    facts = {"classes": json.dumps(classes), "pool": classifier.pool}
+    write_atomic(folder / HEAD, save(state, metadata=facts))
+
+
+def kept_name(budget: float | str, seed: int) -> str:
+    """Folder of the model that was trained with a label budget and a seed."""
+    labels = budget.replace("/", "-per-") if isinstance(budget, str) else f"{budget:g}"
+    return f"labels-{labels}-seed-{seed}"
+
+
+def require_new(folder: str | None) -> Path | None:
+    """Where fine-tuned models are kept, if anywhere.
+
+    Raises:
+        UserError: the folder cannot be made, or something is in it.
+    """
+    if folder is None:
+        return None
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"finetune.keep={folder} is there already; name a new folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to finetune.keep={folder}: {error.strerror}") from error
+    return path
+
+
+def read_head(reference: str) -> Head:
+    """The head of a kept model (`run:DIR`) or of a published file (`file:PATH`).
+
+    Raises:
+        UserError: there is none.
+    """
+    kind, _, path = reference.partition(":")
+    file = Path(path) / HEAD
+    if kind == "run" and file.is_file():
+        with safe_open(file, "pt") as tensors:
+            facts = tensors.metadata()
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        pool: Literal["avg", "cls"] = "cls" if facts["pool"] == "cls" else "avg"
+        return Head(state, pool, json.loads(facts["classes"]), reference)
+    if kind == "file":
+        published = read_state_dict(Path(path.partition(",")[0]))
+        state = {name: value for name, value in published.items() if name.startswith(_PARTS)}
+        if "head.weight" in state:
+            return Head(state, "avg" if "fc_norm.weight" in state else "cls", None, reference)
+    raise UserError(
+        f"{reference} has no head to be tested: give a model that finetune.keep wrote, or a "
+        "fine-tuned published file"
+    )
+
+
+def score_kept(
+    backbone: Backbone,
+    head: Head,
+    source: Source,
+    inputs: Inputs,
+    *,
+    batch_size: int | None,
+    workers: int,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: bool = True,
+) -> Score:
+    """Accuracy on all labelled samples of `source`.
+
+    Raises:
+        UserError: no labels, or classes that the head does not know.
+    """
+    frames = None if inputs.clips is None else inputs.clips.frames
+    model = prepare_backbone(backbone, inputs.image_size, head.pool, frames)
+    classifier = Classifier(model, len(head.state["head.weight"]), pool=head.pool)
+    try:
+        classifier.load_state_dict(head.state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the head of {head.origin} does not fit its backbone: {error}") from None
+    classes = _classes(source, head)
+    indices = np.flatnonzero(classes >= 0)
+    inputs.require(source)
+    start = time.monotonic()
+    noun = source.media.noun
+    broken = BrokenFiles(len(indices), max_share=1.0, noun=noun)
+    found = collect(
+        classifier,
+        class_scores(classifier),
+        source,
+        indices,
+        inputs=inputs,
+        batch_size=batch_size or inputs.at_once,
+        workers=workers,
+        device=device_kind(device, "device"),
+        progress="testing" if progress else None,
+        broken=broken,
+    )
+    names = tuple(sorted(found.broken))
+    if names and progress:
+        told = f"{len(names)} unreadable test {noun}s are left out: {', '.join(names)}"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(told, markup=False)
+    return score(
+        found.features,
+        torch.from_numpy(classes)[found.ids],
+        protocol="test",
+        budget=1.0,
+        labels_used=0,
+        seed=0,
+        seconds=time.monotonic() - start,
+        broken=names,
+    )
+
+
+def _classes(source: Source, head: Head) -> np.ndarray:
+    """The head's output for every sample, -1 where its class is unknown."""
+    if source.labels is None or source.classes is None:
+        raise UserError(f"{source.name} has no labels, which a test needs")
+    if head.classes is None:
+        outputs = len(head.state["head.weight"])
+        if len(source.classes) != outputs:
+            raise UserError(
+                f"{head.origin} tells {outputs} classes apart without naming them, and "
+                f"{source.name} has {len(source.classes)}"
+            )
+        return source.labels.astype(np.int64)
+    place = {name: number for number, name in enumerate(head.classes)}
+    for name in source.classes:
+        if name not in place:
+            raise UserError(
+                f"{head.origin} does not know the class {name!r} of {source.name}"
+                f"{did_you_mean(name, head.classes)}"
+            )
+    numbers = np.array([place[name] for name in source.classes])
+    return np.where(source.labels >= 0, numbers[source.labels], -1)
