@@ -42,8 +42,7 @@ def pretrain(
         data: pictures or clips: a folder, a `.txt`/`.csv`/`.parquet` list, `.tar` shards, a `.zip`.
         out: folder of the run.
         teacher: `timm/NAME[:pretrained]`, the same with `torchvision/`, `hf/` and `open_clip/`,
-            `hf/FOLDER`, `run:DIR`, `file:PATH`
-            or a `Backbone`.
+            `hf/FOLDER`, `run:DIR`, `file:PATH` or a `Backbone`.
         teacher_weights: `random` allows a teacher that nobody trained.
         student: `vit_small` and the like, `timm/NAME`, `torchvision/NAME`, or a `Backbone`; several
             names separated by commas learn together from one pass of the teacher.
