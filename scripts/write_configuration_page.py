@@ -12,6 +12,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig
 from vistill.config.problems import sections
 from vistill.config.schema import RunConfig
@@ -155,9 +156,8 @@ def chapters(model: type[BaseModel], prefix: str = "", level: int = 3) -> list[s
     return lines
 
 
-def recipe_table() -> list[str]:
-    """What the fine-tuning recipes set."""
-    names = [name for name in FINETUNE_RECIPES if name != "small"]
+def recipe_table(names: list[str]) -> list[str]:
+    """What some fine-tuning recipes set."""
     keys = dict.fromkeys(key for name in names for key in FINETUNE_RECIPES[name])
     head = " | ".join(f"`{name}`" for name in names)
     rows = [f"| key | {head} |", "|---" * (len(names) + 1) + "|"]
@@ -174,7 +174,9 @@ def page() -> str:
     lines += chapters(RunConfig)
     lines += ["", "## `vistill evaluate`", "", EVALUATE, *table(EvaluateConfig, "")]
     lines += chapters(EvaluateConfig)
-    lines += ["", "### What `finetune.recipe` sets", "", RECIPES, *recipe_table()]
+    pictures = [name for name in FINETUNE_RECIPES if name not in {"small", *CLIP_RECIPES}]
+    lines += ["", "### What `finetune.recipe` sets", "", RECIPES, *recipe_table(pictures)]
+    lines += ["", "For clips:", "", *recipe_table(list(CLIP_RECIPES))]
     return "\n".join(lines) + "\n"
 
 

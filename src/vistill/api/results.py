@@ -148,7 +148,8 @@ class EvaluateResult:
         if self.summaries:
             kinds = {one.interval for one in self.summaries}
             what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))
-            lines.append(f"intervals {what}; {self.summaries[0].n_test} test pictures")
+            noun = "clips" if self.config.get("frames") else "pictures"
+            lines.append(f"intervals {what}; {self.summaries[0].n_test} test {noun}")
         return "\n".join(lines)
 
     def to_json(self) -> str:
