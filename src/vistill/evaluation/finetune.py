@@ -99,7 +99,7 @@ def fine_tune(
         optimizer=options.optimizer,
         momentum=options.momentum,
         schedule=options.schedule,
-        step_epochs=options.step_epochs or max(1, epochs // 3),
+        step_epochs=options.step_epochs or math.ceil(epochs / 3),
         gamma=options.gamma,
         base_lr=options.base_lr,
         lr=options.lr,
