@@ -108,6 +108,8 @@ class ModuleBackbone(Backbone):
     def _projects(self, qkv: str) -> bool:
         return isinstance(self._blocks[0].get_submodule(qkv), nn.Linear)
 
+    # Tracing would leave out hooks that come and go, and the exception that ends the pass.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tap(
         self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:

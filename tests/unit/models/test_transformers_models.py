@@ -138,6 +138,17 @@ def test_the_pass_ends_at_the_deepest_tap_and_fused_attention_stays_on(tmp_path:
 
 
 @torch.no_grad()
+def test_a_run_that_compiles_reads_the_same(tmp_path: Path) -> None:
+    family("vit", tmp_path)
+    model = load_backbone(f"hf/{tmp_path}").eval()
+    pictures, taps = images(model), [Tap("qkv", 2), Tap("attention", 2)]
+    compiled = torch.compile(model.tap, backend="eager")
+    expected = model.tap(pictures, taps)
+    for tap, signal in compiled(pictures, taps).items():
+        assert torch.equal(signal, expected[tap])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     "kind", ["vit", "dinov2", "clip_vision_model", "siglip2_vision_model", "swinv2", "vit_mae"]
 )
