@@ -1,11 +1,17 @@
 """How the samples of a run are read and cropped, by its configuration: pictures or clips."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 
 from vistill.config.schema import DataConfig
 from vistill.data import EvalTransform, Source, TrainTransform, open_source, require_readable
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
+
+if TYPE_CHECKING:
+    from vistill.data.video.device import DeviceCrop
 
 
 @dataclass(frozen=True)
@@ -79,3 +85,12 @@ def require_samples(reading: Reading) -> None:
 
     assert isinstance(reading.decode_train, ClipDecoder)
     require_clips(reading.source, reading.decode_train)
+
+
+def on_device(reading: Reading, device: torch.device) -> "DeviceCrop":
+    """The training crops of clips, cut on `device` instead of in loader processes."""
+    from vistill.data.video.device import DeviceCrop
+    from vistill.data.video.transforms import VideoTrainTransform
+
+    assert isinstance(reading.train, VideoTrainTransform)
+    return DeviceCrop(reading.train, device)

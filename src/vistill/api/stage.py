@@ -16,7 +16,7 @@ import vistill
 from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.custom import build_custom
 from vistill.api.probes import Probes
-from vistill.api.reading import Reading, open_samples, require_samples
+from vistill.api.reading import Reading, on_device, open_samples, require_samples
 from vistill.api.results import PretrainResult, StudentResult, main_rank, say
 from vistill.batch import Batch
 from vistill.config.methods import CustomConfig
@@ -372,7 +372,7 @@ def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> 
     return TrainStream(
         reading.source,
         indices,
-        reading.train,
+        on_device(reading, world.device) if data.device_crop else reading.train,
         seed=config.seed,
         global_batch_size=train.global_batch_size,
         micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),

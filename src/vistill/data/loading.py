@@ -20,6 +20,7 @@ from vistill.data.decode import decode_image
 from vistill.data.order import copy_seed, replacement, sample_seeds
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
+from vistill.data.video.device import DeviceCrop, Shipment
 from vistill.errors import UserError
 
 MAX_WORKERS = 8
@@ -49,7 +50,8 @@ class SampleReader(Dataset[dict[str, Any]]):
 
     Args:
         source: where the pictures are.
-        transform: from what is decoded to pixels of one size, or to a list of views of it.
+        transform: from what is decoded to pixels of one size, or to a list of views of it; or
+            crops that the device is to make.
         seed: the run's seed.
         pool: indices from which broken samples are replaced; None leaves them out instead.
         cache: what the teacher said about fixed views.
@@ -61,7 +63,7 @@ class SampleReader(Dataset[dict[str, Any]]):
     def __init__(
         self,
         source: Source,
-        transform: Transform,
+        transform: Transform | DeviceCrop,
         seed: int,
         pool: Int[np.ndarray, " n"] | None = None,
         cache: TeacherCache | None = None,
@@ -81,6 +83,8 @@ class SampleReader(Dataset[dict[str, Any]]):
         row_seeds: list[int] = []
         view_seeds: list[int] = []
         ids: list[int] = []
+        shipped: list[UInt8[Tensor, "3 t h w"]] = []
+        crops: list[list[int]] = []
         read = 0
         for sample, seed in zip(request.samples.tolist(), seeds.tolist(), strict=True):
             for attempt in range(REPLACEMENTS if self.pool is not None else 1):
@@ -95,10 +99,16 @@ class SampleReader(Dataset[dict[str, Any]]):
                 except BrokenImage as error:
                     broken.append((self.source.sample_name(sample), str(error)))
                     continue
+                if isinstance(self.transform, DeviceCrop):
+                    shipped.append(decoded := self.transform.bounded(decoded))
                 for copy in range(self.repeats):
                     rng = _generator(copy_seed(own, copy)) if copy else rng
-                    views = self.transform(decoded, rng)
-                    for view in [views] if isinstance(views, Tensor) else views:
+                    if isinstance(self.transform, DeviceCrop):
+                        views = [decoded]
+                        crops.append([len(shipped) - 1, *self.transform.draw(decoded, rng)])
+                    else:
+                        views = _views(self.transform(decoded, rng))
+                    for view in views:
                         # Memory with channels last stacks by plain copies.
                         rows.append(view.movedim(0, -1))
                         row_seeds.append(copy_seed(seed, copy))
@@ -108,7 +118,10 @@ class SampleReader(Dataset[dict[str, Any]]):
                 break
         answer: dict[str, Any] = {"whole": read == len(seeds), "broken": broken}
         if rows:
-            answer["pixels"] = torch.stack(rows).movedim(-1, 1)
+            if isinstance(self.transform, DeviceCrop):
+                answer["shipment"] = self.transform.pack(shipped, crops)
+            else:
+                answer["pixels"] = torch.stack(rows).movedim(-1, 1)
             answer["seeds"] = torch.tensor(row_seeds)
             answer["ids"] = torch.tensor(ids)
             if self.source.labels is not None:
@@ -142,6 +155,7 @@ def read_batches(
     *,
     whole: bool,
     cache: TeacherCache | None = None,
+    cut: Callable[[Shipment], UInt8[Tensor, "b 3 t size size"]] | None = None,
 ) -> Iterator[Batch]:
     """Turn answers into batches and keep account of broken pictures.
 
@@ -156,6 +170,8 @@ def read_batches(
             if cache is not None and "remembered" in batch:
                 view, seeds, raw = batch["remembered"]
                 batch["remembered"] = cache.remembered(view, batch["ids"], seeds, raw)
+            if cut is not None and "shipment" in batch:
+                batch["pixels"] = cut(batch.pop("shipment"))
             if batch and (answer["whole"] or not whole):
                 yield Batch(**batch)
             elif whole:
@@ -219,6 +235,10 @@ def _answers(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
+
+
+def _views(made: Tensor | list[Tensor]) -> list[Tensor]:
+    return [made] if isinstance(made, Tensor) else made
 
 
 def _as_it_is(answer: Any) -> Any:

@@ -21,6 +21,7 @@ from vistill.data.loading import (
 from vistill.data.order import epoch_order
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
+from vistill.data.video.device import DeviceCrop
 from vistill.errors import UserError
 
 
@@ -83,7 +84,7 @@ class TrainStream:
     Args:
         source: where the pictures are.
         indices: which of them to train on.
-        transform: from what is decoded to pixels of one size.
+        transform: from what is decoded to pixels of one size, in the loader or on a device.
         seed: the run's seed.
         global_batch_size: samples per optimiser step over all ranks, repeats not counted.
         micro_batch_size: samples per forward pass and rank, repeats not counted.
@@ -106,7 +107,7 @@ class TrainStream:
         self,
         source: Source,
         indices: Int[np.ndarray, " n"],
-        transform: Transform,
+        transform: Transform | DeviceCrop,
         *,
         seed: int,
         global_batch_size: int,
@@ -151,9 +152,13 @@ class TrainStream:
             UserError: when too many pictures are broken or a loader process was killed.
         """
         self._requests.start, self._requests.stop = start_step, stop_step
+        transform = self._reader.transform
+        cut = transform.cut if isinstance(transform, DeviceCrop) else None
         if self._loader is None:
             self._loader = data_loader(self._reader, self._requests, self._workers)
-        yield from read_batches(self._loader, self.broken, whole=True, cache=self._reader.cache)
+        yield from read_batches(
+            self._loader, self.broken, whole=True, cache=self._reader.cache, cut=cut
+        )
 
     def close(self) -> None:
         """End the loader processes."""

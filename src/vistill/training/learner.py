@@ -139,7 +139,7 @@ class Learner:
     def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
         """Forward and backward of one of `share` micro-batches of a step."""
         device = self.world.device
-        if device.type == "cuda":
+        if device.type == "cuda" and not batch.pixels.is_cuda:
             # A copy from pageable memory would make the host wait for the device.
             batch = replace(batch, pixels=batch.pixels.pin_memory())
         enabled = self.dtype is not None
