@@ -297,12 +297,13 @@ class AMD(Method):
             ),
         )
         super().__init__(trained, teacher)
+        self._draw = trained.draw  # not reached through what ranks wrap around `trained`
         used = {theirs for _, theirs in aligned.pairs} if aligned.weight else set()
         used |= {theirs for _, theirs in generated.pairs} if generated else set()
         self.teacher_blocks, self.target_norm = sorted(used), target_norm
 
     def targets(self, batch: Batch) -> dict[int, Tensor]:
-        return self.observe(batch.unit_pixels(), self.trained.draw(batch))
+        return self.observe(batch.unit_pixels(), self._draw(batch))
 
     def observe(
         self, pixels: Float[Tensor, "b 3 *size"], mask: NestedMask

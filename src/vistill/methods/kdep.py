@@ -243,6 +243,9 @@ class KDEP(Method):
         pairs = zip(widths[1], widths[0], strict=True)
         self.stage_maps = nn.ModuleList(fixed_map(*pair) for pair in pairs)
         self.layers = tuple(theirs)
+        # Kept here, because training wraps the half that learns.
+        self.feature, self.scores = weight > 0, logits_weight > 0
+        self.matches_pooled, self.matches_scores = weight > 0, classes > 0
         self.activation: Activation = at
         self.fit_view: Literal["train", "eval"] = fit_view
         self.centred = centred
@@ -252,7 +255,7 @@ class KDEP(Method):
     def _maps(self) -> dict[str, FixedMap]:
         """The maps in use, by what leads their names in a file; nothing for the pooled feature."""
         stages = {f"stage{i}.": map_ for i, map_ in enumerate(self._stage_maps, start=1)}
-        return ({"": self.map} if self.trained.weight else {}) | stages
+        return ({"": self.map} if self.matches_pooled else {}) | stages
 
     @property
     def _stage_maps(self) -> list[FixedMap]:
@@ -279,9 +282,9 @@ class KDEP(Method):
         widths = [self.map.teacher_width, *(map_.teacher_width for map_ in self._stage_maps)]
         pooled, *layers = observed[:, : sum(widths)].split(widths, dim=1)
         return Targets(
-            self.map(pooled) if self.trained.weight else None,
+            self.map(pooled) if self.matches_pooled else None,
             [map_(one) for map_, one in zip(self._stage_maps, layers, strict=True)],
-            observed[:, sum(widths) :] if self.trained.classifier is not None else None,
+            observed[:, sum(widths) :] if self.matches_scores else None,
         )
 
     def observation(self) -> dict[str, Any]:
@@ -291,7 +294,7 @@ class KDEP(Method):
             "color_jitter": self.color_jitter,
             "lighting_std": self.lighting_std,
             "layers": list(self.layers),
-            "logits": self.trained.classifier is not None,
+            "logits": self.matches_scores,
         }
 
     @torch.no_grad()
@@ -306,7 +309,7 @@ class KDEP(Method):
             teacher.normalization(pixels),
             self.activation,
             self.layers,
-            scores=self.trained.classifier is not None,
+            scores=self.matches_scores,
         )
         scores = [] if found.scores is None else [found.scores]
         beside = [*found.layers, *scores]
