@@ -16,7 +16,7 @@ from vistill.evaluation.finetune import finetune_groups
 from vistill.evaluation.kept import read_head
 from vistill.evaluation.metrics import top_k_hits
 from vistill.evaluation.mixing import Mix, apply_mix, smoothed_targets
-from vistill.evaluation.views import crop_offsets, merge_views
+from vistill.evaluation.views import merge_views
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.optim import adamw, set_lr
@@ -168,15 +168,6 @@ def test_views_are_merged_and_duplicates_dropped(golden):
     for k in (1, 5):
         share = 100 * top_k_hits(merged.probabilities, labels, k) / videos
         assert share == pytest.approx(float(case.output[f"top{k}"]), abs=1e-3)
-
-
-@pytest.mark.parametrize("name", ["test_views_dense", "test_views_segments"])
-def test_crops_of_test_views(golden, name):
-    case = golden(name, "amd")
-    height, width = case.info["resized_hw"]
-    offsets = crop_offsets(max(height, width), case.config["size"], case.config["crops"])
-    for view in case.info["views"]:
-        assert offsets[view["crop"]] == (view["left"] if width >= height else view["top"])
 
 
 def test_fine_tuning_of_the_image_autoencoder(golden):

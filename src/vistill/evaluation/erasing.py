@@ -11,6 +11,7 @@ from vistill.views.noise import Stream, per_sample_uniform
 _AREA = (0.02, 1 / 3)
 _LOG_ASPECT = math.log(1 / 0.3)
 _ATTEMPTS = 10
+_DRAWS = 1 << 23
 
 
 def random_erasing(
@@ -43,7 +44,10 @@ def random_erasing(
     in_columns = (columns >= left) & (columns < left + wide)
     rectangle = in_rows[:, :, None] & in_columns[:, None, :]
     inside = rectangle.view(-1, *(1,) * (images.dim() - 3), height, width)
-    noise = _normal(seeds, images[0].numel()).view(images.shape)
+    count = images[0].numel()
+    # Whole clips have millions of draws, whose integers take many times the memory of the noise.
+    parts = [_normal(some, count) for some in seeds.split(max(1, _DRAWS // count))]
+    noise = torch.cat(parts).view(images.shape)
     return torch.where(inside, noise.to(images.dtype), images)
 
 

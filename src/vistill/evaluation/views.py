@@ -44,16 +44,3 @@ def merge_views(
     total = probabilities.new_zeros(len(videos), logits.shape[1])
     total.index_add_(0, place, probabilities)
     return Merged(videos, total / counts[:, None])
-
-
-def crop_offsets(long_side: int, size: int, crops: int) -> list[int]:
-    """Where `crops` squares of `size` start along a side: spread from end to end, one is central.
-
-    Raises:
-        ValueError: no crop, or a side shorter than the crop.
-    """
-    if crops < 1 or long_side < size:
-        raise ValueError(f"{crops} crops of {size} pixels along a side of {long_side}")
-    if crops == 1:
-        return [(long_side - size) // 2]
-    return [int(number * (long_side - size) / (crops - 1)) for number in range(crops)]

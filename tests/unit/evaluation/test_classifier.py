@@ -5,7 +5,7 @@ from torch import nn
 from vistill.batch import Batch
 from vistill.config.evaluation import FineTuneConfig
 from vistill.errors import UserError
-from vistill.evaluation.classifier import build_classifier
+from vistill.evaluation.classifier import build_classifier, head_dropout
 from vistill.evaluation.finetune import finetune_groups
 from vistill.models.backbone import Tap
 from vistill.models.hooked import ModuleBackbone
@@ -164,3 +164,12 @@ def test_what_a_foreign_transformer_cannot_do_is_told(options, message):
 def test_sizes_that_do_not_fit_are_told(options, message):
     with pytest.raises(UserError, match=message):
         build(vit(), **options)
+
+
+def test_head_dropout_keeps_the_mean_and_belongs_to_the_sample():
+    seeds = torch.arange(50) * 7919
+    features = torch.ones(50, 400)
+    dropped = head_dropout(features, seeds, 0.5)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert dropped.mean() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(head_dropout(features, seeds.flip(0), 0.5), dropped.flip(0))

@@ -42,3 +42,15 @@ def test_noise_is_standard_normal_and_belongs_to_the_sample():
     assert noise.abs().max() > 4
     order = torch.randperm(len(SEEDS), generator=torch.Generator().manual_seed(0))
     assert torch.equal(random_erasing(images, SEEDS[order], 1.0), erased[order])
+
+
+def test_frames_of_a_clip_share_the_rectangle_and_not_the_noise(monkeypatch):
+    clips = torch.full((40, 3, 4, 16, 16), 100.0)
+    erased = random_erasing(clips, SEEDS[:40], 0.5)
+    inside = erased != 100.0
+    assert torch.equal(inside, inside[:, :1, :1].expand_as(inside))
+    touched = inside.flatten(1).any(1)
+    assert 8 < touched.sum() < 32
+    assert not torch.equal(erased[touched][:, :, 0], erased[touched][:, :, 1])
+    monkeypatch.setattr("vistill.evaluation.erasing._DRAWS", 1)
+    assert torch.equal(random_erasing(clips, SEEDS[:40], 0.5), erased)
