@@ -1,0 +1,170 @@
+"""`prepare`: what the index says, what is written, what continues, what is refused."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import vistill
+from vistill.data import open_source
+from vistill.data.motion_clips import write_video
+from vistill.data.parallel import in_parallel
+from vistill.data.video import prepare as collection
+from vistill.data.video.reader import VideoReader
+from vistill.errors import UserError
+
+
+def clip(path: Path, frames: int, value: int = 0, width: int = 80) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = torch.arange(frames)[:, None, None, None] * 4 + value
+    write_video(path, ramp.expand(-1, 48, width, 3).byte())
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    root = tmp_path / "videos"
+    clip(root / "run" / "a.mp4", 12)
+    clip(root / "run" / "v.1.mp4", 9, 50)
+    clip(root / "jump" / "a.mp4", 20, 30)
+    (root / "jump" / "copy.mp4").write_bytes((root / "jump" / "a.mp4").read_bytes())
+    (root / "jump" / "broken.avi").write_text("no video")
+    (root / "jump" / "empty.webm").write_bytes(b"")
+    return root
+
+
+def rows(result) -> dict[str, dict]:
+    return {row["source"]: row for row in pq.read_table(result.index).to_pylist()}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_index_tells_what_is_there(videos, tmp_path, quick):
+    result = vistill.prepare(videos, out=tmp_path / "out", quick=quick, workers=0)
+    found = rows(result)
+    assert found["jump/broken.avi"]["problem"] == "damaged or no video"
+    assert found["jump/empty.webm"]["problem"] == "damaged or no video"
+    row = found["run/a.mp4"]
+    assert row["path"] == str(videos / "run/a.mp4")
+    assert (row["frames"], row["width"], row["height"], row["label"]) == (12, 80, 48, "run")
+    assert (row["codec"], row["corrupt"], row["problem"]) == ("h264", 0, None)
+    assert row["fps"] == pytest.approx(15, rel=0.01)
+    assert row["duration"] == pytest.approx(12 / 15, rel=0.02)
+    assert row["size"] == (videos / "run/a.mp4").stat().st_size
+    assert len(row["hash"]) == 64
+    assert (result.clips, result.lengths, result.doubles) == (4, (9, 20, 20), 1)
+    assert "4 clips of 9 to 20 frames" in str(result)
+    assert "jump/broken.avi: damaged or no video" in str(result)
+    source = open_source(str(result.index), "video")
+    assert len(source) == 4
+    assert source.classes == ["jump", "run"]
+
+
+def test_transcoded_clips_have_the_same_frames(videos, tmp_path):
+    result = vistill.prepare(
+        videos, out=tmp_path / "out", transcode=True, short_side=32, gop=4, workers=0
+    )
+    row = rows(result)["run/v.1.mp4"]
+    assert row["path"] == "clips/run/v_1.mp4"
+    assert (row["frames"], row["height"]) == (9, 32)
+    with VideoReader(str(tmp_path / "out" / row["path"])) as video:
+        grey = video.read(range(9)).float().mean((0, 2, 3))
+        assert video._keys.tolist() == [0, 4, 8]
+    torch.testing.assert_close(grey, torch.arange(9) * 4.0 + 50, atol=3, rtol=0)
+    assert rows(result)["jump/broken.avi"]["problem"]
+    assert not (tmp_path / "out/clips/jump/broken.mp4").exists()
+
+
+@pytest.mark.parametrize("codec", ["hevc", "vp9"])
+def test_codecs(tmp_path, codec):
+    clip(tmp_path / "v" / "a.mp4", 6)
+    result = vistill.prepare(
+        tmp_path / "v", out=tmp_path / "out", transcode=True, codec=codec, workers=0
+    )
+    assert result.codecs == {codec: 1}
+    assert result.lengths == (6, 6, 6)
+
+
+def test_shards_and_their_index_hold_the_same(videos, tmp_path):
+    out = tmp_path / "out"
+    result = vistill.prepare(videos, out=out, transcode=True, shards=1, workers=0)
+    assert [p.name for p in sorted(out.glob("*.tar"))] == ["shard-00000.tar"]
+    assert not (out / "clips").exists()
+    by_index = open_source(str(result.index), "video")
+    by_shard = open_source(str(out / "shard-*.tar"), "video")
+    assert len(by_index) == len(by_shard) == 4
+    order = sorted(range(4), key=by_shard.sample_name)
+    for i, j in zip(sorted(range(4), key=by_index.sample_name), order, strict=True):
+        assert by_index.place(i) == by_shard.place(j)
+        assert by_index.labels[i] == by_shard.labels[j]
+    clip(videos / "run" / "new.mp4", 5)
+    grown = vistill.prepare(videos, out=out, transcode=True, shards=1, workers=0)
+    assert grown.clips == 5
+    assert len(list(out.glob("*.tar"))) == 2
+    assert len(open_source(str(grown.index), "video")) == 5
+
+
+def test_only_new_and_changed_videos_are_looked_at(videos, tmp_path, capsys):
+    out = tmp_path / "out"
+    vistill.prepare(videos, out=out, workers=0)
+    journal = out / collection.JOURNAL
+    before = journal.read_bytes()
+    journal.write_bytes(before + b'{"key": "cut sho')
+    clip(videos / "run" / "a.mp4", 15)
+    result = vistill.prepare(videos, out=out, workers=0)
+    assert rows(result)["run/a.mp4"]["frames"] == 15
+    assert "5 of 6 videos were done before" in capsys.readouterr().out
+    assert journal.read_bytes().startswith(before)
+    assert len(journal.read_text().splitlines()) == len(before.splitlines()) + 1
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_stretches_of_a_list_are_cut_out(videos, tmp_path):
+    (tmp_path / "list.txt").write_text("videos/jump/a.mp4 0.2 0.6 x\nvideos/jump/a.mp4 0 0.2 y\n")
+    whole = vistill.prepare(tmp_path / "list.txt", out=tmp_path / "index", workers=0)
+    source = open_source(str(whole.index), "video")
+    assert [source.span(i) for i in range(2)] == [(0.2, 0.6), (0.0, 0.2)]
+    cut = vistill.prepare(tmp_path / "list.txt", out=tmp_path / "cut", transcode=True, workers=0)
+    assert [row["frames"] for row in pq.read_table(cut.index).to_pylist()] == [6, 3]
+    assert open_source(str(cut.index), "video").span(0) is None
+
+
+def test_mistakes_are_told_before_anything_is_written(videos, tmp_path):
+    out = tmp_path / "out"
+
+    def fails(match: str, source: Path = videos, **settings) -> None:
+        with pytest.raises(UserError, match=match):
+            vistill.prepare(source, out=settings.pop("to", out), **settings)
+        assert not out.exists()
+
+    fails("--gop is about re-encoding", gop=4)
+    fails("--short-side must be 16 or more", transcode=True, short_side=2)
+    fails("--codec must be one of h264, hevc, vp9, not 'h264x'", transcode=True, codec="h264x")
+    fails("does not exist", source=tmp_path / "nowhere")
+    fails("is not empty", to=videos)
+    clip(tmp_path / "few" / "a.mp4", 4)
+    made = vistill.prepare(tmp_path / "few", out=tmp_path / "few-out", transcode=True, shards=1,
+                           workers=0)  # fmt: skip
+    shard = next(made.index.parent.glob("*.tar"))
+    fails("is an archive", source=shard)
+    with pytest.raises(UserError, match="prepared from another source or with other settings"):
+        vistill.prepare(videos, out=made.index.parent)
+
+
+def test_without_the_extra(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pip install 'vistill\[parquet\]'"):
+        vistill.prepare(videos, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _die_on_three(number: int) -> int:
+    if number == 3:
+        __import__("os")._exit(9)
+    return number * number
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_killed_process_costs_its_task_alone(workers):
+    found = dict(in_parallel(_die_on_three, range(8), workers))
+    assert found == {n: None if n == 3 else n * n for n in range(8)}
