@@ -127,11 +127,16 @@ def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
     )
 
 
+def test_the_method_reads_nothing_of_the_half_that_ranks_wrap(source):
+    code = source.partition("class MaskedSVD")[2]
+    assert "self.trained" not in code
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"student.patch_size": 16}, r"the grids differ: \(2, 2\) and \(4, 4\)"),
-        ({"student.embed_dim": 128}, "128 channels and the teacher's only 64"),
+        ({"student.patch_size": 16}, "needs equal grids"),
+        ({"student.embed_dim": 128}, "no wider than its teacher"),
         ({"method.builder": "masked_svd.py:built"}, "no function 'built'; did you mean 'build'"),
         ({"method.builder": "masked.py:build"}, r"file masked\.py does not exist"),
         ({"method.builder": "no_such_module:build"}, "there is no module 'no_such_module'"),

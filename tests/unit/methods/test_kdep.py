@@ -293,6 +293,25 @@ def test_class_scores() -> None:
     assert sure(batch()).total == 0  # an untrained teacher is sure of nothing
 
 
+class Wrapped(nn.Module):
+    """As DDP wraps what learns: nothing of it can be seen."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, *given):
+        return self.inner(*given)
+
+
+def test_the_half_that_learns_may_be_wrapped() -> None:
+    options = {"logits_weight": 1.0, "stages": [("first", "first")]}
+    method = fitted(KDEP(deep(5, 6), deep(8, 12), **options)).eval()
+    expected = method(batch()).total
+    method.trained = Wrapped(method.trained)
+    assert torch.equal(method(batch()).total, expected)
+
+
 def test_what_cannot_be_matched_is_told() -> None:
     for options, message in [
         ({"weight": 0}, "method.weight=0 needs"),
