@@ -85,7 +85,7 @@ class DetectionConfig(Section):
     min_lr: NonNegativeFloat = Field(default=1e-6)
     """Learning rate at the end of the cosine."""
     warmup_epochs: NonNegativeFloat = Field(default=5.0)
-    """Epochs of linear warm-up; at most a fifth of the run."""
+    """Epochs of linear warm-up; at most a quarter of the run."""
     weight_decay: NonNegativeFloat = Field(default=0.05)
     """For matrices; biases and 1-D parameters never decay."""
     layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)

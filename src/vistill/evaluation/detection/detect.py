@@ -43,6 +43,7 @@ from vistill.training.optim import layer_decay_groups
 
 _SHORT_SIDE = 8 / 7
 _MAX_BROKEN = 0.5
+_NOUN = "key frame"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DetectionScore:
         precisions: average precision by action.
         boxes: whether people were `detected` or the `true` boxes were given.
         key_frames: key frames tested.
-        people: true boxes on them.
+        people: true boxes in the lists of the test.
         seconds: wall-clock time.
         broken: key frames that could not be read and were left out.
     """
@@ -207,7 +208,7 @@ def evaluate_detection(
             clips, reader(data.train, cut), options, seed, workers, kind, told, progress=progress
         )
         asked = reader(data.asked, cut._replace(crop=None))
-        broken = BrokenFiles(len(data.asked), max_share=1.0, told=told)
+        broken = BrokenFiles(len(data.asked), max_share=1.0, told=told, noun=_NOUN)
         found, tested = _test(detector, asked, data, workers, kind, broken, progress=progress)
         precisions = frame_average_precisions(found, tested, data.names)
         scores.append(
@@ -217,7 +218,7 @@ def evaluate_detection(
                 precisions={data.names[action]: value for action, value in precisions.items()},
                 boxes="detected" if data.detected else "true",
                 key_frames=len(tested.frames.unique()),
-                people=len({(f.moment, row) for f in data.truth for row in range(len(f.boxes))}),
+                people=sum(len(frame.boxes) for frame in data.truth),
                 seconds=time.monotonic() - start,
                 broken=tuple(sorted(broken.names)),
             )
@@ -272,7 +273,7 @@ def _train(
         global_batch_size=batch,
         micro_batch_size=micro_batch,
         workers=workers,
-        broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told),
+        broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
     )
     epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
     method = build_detector(backbone, reader.num_actions, options, seed)
@@ -283,7 +284,7 @@ def _train(
         base_lr=options.base_lr,
         lr=options.lr,
         min_lr=options.min_lr,
-        warmup_epochs=min(options.warmup_epochs, epochs / 5),
+        warmup_epochs=min(options.warmup_epochs, epochs / 4),
         betas=(0.9, 0.999),
         clip_norm=options.clip_norm,
         peak_in_warmup=True,
