@@ -244,7 +244,6 @@ class KDEP(Method):
         self.stage_maps = nn.ModuleList(fixed_map(*pair) for pair in pairs)
         self.layers = tuple(theirs)
         # Kept here, because training wraps the half that learns.
-        self.feature, self.scores = weight > 0, logits_weight > 0
         self.matches_pooled, self.matches_scores = weight > 0, classes > 0
         self.activation: Activation = at
         self.fit_view: Literal["train", "eval"] = fit_view
