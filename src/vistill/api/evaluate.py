@@ -82,7 +82,8 @@ def evaluate(
             f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
-    clips = _clips(config, model, reference)
+    source = reference if isinstance(reference, str) else "a model given as an object"
+    clips = _clips(config, model, source)
     if clips is not None:
         config = config.model_copy(update=clips._asdict())
     scores: tuple[Score, ...] = ()
@@ -90,7 +91,7 @@ def evaluate(
     if "detection" in config.protocols:
         detection = _detect(config, model, clips, os.fspath(data))
     else:
-        scores = _classify(config, model, clips, str(reference))
+        scores = _classify(config, model, clips, source)
     result = EvaluateResult(
         config=config.model_dump(mode="json"),
         weights=model.origin,
@@ -168,9 +169,7 @@ def _detect(
     return tuple(scores)
 
 
-def _clips(
-    config: EvaluateConfig, model: "Backbone", reference: "str | Backbone"
-) -> ClipSettings | None:
+def _clips(config: EvaluateConfig, model: "Backbone", reference: str) -> ClipSettings | None:
     """How clips are taken from videos; None for a backbone of pictures.
 
     Raises:
@@ -181,8 +180,7 @@ def _clips(
         for key, value in given.items():
             raise UserError(f"{key}={value} is for clips, and {model.origin} takes pictures")
         return None
-    trained = _trained_on(reference) if isinstance(reference, str) else {}
-    recipe = config.finetune.recipe
+    recipe, trained = config.finetune.recipe, _trained_on(reference)
     return clip_settings(recipe, trained=trained, **{"frames": model.num_frames} | given)
 
 
