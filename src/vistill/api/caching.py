@@ -69,7 +69,15 @@ class Planned:
             UserError: the folder cannot be written to.
         """
         cache = self.cache
-        cache.writes = world.once(lambda: cache.open_to_write(self.index))
+
+        def open_one() -> bool:
+            writes = cache.open_to_write(self.index)
+            # Another run may have made the files since they were planned.
+            refuse_another(cache.folder, read_index(cache.folder) or {}, self.index)
+            return writes
+
+        cache.writes = world.once(open_one)
+        cache.read_pictures = cache.asked_pictures = 0  # the check does not count
         layout = cache.layout
         text = (
             f"{cache.folder}: {self.found} of {self.wanted} records, {layout.nbytes} bytes each "
@@ -78,6 +86,13 @@ class Planned:
         if self.found:
             text += f"; off the teacher by {self.error:.2g} at most"
         return text if cache.writes else f"{text}; another run writes, this one reads"
+
+    def close(self) -> str:
+        """Bring everything to the disk; a line that says how much was read."""
+        cache = self.cache
+        seen = cache.read_pictures + cache.asked_pictures
+        cache.close()
+        return f"{cache.read_pictures} of {seen} outputs of the teacher were read, not computed"
 
 
 def plan_cache(

@@ -222,7 +222,7 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
         return _train(prepared, out, overwrite=overwrite)
     finally:
         if prepared.planned is not None:
-            prepared.planned.cache.close()
+            say(f"cache    {prepared.planned.close()}")
 
 
 def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:

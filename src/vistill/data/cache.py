@@ -87,11 +87,16 @@ class TeacherCache:
         layout: of a record.
         views: random views per picture; the test view has the number `views`.
         pictures: of the source, trained on or not.
+
+    Attributes:
+        writes: whether this run is the one that writes.
+        read_pictures, asked_pictures: how often this process read a record, or ran the teacher.
     """
 
     def __init__(self, folder: Path, layout: Layout, views: int, pictures: int) -> None:
         self.folder, self.layout, self.views, self.pictures = folder, layout, views, pictures
         self.writes = False
+        self.read_pictures = self.asked_pictures = 0
         self._let_go()
 
     def _let_go(self) -> None:
@@ -177,7 +182,12 @@ class TeacherCache:
                     )
 
     def _claim(self) -> None:
-        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            if not (self.folder / INDEX).is_file():
+                raise
+            return  # somebody else's, to be read
         try:
             # POSIX locks stay with this process: loader processes do not inherit them.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -294,8 +304,11 @@ class RememberedView:
     def recall(self, observe: Callable[[], Tensor]) -> Tensor:
         """What was remembered, or what `observe` finds, rounded as it will be read again."""
         raw = self.raw
-        if raw is None:
+        if raw is not None:
+            self.cache.read_pictures += len(raw)
+        else:
             raw = self.cache.layout.encode(observe())
+            self.cache.asked_pictures += len(raw)
             if self.kept:
                 self.cache.keep(self.view, self.ids, raw)
         return self.cache.layout.decode(raw)
