@@ -122,18 +122,6 @@ class DataConfig(Section):
             return settings
         return {"crop": "multi_scale", "flip": 0.0, "interpolation": "bilinear"} | settings
 
-    @model_validator(mode="after")
-    def _clips_need_frames(self) -> Self:
-        for name in ("stride", "sampling", "crop", "device_crop") if self.frames is None else ():
-            value, usual = getattr(self, name), type(self).model_fields[name].default
-            if value != usual:
-                text = str(value).lower() if isinstance(value, bool) else value
-                raise ValueError(
-                    f"data.{name}={text} is for clips: say how many frames they have, such as "
-                    "data.frames=16"
-                )
-        return self
-
 
 class OptimConfig(Section):
     """Optimiser and learning rate, which is set at every step."""
@@ -243,6 +231,19 @@ class RunConfig(Section):
     )
     """Students that learn together from one pass of the teacher, by name: settings of `student`,
     which count over those given there, and an `lr` of their own."""
+
+    @model_validator(mode="after")
+    def _clips_have_frames(self) -> Self:
+        data = self.data
+        for name in ("stride", "sampling", "crop", "device_crop") if data.frames is None else ():
+            value, usual = getattr(data, name), DataConfig.model_fields[name].default
+            if value != usual:
+                text = str(value).lower() if isinstance(value, bool) else value
+                raise ValueError(
+                    f"data.{name}={text} is for clips: say how many frames they have, such as "
+                    "data.frames=16"
+                )
+        return self
 
     @model_validator(mode="after")
     def _warm_up_fits(self) -> Self:
