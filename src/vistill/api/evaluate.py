@@ -153,7 +153,8 @@ def _detect(
     if clips is None:
         raise UserError(f"detection needs a backbone of clips; {model.origin} takes pictures")
     from vistill.data import default_workers
-    from vistill.evaluation.detection.detect import evaluate_detection, open_detection
+    from vistill.evaluation.detection.dataset import open_detection
+    from vistill.evaluation.detection.detect import evaluate_detection
 
     scores = evaluate_detection(
         model,

@@ -22,13 +22,14 @@ from vistill.config.evaluation import (
 from vistill.config.suggest import did_you_mean
 from vistill.data import BrokenFiles, Source, default_workers
 from vistill.errors import UserError
-from vistill.evaluation.budgets import budget_text, label_budget, split_first, split_labelled
+from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
 from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.kept import keep_classifier, kept_name, require_new
 from vistill.evaluation.knn import knn_votes
+from vistill.evaluation.labelled import Labelled, labelled_parts
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
@@ -36,21 +37,6 @@ from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
 
 _LEARNED = ("knn", "linear", "finetune")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Labelled pictures of a source.
-
-    Attributes:
-        source: of the pictures.
-        indices: positions of those with a label.
-        classes: label of every position of the source, counted as in the training source.
-    """
-
-    source: Source
-    indices: np.ndarray
-    classes: np.ndarray
 
 
 def evaluate_backbone(
@@ -165,62 +151,6 @@ def evaluate_backbone(
                 )
             )
     return scores
-
-
-def labelled_parts(
-    train_source: Source,
-    test_source: Source | None,
-    test_share: float = 0.2,
-    *,
-    train_first: int | None = None,
-) -> tuple[Labelled, Labelled, int]:
-    """Training pictures, test pictures and the number of classes.
-
-    Raises:
-        UserError: a source without labels, a single class, or classes that differ.
-    """
-    train = _labelled(train_source)
-    if test_source is None:
-        if train_first is None:
-            fit, held_out = split_labelled(train.classes, test_share)
-        else:
-            fit, held_out = split_first(train.classes, train_first)
-        test = Labelled(train_source, held_out, train.classes)
-        train = Labelled(train_source, fit, train.classes)
-    else:
-        test = _labelled(test_source, like=train_source)
-    number = len(train_source.classes or ())
-    if number < 2:
-        raise UserError(f"{train_source.name} has a single class; an evaluation needs two")
-    return train, test, number
-
-
-def _labelled(source: Source, like: Source | None = None) -> Labelled:
-    """The labelled pictures of `source`, its classes renumbered as in `like`."""
-    known = None if source.labels is None else source.labels >= 0
-    if source.labels is None or source.classes is None or known is None or not known.any():
-        raise UserError(
-            f"{source.name} has no labels, which an evaluation needs: one folder per class, or a "
-            "list with a label column"
-        )
-    classes = source.labels.astype(np.int64)
-    if like is not None and source.classes != like.classes:
-        classes = np.where(known, _renumbering(source, like)[classes], -1)
-    return Labelled(source, np.flatnonzero(known), classes)
-
-
-def _renumbering(source: Source, like: Source) -> np.ndarray:
-    """Number in `like` of every class of `source`."""
-    ours, theirs = source.classes or [], like.classes or []
-    extra, missing = set(ours) - set(theirs), set(theirs) - set(ours)
-    if extra or missing:
-        told = [f"only in {source.name}: {', '.join(sorted(extra)[:5])}"] if extra else []
-        told += [f"only in {like.name}: {', '.join(sorted(missing)[:5])}"] if missing else []
-        raise UserError(
-            f"the classes of training and test {source.media.noun}s differ; {'; '.join(told)}"
-        )
-    place = {name: number for number, name in enumerate(theirs)}
-    return np.array([place[name] for name in ours])
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from PIL import Image
 from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
 from vistill.data import open_source
 from vistill.errors import UserError
-from vistill.evaluation.evaluate import evaluate_backbone, labelled_parts
+from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import fine_tune
 from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.labelled import labelled_parts
 from vistill.models.vit import VisionTransformer
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}

@@ -10,7 +10,8 @@ from vistill.config.detection import DetectionConfig
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
 from vistill.evaluation.detection.clips import KeyFrameReader, View
-from vistill.evaluation.detection.detect import evaluate_detection, open_detection
+from vistill.evaluation.detection.dataset import open_detection
+from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.models.vit import VisionTransformer
 
 HEIGHT, WIDTH, FRAMES, SIDE = 48, 64, 24, 20
