@@ -82,6 +82,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(pretraining, "_run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
+    monkeypatch.setattr("vistill.api.prepare", lambda _, **__: ran.append("prepare"))
     monkeypatch.setattr("vistill.api.demo", lambda **_: ran.append("demo"), raising=False)
     return ran
 
@@ -105,7 +106,7 @@ def test_every_command_is_understood(
 
 def test_the_readme_has_commands_of_every_kind() -> None:
     used = {words[0] for words in commands(ROOT / "README.md")}
-    assert used == {"demo", "pretrain", "evaluate", "export", "recipes"}
+    assert used == {"demo", "pretrain", "prepare", "evaluate", "export", "recipes"}
 
 
 @pytest.mark.parametrize(
