@@ -206,4 +206,4 @@ def test_every_part_of_the_cache_is_read_back(made: Path, tmp_path: Path) -> Non
     result = distil(tmp_path / "run", made, teacher=teacher, dry=False)
     assert result.best is not None
     # A look at the shape of a record, and a few pictures of each view to compare with.
-    assert asked == [1, 8, 8, 5]
+    assert asked == [1, 5, 5, 5]

@@ -21,7 +21,8 @@ from vistill.training.distributed import World
 from vistill.training.run_folder import difference
 
 _TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip"}
-_CHECKED = 8
+_CHECKED = 16
+"""Records, over all views, that are compared with the live teacher."""
 _WRONG = 0.05
 """Relative error of a record beyond any rounding: it belongs to another picture or teacher."""
 _MADE_FOR = {
@@ -153,9 +154,10 @@ def _plan(
     _check_space(folder, (wanted - count) * layout.nbytes)
     home = next(teacher.parameters()).device
     method.to_device(world.device)
+    each = max(1, _CHECKED // max(1, len(found)))
+    few = [(view, ids[_spread(len(ids), each)]) for view, ids in found if len(ids)]
     error = max(
-        (_check_view(cache, method, pictures, view, ids, world) for view, ids in found if len(ids)),
-        default=0.0,
+        (_check_view(cache, method, pictures, view, ids, world) for view, ids in few), default=0.0
     )
     teacher.to(home)
     return Planned(cache, index, count, wanted, error)
@@ -222,22 +224,26 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def _spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` positions, evenly from first to last."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
 @torch.no_grad()
 def _check_view(
     cache: TeacherCache,
     method: Method,
     pictures: Pictures,
     view: int,
-    ids: np.ndarray,
+    few: np.ndarray,
     world: World,
 ) -> float:
-    """Largest relative error of a few records of a view against the live teacher.
+    """Largest relative error of `few` records of a view against the live teacher.
 
     Raises:
         UserError: one of them is of another picture or teacher, or damaged.
     """
     test = view == cache.test_view
-    few = ids[np.linspace(0, len(ids) - 1, min(_CHECKED, len(ids))).astype(int)]
     batches = eval_batches(
         pictures.source,
         few,
