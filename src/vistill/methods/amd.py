@@ -20,7 +20,7 @@ from vistill.methods.amd_plan import (
     choose_sight,
 )
 from vistill.methods.base import Ingredients, Method, TrainedModule
-from vistill.methods.sides import drop_path_noise, pixels_for
+from vistill.methods.sides import drop_path_noise, pixels_for, rising
 from vistill.methods.videomae import HiddenPainter, Painting, fixed_positions
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
@@ -359,5 +359,5 @@ def build_amd(given: Ingredients) -> AMD:
         raise UserError("teacher.drop_path has no use with amd, whose teacher runs as in tests")
     student = cast("VisionTransformer", given.student)
     if given.student_drop_path:
-        student.set_drop_path(given.student_drop_path)
+        student.set_drop_path(rising(given.student_drop_path, student.depth))
     return AMD(student, cast("VisionTransformer", teacher), **given.options)

@@ -15,7 +15,7 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
 from vistill.methods.base import Ingredients, Method, TrainedModule
-from vistill.methods.sides import drop_path_noise, pixels_for, set_drop_path
+from vistill.methods.sides import drop_path_noise, pixels_for, rising, set_drop_path
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import WHITENINGS, Whitening
@@ -192,7 +192,7 @@ class FeatureDistillation(Method):
         distance = distances[loss]
         if target == "logits":
             distance = partial(softmax_kl, temperature=temperature)
-        set_drop_path(student, _rising(student_drop_path, student.depth), "student")
+        set_drop_path(student, rising(student_drop_path, student.depth), "student")
         head = feature_projector(projector, student.width, theirs.width)
         super().__init__(TrainedFeatureDistillation(student, tap, target, head, distance), teacher)
         self.teacher_tap = teacher_tap
@@ -200,7 +200,7 @@ class FeatureDistillation(Method):
         self.whitening = WHITENINGS[whitening]
         self.antialias = antialias
         if teacher_drop_path > 0:
-            set_drop_path(teacher, _rising(teacher_drop_path, teacher.depth), "teacher")
+            set_drop_path(teacher, rising(teacher_drop_path, teacher.depth), "teacher")
             teacher.train()
 
     def targets(self, batch: Batch) -> Tensor:
@@ -310,11 +310,6 @@ def _check_fit(
             "teacher.image_size so that both are equal, or set method.resize_map=true"
         )
     return theirs.grid, ours.grid
-
-
-def _rising(rate: float, depth: int) -> list[float]:
-    """From zero in the first block to `rate` in the last."""
-    return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
 def build_feature_distillation(given: Ingredients) -> FeatureDistillation:

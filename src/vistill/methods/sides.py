@@ -32,6 +32,11 @@ def pixels_for(
     return F.interpolate(pixels, size=model.image_size, mode="bilinear", antialias=antialias)
 
 
+def rising(rate: float, depth: int) -> list[float]:
+    """Drop path rates from zero in the first block to `rate` in the last."""
+    return [rate * i / max(1, depth - 1) for i in range(depth)]
+
+
 def set_drop_path(model: Backbone, rates: Sequence[float], side: str) -> None:
     """Stochastic depth of `model`, one rate per block.
 

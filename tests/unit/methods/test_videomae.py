@@ -72,6 +72,11 @@ def test_the_embedding_of_tubes_keeps_torchs_initialisation():
     assert 0.95 * bound < weight.abs().max() <= bound
 
 
+def test_drop_path_rises():
+    method = build_method("videomae", student(depth=3), None, options={}, student_drop_path=0.2)
+    assert method.backbone.drop_path_rates == pytest.approx([0.0, 0.1, 0.2])
+
+
 def test_one_feature_per_clip():
     model, batch = student().eval(), clips()
     images = model.normalization(batch.pixels)
