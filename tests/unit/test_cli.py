@@ -56,7 +56,7 @@ def test_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "mae"], "pretrain needs a folder to write to: give --out DIR"),
         (["pretrain", "mae", "extra", "--out", "x"], "'extra' is neither key=value nor"),
         (["pretrain", "tinymmi", "--out", "x"], "did you mean 'tinymim'?"),
-        (["pretrain", "mae", "--out", "x"], "mae needs pictures: give --data PATH"),
+        (["pretrain", "mae", "--out", "x"], "mae needs pictures or clips: give --data PATH"),
         (["pretrain", "mae", "--out", "x", "optim.learning_rate=1"], "did you mean optim.lr?"),
         (["pretrain", "--out", "x", "--data", "y"], "tinymim needs a teacher: give --teacher"),
         (
