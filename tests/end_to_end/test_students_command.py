@@ -54,17 +54,17 @@ def last_line(out: Path) -> dict[str, float]:
 
 
 def test_two_students_resume_and_are_measured(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    done = run(*pretrain(out))
+    out, cache = tmp_path / "run", f"cache={tmp_path / 'cache'}"
+    done = run(*pretrain(out, cache))
     assert "student  small: vit: " in done.stdout
     assert f"large: {out}/export/large/best; best held_out_loss" in done.stdout
     assert {"loss/small/feature", "large/held_out_loss", "small/knn"} <= last_line(out).keys()
 
     half = tmp_path / "half"
-    run(*pretrain(half))
+    assert "0 of 54 outputs of the teacher were read" not in run(*pretrain(half, cache)).stdout
     for checkpoint in sorted((half / "checkpoints").iterdir())[1:]:
         checkpoint.unlink()
-    again = run(*pretrain(half))
+    again = run(*pretrain(half, cache))
     assert "resuming after step 3 of 4" in again.stdout + again.stderr
     ours, theirs = weights(half), weights(out)
     assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
