@@ -55,7 +55,9 @@ def pretrain(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Pictures: a folder, list (.txt .csv .parquet), .tar shards or .zip."),
+        typer.Option(
+            help="Pictures or videos: a folder, list (.txt .csv .parquet), .tar shards or .zip."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same resumes.")] = None,
     teacher: Annotated[

@@ -35,11 +35,12 @@ class DeviceCrop:
     crop, which are reduced in two steps.
 
     Args:
-        transform: draws the crops.
+        transform: draws the crops; without RandAugment, which no device does.
         device: cuts them.
     """
 
     def __init__(self, transform: VideoTrainTransform, device: torch.device) -> None:
+        assert transform.rand_augment is None
         self.transform = transform
         self.device = device
 
