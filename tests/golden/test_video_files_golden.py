@@ -14,8 +14,8 @@ from vistill.models.checkpoints import backbone_from_state
 from vistill.models.videomae_files import published_encoder, published_names
 from vistill.models.vit import VisionTransformer
 
-LAYOUTS = json.loads((Path(__file__).parent / "amd" / "layout.json").read_text())
-TEACHER_L = "amd_pretrain_vit_base (teacher ViT-L, decoder_depth 4, generator_depth 2"
+LAYOUT = "layout"
+LAYOUTS = json.loads((Path(__file__).parent / "amd" / f"{LAYOUT}.json").read_text())
 
 
 def clip_vit(name: str) -> VisionTransformer:
