@@ -1,5 +1,6 @@
 """`evaluate`: any backbone measured by nearest neighbours, linear probe and fine-tuning."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -186,9 +187,16 @@ def _clips(config: EvaluateConfig, model: "Backbone", reference: str) -> ClipSet
 
 
 def _trained_on(reference: str) -> dict[str, Any]:
-    """The data settings of the run that a backbone comes from, where there is one."""
+    """How clips were taken for a fine-tuned model, or for the run that a backbone comes from."""
     kind, _, path = reference.partition(":")
-    for folder in (Path(path), Path(path).parent.parent) if kind == "run" else ():
+    if kind != "run":
+        return {}
+    description = Path(path) / "model.json"
+    if description.is_file():
+        kept = json.loads(description.read_text(encoding="utf-8")).get("clips")
+        if kept is not None:
+            return dict(kept)
+    for folder in (Path(path), Path(path).parent.parent):
         if (folder / "config.yaml").is_file():
             settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
             return dict(settings.get("data", {}))

@@ -89,7 +89,7 @@ def clip_settings(
     stride: int | None = None,
     sampling: Sampling | None = None,
     clips: int | None = None,
-    crops: int = 3,
+    crops: int | None = None,
     trained: Mapping[str, Any] = MappingProxyType({}),
 ) -> ClipSettings:
     """What is not given comes from the recipe, then from the training run, then is Kinetics' way.
@@ -97,10 +97,11 @@ def clip_settings(
     Args:
         recipe: of fine-tuning, whose name ends with its data set.
         frames, stride, sampling, clips, crops: settings of the evaluation.
-        trained: `stride` and `sampling` that the backbone was trained with, where known.
+        trained: `stride` and `sampling` that the backbone was trained with, where known; of a
+            fine-tuned one also `clips` and `crops`.
     """
     published = next((v for k, v in _PUBLISHED.items() if k in recipe.split("_")), None)
     known_stride, known_sampling = published or (trained.get("stride"), trained.get("sampling"))
     stride, sampling = stride or known_stride or 4, sampling or known_sampling or "stretched"
-    through_all = sampling in ("segments", "sparse")
-    return ClipSettings(frames, stride, sampling, clips or (2 if through_all else 5), crops)
+    clips = clips or trained.get("clips") or (2 if sampling in ("segments", "sparse") else 5)
+    return ClipSettings(frames, stride, sampling, clips, crops or trained.get("crops") or 3)

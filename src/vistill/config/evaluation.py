@@ -327,8 +327,8 @@ class EvaluateConfig(Section):
     clips: PositiveInt | None = Field(default=None)
     """Clips of every test video after fine-tuning; default: 5, or 2 where clips go through all of
     the video."""
-    crops: PositiveInt = Field(default=3)
-    """Crops of every test clip after fine-tuning, along the longer side."""
+    crops: PositiveInt | None = Field(default=None)
+    """Crops of every test clip after fine-tuning, along the longer side; default: 3."""
     knn: KNNConfig = Field(default_factory=KNNConfig)
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)

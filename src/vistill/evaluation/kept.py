@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from vistill.config.clip_recipes import ClipSettings
 from vistill.config.suggest import did_you_mean
 from vistill.data import BrokenFiles, Source
 from vistill.errors import UserError
@@ -48,14 +49,24 @@ class Head:
     origin: str
 
 
-def keep_classifier(classifier: Classifier, folder: Path, classes: list[str]) -> None:
-    """Write a fine-tuned model: a backbone that loads like any other, and its head beside it."""
+def keep_classifier(
+    classifier: Classifier, folder: Path, classes: list[str], clips: ClipSettings | None
+) -> None:
+    """Write a fine-tuned model: a backbone that loads like any other, and its head beside it.
+
+    Args:
+        classifier: what to write.
+        folder: made if missing.
+        classes: names by output.
+        clips: how clips were taken from videos, which a test of this model then does too.
+    """
     backbone = classifier.student
     backbone.normalization = classifier.test_normalization
-    save_backbone(backbone, folder)
+    facts = {} if clips is None else {"clips": clips._asdict()}
+    save_backbone(backbone, folder, **facts)
     state = {k: v.cpu() for k, v in classifier.state_dict().items() if k.startswith(_PARTS)}
-    facts = {"classes": json.dumps(classes), "pool": classifier.pool}
-    write_atomic(folder / HEAD, save(state, metadata=facts))
+    told = {"classes": json.dumps(classes), "pool": classifier.pool}
+    write_atomic(folder / HEAD, save(state, metadata=told))
 
 
 def kept_name(budget: float | str, seed: int) -> str:

@@ -1,5 +1,6 @@
 """The whole evaluation on small videos whose class is the way a square moves."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     kept, head = load_backbone(folder), read_head(folder)
     assert (head.classes, head.pool) == (["down", "right", "still"], "avg")
     settings = {"batch_size": None, "workers": 0, "device": "cpu", "progress": False}
+    settings_of_clips = json.loads((tmp_path / "kept/labels-1-seed-3/model.json").read_text())
+    assert settings_of_clips["clips"] == CLIPS._asdict()
     again = score_kept(kept, head, test, Inputs(32, CLIPS), **settings)
     assert (again.top1, again.n_test) == (score.top1, 12)
     with pytest.raises(UserError, match="is there already"):
