@@ -51,8 +51,10 @@ class Experiment:
         unlabelled: pictures of the pre-training.
         train, test: labelled pictures.
         seeds: of labels, head, order, and of students that are not pre-trained.
-        budgets: shares of the training labels for fine-tuning; probes also see all of them.
+        budgets: shares of the training labels for fine-tuning.
+        probe_budgets: the same for kNN and linear probe.
         probes: settings of kNN and linear probe.
+        measures: what is measured now, of `probes` and `finetune`.
     """
 
     out: Path
@@ -61,38 +63,45 @@ class Experiment:
     test: str
     seeds: Sequence[int] = (0, 1, 2)
     budgets: Sequence[float] = (0.01, 0.1)
+    probe_budgets: Sequence[float] = (0.01, 0.1, 1.0)
     probes: Mapping[str, Any] = field(default_factory=dict)
+    measures: Sequence[str] = ("probes", "finetune")
 
     def run(self, arm: Arm) -> None:
         """Pre-train and measure one arm; whatever is there already is left as it is."""
         self.pretrain(arm)
-        self._once(
-            f"{arm.name}/probes.json",
-            lambda file: vistill.evaluate(
-                self.backbone(arm, self.seeds[0]),
-                data=self.train,
-                test=self.test,
-                protocols=("knn", "linear"),
-                labels=(*self.budgets, 1.0),
-                seeds=self.seeds,
-                out=file,
-                overrides=MEASURE | {**self.probes},
-            ),
-        )
-        for seed in self.seeds if arm.finetune is not None else ():
-            self._once(
-                f"{arm.name}/finetune-{seed}.json",
-                lambda file, seed=seed: vistill.evaluate(
-                    self.backbone(arm, seed),
-                    data=self.train,
-                    test=self.test,
-                    protocols=("finetune",),
-                    labels=self.budgets,
-                    seeds=(seed,),
-                    out=file,
-                    overrides=MEASURE | {**(arm.finetune or {})},
-                ),
+        if "probes" in self.measures:
+            self._measure(
+                arm, "probes", ("knn", "linear"), self.probe_budgets, self.seeds, self.probes
             )
+        if "finetune" in self.measures and arm.finetune is not None:
+            for seed in self.seeds:
+                name = f"finetune-{seed}"
+                self._measure(arm, name, ("finetune",), self.budgets, (seed,), arm.finetune)
+
+    def _measure(
+        self,
+        arm: Arm,
+        name: str,
+        protocols: Sequence[str],
+        budgets: Sequence[float],
+        seeds: Sequence[int],
+        settings: Mapping[str, Any],
+    ) -> None:
+        file = self.out / arm.name / f"{name}.json"
+        if file.exists():
+            return
+        result = vistill.evaluate(
+            self.backbone(arm, seeds[0]),
+            data=self.train,
+            test=self.test,
+            protocols=protocols,
+            labels=budgets,
+            seeds=seeds,
+            out=file,
+            overrides=MEASURE | {**settings},
+        )
+        print(result, flush=True)
 
     def pretrain(self, arm: Arm) -> None:
         """Run, or go on with, the pre-training of `arm`."""
@@ -125,11 +134,6 @@ class Experiment:
         student.origin = f"pre-trained by {arm.method}"
         return student
 
-    def _once(self, name: str, make: Callable[[Path], Any]) -> None:
-        file = self.out / name
-        if not file.exists():
-            print(make(file), flush=True)
-
     def table(self, arms: Sequence[Arm], title: str) -> str:
         """Markdown of all that was measured so far, also written to `table.md` and `table.json`."""
         rows = {}
@@ -139,7 +143,7 @@ class Experiment:
             if found:
                 rows[arm.name] = (summarize(found), self._cost(arm))
         columns = [
-            *((p, b) for p in ("knn", "linear") for b in (*self.budgets, 1.0)),
+            *((p, b) for p in ("knn", "linear") for b in self.probe_budgets),
             *(("finetune", b) for b in self.budgets),
         ]
         labels = {"knn": "kNN", "linear": "linear", "finetune": "fine-tuned"}

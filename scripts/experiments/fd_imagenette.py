@@ -35,6 +35,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="arms to run; default: all")
+    parser.add_argument("--measure", nargs="*", default=["probes", "finetune"])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=10)
@@ -50,6 +51,7 @@ def main(words: list[str] | None = None) -> None:
         train=str(pictures / "train"),
         test=str(next(p for p in (pictures / "val", pictures / "test") if p.is_dir())),
         seeds=given.seeds,
+        measures=given.measure,
         probes={"linear.min_steps": 300},
     )
     student = seeded(

@@ -20,6 +20,9 @@ from vistill.models.pooled import PooledBackbone
 
 WIDTHS = (16, 32, 64)
 VIEWS = 2
+# Learning rate of the head and its decay per layer, without and with pre-training; of the ResNet
+# chosen on a part of the training pictures.
+FINETUNING = {"resnet8": ((1e-2, 0.2), (5e-3, 0.1)), "vit": ((1e-3, 1.0), (5e-4, 0.75))}
 
 
 class Block(nn.Module):
@@ -84,6 +87,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=56, help="of the teacher")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="arms to run; default: all")
+    parser.add_argument("--measure", nargs="*", default=["probes", "finetune"])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--per-class", type=int, default=2500, help="unlabelled pictures")
     parser.add_argument("--epochs", type=int, default=6)
@@ -98,6 +102,8 @@ def main(words: list[str] | None = None) -> None:
         train=str(pictures / "train"),
         test=str(pictures / "test"),
         seeds=given.seeds,
+        measures=given.measure,
+        probe_budgets=(0.01, 0.1),
         probes={"linear.min_steps": 300, "batch_size": 250},
     )
     students = {
@@ -126,14 +132,18 @@ def main(words: list[str] | None = None) -> None:
         "svd": {"method.align": "svd"},
         "conv1x1": {"method.align": "conv1x1", "method.activation": "before"},
     }
-    finetune = {"finetune.epochs": given.tuning, "finetune.min_steps": 40 * given.tuning}
+    length = {"finetune.epochs": given.tuning, "finetune.min_steps": 40 * given.tuning}
+    length |= {"finetune.crop_scale": [0.5, 1.0]}
 
     def teacher() -> Backbone:
         return resnet(given.layers, given.teacher)
 
     arms = [Arm("teacher", lambda seed: teacher())]
     for name, student in students.items():
-        fresh = finetune | {"finetune.layer_decay": 1.0}
+        fresh, finetune = (
+            length | {"finetune.lr": lr, "finetune.layer_decay": decay}
+            for lr, decay in FINETUNING[name]
+        )
         arms.append(Arm(f"{name}-scratch", student, finetune=fresh))
         for align, target in targets.items():
             taught = settings | target
