@@ -309,7 +309,13 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
 
 def config_text(config: RunConfig) -> str:
     """The whole configuration as YAML, which `pretrain` takes as a recipe."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    settings = config.model_dump(mode="json")
+    if config.students is not None:  # what they leave open is said under `student`
+        settings["students"] = {
+            name: student.model_dump(mode="json", exclude_unset=True)
+            for name, student in config.students.items()
+        }
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def finished(out: Path) -> PretrainResult | None:

@@ -21,7 +21,7 @@ def student_configs(config: RunConfig) -> dict[str, RunConfig]:
     for name, pupil in (config.students or {}).items():
         common = _said(config.student) if pupil.model.startswith("vit") else {}
         kept = {key: value for key, value in common.items() if key != "init"}
-        if config.student.drop_path is not None:
+        if "/" not in pupil.model:  # models of a library have none that a run could set
             kept["drop_path"] = config.student.drop_path
         own = {key: value for key, value in _said(pupil).items() if key != "lr"}
         update: dict[str, object] = {"students": None, "student": StudentConfig(**kept | own)}

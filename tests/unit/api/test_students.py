@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import vistill
+from vistill.config.loading import load_config
+from vistill.config.together import student_configs
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
 
@@ -74,6 +76,14 @@ def test_together_as_alone(both: Path, tmp_path: Path) -> None:
     ][-1:]
     assert lines[-1]["one/held_out_loss"] == line["held_out_loss"]
     assert lines[-1]["loss/one/feature"] == pytest.approx(line["loss/feature"], rel=0.5)
+
+
+def test_its_configuration_is_a_recipe_for_it(both: Path) -> None:
+    again = student_configs(load_config(both / "config.yaml", {}))
+    sizes = [(one.student.embed_dim, one.student.patch_size) for one in again.values()]
+    assert sizes == [(16, 8), (24, 8)]
+    assert [one.optim.lr for one in again.values()] == [1e-3, 3e-3]
+    assert [one.student.drop_path for one in again.values()] == [0.3, None]
 
 
 def test_one_of_several_is_named(both: Path) -> None:
