@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from vistill.config.detection import DetectionConfig
+from vistill.data.broken import BrokenFiles
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
-from vistill.evaluation.detection.clips import KeyFrameReader, View
+from vistill.evaluation.detection.clips import KeyFrameReader, KeyFrameStream, View
 from vistill.evaluation.detection.dataset import open_detection
 from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.models.vit import VisionTransformer
@@ -118,6 +119,25 @@ def test_crops_move_the_boxes_with_the_pixels(folder):
     clip, boxes, _ = whole._cut(data.train[0], np.random.default_rng(0))
     assert clip.shape == (3, 4, 48, 64)  # 44 × 59 in whole patches
     assert boxes.max() <= 59
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(folder):
+    data = open_detection(folder, DetectionConfig())
+    reader = KeyFrameReader(data.train, data.files, 0.0, 3, View(4, 1, 48, 32, 8, 0.5), 7,
+                            replace=True)  # fmt: skip
+    batches = []
+    for workers in (0, 2):
+        stream = KeyFrameStream(reader, global_batch_size=6, micro_batch_size=3, workers=workers,
+                                broken=BrokenFiles(24, 0.5))  # fmt: skip
+        batches.append(list(stream.iterate(3, 5)))
+        stream.close()
+    assert [len(part) for part in batches] == [4, 4]
+    for ours, theirs in zip(*batches, strict=True):
+        assert torch.equal(ours.ids, theirs.ids)
+        assert torch.equal(ours.pixels, theirs.pixels)
+        assert torch.equal(ours.boxes, theirs.boxes)
+        two = ours.first(2)
+        assert len(two.boxes) == len(two.actions) == int((ours.boxes[:, 0] < 2).sum())
 
 
 @pytest.mark.parametrize(
