@@ -55,6 +55,7 @@ class Experiment:
         probe_budgets: the same for kNN and linear probe.
         probes: settings of kNN and linear probe.
         measures: what is measured now, of `probes` and `finetune`.
+        task: leads the names of files, where the same students are measured on several tasks.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class Experiment:
     probe_budgets: Sequence[float] = (0.01, 0.1, 1.0)
     probes: Mapping[str, Any] = field(default_factory=dict)
     measures: Sequence[str] = ("probes", "finetune")
+    task: str = ""
 
     def run(self, arm: Arm) -> None:
         """Pre-train and measure one arm; whatever is there already is left as it is."""
@@ -88,7 +90,7 @@ class Experiment:
         seeds: Sequence[int],
         settings: Mapping[str, Any],
     ) -> None:
-        file = self.out / arm.name / f"{name}.json"
+        file = self.out / arm.name / f"{self.task}{name}.json"
         if file.exists():
             return
         result = vistill.evaluate(
@@ -138,7 +140,7 @@ class Experiment:
         """Markdown of all that was measured so far, also written to `table.md` and `table.json`."""
         rows = {}
         for arm in arms:
-            files = sorted((self.out / arm.name).glob("*.json"))
+            files = sorted((self.out / arm.name).glob(f"{self.task}*.json"))
             found = [Score(**one) for f in files for one in json.loads(f.read_text())["scores"]]
             if found:
                 rows[arm.name] = (summarize(found), self._cost(arm))
@@ -170,8 +172,8 @@ class Experiment:
             for name, (summaries, cost) in rows.items()
             if name == arm.name
         }
-        (self.out / "table.md").write_text(text)
-        (self.out / "table.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        (self.out / f"{self.task}table.md").write_text(text)
+        (self.out / f"{self.task}table.json").write_text(json.dumps(numbers, indent=1) + "\n")
         return text
 
     def _cost(self, arm: Arm) -> list[str]:

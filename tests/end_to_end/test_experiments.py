@@ -9,6 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from vistill.data.motion_clips import write_video
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "experiments"
 CELLS = ROOT / "tests" / "data" / "cells"
@@ -50,3 +52,33 @@ def test_feature_distillation_of_a_mobilenet(
     table = run("fd_imagenette.py", teacher, tmp_path / "out", ["fd", "mae"])
     assert list(table) == ["fd", "mae"]
     assert "fine-tuned, 1 %" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_amd_on_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    rows = [
+        (f"{label}{number}.mp4", label, part)
+        for label in ("fight", "noFight")
+        for number, part in enumerate(("train", "train", "test"))
+    ]
+    lines = ["file,label,split", *(",".join(row) for row in rows)]
+    (tmp_path / "fights").mkdir()
+    (tmp_path / "fights" / "index.csv").write_text("\n".join(lines) + "\n")
+    for file, label, _ in rows:
+        write_video(
+            tmp_path / "fights" / file,
+            torch.full((20, 64, 80, 3), 40 if label == "fight" else 200, dtype=torch.uint8),
+        )
+    main = runpy.run_path(str(SCRIPTS / "amd_clips.py"))["main"]
+    sizes = {"clips": 32, "labelled": 16, "tests": 8, "width": 32, "epochs": 1, "steps": 3}
+    main(
+        [f"--pictures={CELLS}", f"--fights={tmp_path / 'fights'}"]
+        + [f"--out={tmp_path / 'out'}", "--only", "teacher", "amd", "--seeds", "0", "1"]
+        + [f"--{name}={value}" for name, value in (sizes | {"teacher-epochs": 1}).items()]
+    )
+    for task, labels in (("motion", 16), ("fight", 4)):
+        table = json.loads((tmp_path / "out" / f"{task}-table.json").read_text())
+        assert list(table) == ["teacher", "amd"]
+        used = {(one["protocol"], one["labels_used"]) for one in table["amd"]["summaries"]}
+        assert used == {("knn", labels), ("linear", labels), ("finetune", labels)}
+    assert (tmp_path / "out" / "motion-test.txt").read_text().count(".mp4 ") == 8
