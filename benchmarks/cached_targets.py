@@ -139,11 +139,10 @@ def main() -> None:
         warm = open_cache(Path(folder) / "warm", options, epoch.method)
         cleanup.callback(warm.close)
         epoch.run(warm)
-        silent = open_cache(Path(folder) / "silent", options, epoch.method)
-        silent.read = lambda view, ids: None  # type: ignore[method-assign]
+        # The live teacher's own values, on the views of the cache.
+        exact = argparse.Namespace(**vars(options) | {"precision": "fp32"})
+        silent = open_cache(Path(folder) / "silent", exact, epoch.method)
         silent.keep = lambda *_: None  # type: ignore[method-assign]
-        exact = Layout(warm.layout.shape, "fp32")
-        silent.layout = exact  # the live teacher's own values, on the views of the cache
         cleanup.callback(silent.close)
         live_loss = epoch.run(silent, learn=False)
         read_loss = epoch.run(warm, learn=False)

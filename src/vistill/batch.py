@@ -18,14 +18,14 @@ class Remembered(Protocol):
 
     seeds: Int[Tensor, " b"]
 
-    def recall(self, observe: Callable[[], Tensor]) -> Tensor:
-        """What was remembered; where nothing was, what `observe` finds, which is kept."""
+    def recall(self, observe: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
+        """What was remembered; for rows where nothing was (None: all), what `observe` finds."""
 
     def to(self, device: torch.device | str) -> "Remembered":
         """Move every tensor, without waiting for the copy."""
 
-    def first(self, count: int) -> "Remembered":
-        """The first `count` samples."""
+    def take(self, rows: Int[Tensor, " k"]) -> "Remembered":
+        """Some samples, to try something out: what is found is not kept."""
 
 
 @dataclass
@@ -69,17 +69,21 @@ class Batch:
             remembered=None if self.remembered is None else self.remembered.to(device),
         )
 
-    def first(self, count: int) -> "Batch":
-        """The first `count` samples."""
+    def take(self, rows: Int[Tensor, " k"]) -> "Batch":
+        """Some of the samples, by their positions, which are on the batch's device."""
         return replace(
             self,
-            pixels=self.pixels[:count],
-            seeds=self.seeds[:count],
-            ids=self.ids[:count],
-            labels=None if self.labels is None else self.labels[:count],
-            text=None if self.text is None else self.text[:count],
-            remembered=None if self.remembered is None else self.remembered.first(count),
+            pixels=self.pixels[rows],
+            seeds=self.seeds[rows],
+            ids=self.ids[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            text=None if self.text is None else [self.text[i] for i in rows.tolist()],
+            remembered=None if self.remembered is None else self.remembered.take(rows),
         )
+
+    def first(self, count: int) -> "Batch":
+        """The first `count` samples, or all of fewer."""
+        return self.take(torch.arange(min(count, len(self)), device=self.pixels.device))
 
     @property
     def view_seeds(self) -> Int[Tensor, " b"]:

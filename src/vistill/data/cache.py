@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vistill.data.order import sample_seeds
@@ -206,18 +206,16 @@ class TeacherCache:
 
     # ---- records
 
-    def read(self, view: int, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b nbytes"] | None:
-        """The records of all these pictures; None if one of them is missing."""
+    def read(self, view: int, ids: Int[np.ndarray, " b"]) -> "Found":
+        """The records of these pictures, as far as there are any."""
         known = self.written(view)[ids] > 0
         fresh = self._fresh.get(view)
         if fresh:
             known |= np.fromiter((i in fresh for i in ids.tolist()), bool, len(ids))
-        if not known.all():
-            return None
         if view not in self._records:
             shape = (self.pictures, self.layout.nbytes)
             self._records[view] = np.memmap(self._path("records", view), np.uint8, "r", shape=shape)
-        return torch.from_numpy(self._records[view][ids])
+        return Found(torch.from_numpy(self._records[view][ids]), known)
 
     def keep(self, view: int, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]) -> None:
         """Write records, one call later: by then the device has computed them."""
@@ -281,13 +279,20 @@ class TeacherCache:
         )
 
     def remembered(
-        self, view: int, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], raw: Tensor | None
+        self, view: int, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: "Found"
     ) -> "RememberedView":
         """What a batch carries; records that came meanwhile are looked up again."""
         pictures = ids.numpy()
-        return RememberedView(
-            self, view, pictures, seeds, self.read(view, pictures) if raw is None else raw
-        )
+        if not found.known.all():
+            found = self.read(view, pictures)
+        return RememberedView(self, view, pictures, seeds, *found)
+
+
+class Found(NamedTuple):
+    """Records, and which of them are there; the others hold anything."""
+
+    raw: UInt8[Tensor, "b nbytes"]
+    known: Bool[np.ndarray, " b"]
 
 
 @dataclass(frozen=True)
@@ -298,34 +303,47 @@ class RememberedView:
     view: int
     ids: Int[np.ndarray, " b"]
     seeds: Int[Tensor, " b"]
-    raw: UInt8[Tensor, "b nbytes"] | None
+    raw: UInt8[Tensor, "b nbytes"]
+    known: Bool[np.ndarray, " b"]
     kept: bool = True
 
-    def recall(self, observe: Callable[[], Tensor]) -> Tensor:
+    def recall(self, observe: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
         """What was remembered, or what `observe` finds, rounded as it will be read again."""
-        raw = self.raw
-        if raw is not None:
-            self.cache.read_pictures += len(raw)
-        else:
-            raw = self.cache.layout.encode(observe())
-            self.cache.asked_pictures += len(raw)
-            if self.kept:
-                self.cache.keep(self.view, self.ids, raw)
-        return self.cache.layout.decode(raw)
+        cache, raw, missing = self.cache, self.raw, ~self.known
+        cache.read_pictures += int(self.known.sum())
+        cache.asked_pictures += int(missing.sum())
+        if missing.all():
+            raw = fresh = cache.layout.encode(observe(None))
+        elif missing.any():
+            rows = torch.from_numpy(np.flatnonzero(missing)).to(raw.device)
+            fresh = cache.layout.encode(observe(rows))
+            raw = raw.index_copy(0, rows, fresh)
+        if missing.any() and self.kept:
+            cache.keep(self.view, self.ids[missing], fresh)
+        return cache.layout.decode(raw)
 
     def to(self, device: torch.device | str) -> "RememberedView":
         """Move every tensor, without waiting for the copy."""
         raw = self.raw
-        if raw is not None and torch.device(device).type == "cuda":
+        if torch.device(device).type == "cuda":
             raw = raw.pin_memory()  # a copy from pageable memory would make the host wait
-        if raw is not None:
-            raw = raw.to(device, non_blocking=True)
-        return replace(self, seeds=self.seeds.to(device, non_blocking=True), raw=raw)
+        return replace(
+            self,
+            seeds=self.seeds.to(device, non_blocking=True),
+            raw=raw.to(device, non_blocking=True),
+        )
 
-    def first(self, count: int) -> "RememberedView":
-        """The first `count` samples, to try something out: what is found is not kept."""
-        raw = None if self.raw is None else self.raw[:count]
-        return replace(self, ids=self.ids[:count], seeds=self.seeds[:count], raw=raw, kept=False)
+    def take(self, rows: Int[Tensor, " k"]) -> "RememberedView":
+        """Some samples, to try something out: what is found is not kept."""
+        places = rows.cpu().numpy()
+        return replace(
+            self,
+            ids=self.ids[places],
+            seeds=self.seeds[rows],
+            raw=self.raw[rows],
+            known=self.known[places],
+            kept=False,
+        )
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:

@@ -127,8 +127,8 @@ class SampleReader(Dataset[dict[str, Any]]):
             if self.source.labels is not None:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
             if self.cache is not None and request.view is not None:
-                raw = self.cache.read(request.view, np.array(ids))
-                answer["remembered"] = (request.view, torch.tensor(view_seeds), raw)
+                found = self.cache.read(request.view, np.array(ids))
+                answer["remembered"] = (request.view, torch.tensor(view_seeds), found)
         return answer
 
 
@@ -168,8 +168,8 @@ def read_batches(
             broken.add(answer["broken"])
             batch = {key: answer[key] for key in answer if key not in ("whole", "broken")}
             if cache is not None and "remembered" in batch:
-                view, seeds, raw = batch["remembered"]
-                batch["remembered"] = cache.remembered(view, batch["ids"], seeds, raw)
+                view, seeds, found = batch["remembered"]
+                batch["remembered"] = cache.remembered(view, batch["ids"], seeds, found)
             if cut is not None and "shipment" in batch:
                 batch["pixels"] = cut(batch.pop("shipment"))
             if batch and (answer["whole"] or not whole):

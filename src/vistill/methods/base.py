@@ -110,8 +110,7 @@ class Method(nn.Module):
     def __init__(self, trained: TrainedModule, teacher: Backbone | None = None) -> None:
         super().__init__()
         self.trained = trained
-        # Tuples: reachable after wrapping, not registered twice.
-        self.student = (next(iter(trained.parts().values())).student,)
+        self.student = (trained.student,)  # a tuple: reachable after wrapping, not registered twice
         self._teacher = (teacher,)  # not registered: never saved, never wrapped, never trained
         if teacher is not None:
             teacher.requires_grad_(False).eval()
@@ -170,7 +169,9 @@ class Method(nn.Module):
         """`teacher_output` as a cache remembers it; without one, what the teacher says."""
         if seen.remembered is None:
             return self.ask(seen)
-        return seen.remembered.recall(lambda: self.ask(seen))
+        return seen.remembered.recall(
+            lambda rows: self.ask(seen if rows is None else seen.take(rows))
+        )
 
     def fitting(self, pictures: int) -> Fitting | None:
         """The pass that has to come before the first step; None where there is none.

@@ -20,6 +20,7 @@ class TrainedTogether(TrainedModule):
     def __init__(self, parts: Mapping[str, TrainedModule]) -> None:
         super().__init__()
         self.part = nn.ModuleDict(parts)
+        vars(self)["student"] = next(iter(parts.values())).student  # registered above
 
     def parts(self) -> dict[str, TrainedModule]:
         return {name: cast(TrainedModule, part) for name, part in self.part.items()}

@@ -11,7 +11,7 @@ import torch
 
 from vistill.data import TrainStream, TrainTransform, open_source
 from vistill.data import cache as module
-from vistill.data.cache import INDEX, Layout, RememberedView, TeacherCache, read_index
+from vistill.data.cache import INDEX, Found, Layout, TeacherCache, read_index
 from vistill.data.order import sample_seeds
 from vistill.errors import UserError
 
@@ -26,6 +26,10 @@ def make(folder: Path, precision: str = "fp32", shape: tuple[int, ...] = (6,)) -
 
 def ids(*numbers: int) -> np.ndarray:
     return np.array(numbers)
+
+
+def known(cache: TeacherCache, view: int, *numbers: int) -> list[bool]:
+    return cache.read(view, ids(*numbers)).known.tolist()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -52,14 +56,14 @@ def test_rounding_of_a_record(precision):
 def test_records_of_other_runs_and_of_loader_processes(tmp_path):
     cache = make(tmp_path / "c")
     raw = cache.layout.encode(torch.arange(12.0).view(2, 6))
-    assert cache.read(1, ids(3, 7)) is None
+    assert known(cache, 1, 3, 7) == [False, False]
     cache.keep(1, ids(3, 7), raw)
     other = TeacherCache(cache.folder, cache.layout, 2, 10)
-    assert other.read(1, ids(3, 7)) is None
+    assert known(other, 1, 3, 7) == [False, False]
     cache.close()
-    assert torch.equal(other.read(1, ids(7, 3)), raw.flip(0))
-    assert other.read(1, ids(7, 2)) is None
-    assert other.read(0, ids(7)) is None
+    assert torch.equal(other.read(1, ids(7, 3)).raw, raw.flip(0))
+    assert known(other, 1, 7, 2) == [True, False]
+    assert known(other, 0, 7) == [False]
     assert other.written(1).tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
     assert cache.bytes_per_picture == 2 * 6 * 4
 
@@ -72,8 +76,7 @@ def test_a_record_without_its_mark_is_not_read(tmp_path, monkeypatch):
     # As after kill -9: the last batch is pending, nothing was closed.
     other = TeacherCache(cache.folder, cache.layout, 2, 10)
     assert other.written(0).tolist()[:4] == [1, 1, 0, 0]
-    assert other.read(0, ids(2)) is None
-    assert other.read(0, ids(0, 1)) is not None
+    assert known(other, 0, 0, 1, 2) == [True, True, False]
     cache.close()
 
 
@@ -119,26 +122,33 @@ def test_a_full_disk_ends_the_writing_only(tmp_path, monkeypatch, caplog):
     assert TeacherCache(cache.folder, cache.layout, 2, 10).written(0).sum() == 1
 
 
-def test_the_teacher_is_asked_once(tmp_path):
+def test_the_teacher_is_asked_once_about_every_picture(tmp_path):
     cache = make(tmp_path / "c", "bf16")
-    values, asked = torch.randn(2, 6), []
+    values = torch.randn(10, 6)
+    asked: list[int | None] = []
 
-    def teacher():
-        asked.append(1)
-        return values
+    def recall(*numbers: int, trying: bool = False) -> torch.Tensor:
+        pictures = torch.tensor(numbers)
+        seeds = torch.from_numpy(cache.seeds(0, ids(*numbers)))
+        view = cache.remembered(0, pictures, seeds, cache.read(0, ids(*numbers)))
+        view = view.take(torch.arange(len(numbers))) if trying else view
 
-    def batch() -> RememberedView:
-        seeds = torch.from_numpy(cache.seeds(0, ids(4, 5)))
-        return cache.remembered(0, torch.tensor([4, 5]), seeds, None)
+        def teacher(rows: torch.Tensor | None) -> torch.Tensor:
+            asked.append(None if rows is None else rows.tolist())
+            return values[pictures if rows is None else pictures[rows]]
 
-    tried = batch().first(1).recall(lambda: values[:1])
-    first = batch().recall(teacher)
-    cache.keep(1, ids(0), cache.layout.encode(values[:1]))  # the batch before is written now
-    again = batch().recall(teacher)
-    assert len(asked) == 1
-    assert torch.equal(first, again)
-    assert torch.equal(tried, first[:1])
-    assert torch.equal(first, values.bfloat16().float())
+        found = view.recall(teacher)
+        cache.keep(1, ids(0), cache.layout.encode(values[:1]))  # the batch before is written now
+        assert torch.equal(found, values[pictures].bfloat16().float())
+        return found
+
+    recall(4, trying=True)
+    recall(4, 5)
+    recall(5, 4)
+    recall(6, 5, 7, 4)
+    recall(7, 6, 5, 4)
+    assert asked == [None, None, [0, 2]]
+    assert (cache.read_pictures, cache.asked_pictures) == (8, 5)
     cache.close()
 
 
@@ -163,7 +173,7 @@ def test_epochs_show_the_fixed_views(tmp_path):
 
     def epochs(seed: int, workers: int) -> list[dict[int, torch.Tensor]]:
         cache = TeacherCache(tmp_path / "none", Layout((6,), "fp32"), 2, len(source))
-        cache.read = lambda view, ids: None
+        cache.read = lambda view, ids: Found(torch.empty(len(ids), 0), np.zeros(len(ids), bool))
         stream = TrainStream(
             source,
             np.arange(len(source)),
