@@ -2,8 +2,8 @@
 
 The bare decoder is PyAV as its own examples use it: open, decode from the first frame to the last
 one that is wanted, convert these to RGB. The reader seeks and skips; the pipeline adds the draw of
-the frames, the crops and the batch. All of them read the same frames of the same videos, one
-thread, in turns, so that their ratios mean something on a busy machine.
+the frames, the crops and the batch. Decoder and reader read the same frames, the pipeline draws its
+own in the same way; one thread, in turns, so that their ratios mean something on a busy machine.
 
     python benchmarks/video_throughput.py --data CLIPS [--frames 16] [--stride 4] [--rounds 3]
 """
@@ -99,8 +99,8 @@ def loader(source: Source, options: argparse.Namespace, sampling: str) -> float:
         np.arange(len(source)),
         VideoTrainTransform(options.size),
         seed=0,
-        global_batch_size=8,
-        micro_batch_size=8,
+        global_batch_size=min(8, len(source)),
+        micro_batch_size=min(8, len(source)),
         workers=options.workers,
         max_broken=1.0,
         decode=ClipDecoder(options.frames, options.stride, sampling),
