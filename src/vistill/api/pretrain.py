@@ -196,8 +196,8 @@ def _run_chain(
 ) -> PretrainResult | None:
     from copy import deepcopy
 
+    from vistill.api.building import build
     from vistill.api.stage import (
-        build,
         claim_chain,
         finished,
         prepare,

@@ -1,4 +1,4 @@
-"""One pre-training run from a checked configuration: build, describe, train, evaluate, export."""
+"""One pre-training run from a checked configuration: prepare, train, evaluate, export."""
 
 import json
 import os
@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from safetensors.torch import save
 
 import vistill
+from vistill.api.building import build, build_together
 from vistill.api.caching import Pictures, Planned, plan_cache
-from vistill.api.custom import build_custom
+from vistill.api.describe import describe
 from vistill.api.probes import Probes
 from vistill.api.reading import Reading, on_device, open_samples, require_samples
 from vistill.api.results import PretrainResult, StudentResult, main_rank, say
 from vistill.batch import Batch
-from vistill.config.methods import CustomConfig
 from vistill.config.schema import RunConfig
-from vistill.config.together import student_configs
 from vistill.data import (
     BrokenFiles,
     TrainStream,
@@ -29,20 +27,14 @@ from vistill.data import (
     eval_batches,
     split_held_out,
 )
-from vistill.errors import UserError
 from vistill.files import write_atomic
-from vistill.methods import build_method
-from vistill.methods.base import Fitting, Ingredients, Method
-from vistill.methods.together import Together
+from vistill.methods.base import Fitting, Method
 from vistill.models.backbone import Backbone
-from vistill.models.build import create_backbone, load_backbone, load_teacher
-from vistill.models.checkpoints import load_named
 from vistill.models.export import save_backbone
 from vistill.training.distributed import World, connect
 from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
-from vistill.training.loop import fit, step_seed
-from vistill.training.optim import peak_lr
+from vistill.training.loop import fit
 from vistill.training.run_folder import RunFolder, check_folder
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
@@ -62,89 +54,6 @@ _VOLATILE = {
     },
 }
 _RESULT = "result.json"
-
-
-def build(
-    config: RunConfig,
-    *,
-    teacher: Backbone | None = None,
-    student: Backbone | None = None,
-    untrained: bool = False,
-) -> Method:
-    """The method with its student and teacher.
-
-    Args:
-        config: of one run (no chain).
-        teacher: instead of `config.teacher.model`.
-        student: instead of a fresh `config.student.model`.
-        untrained: allow a teacher with random weights, whatever `config` says.
-
-    Raises:
-        UserError: a model is unknown, its weights are missing, or the two do not fit together.
-    """
-    torch.manual_seed(config.seed)
-    # Teacher and aligners draw for themselves, so that no student's size moves them.
-    for_teacher, for_aligners = (step_seed(config.seed, before, 0) for before in (-1, -2))
-    side, frames, sizes = config.data.image_size, config.data.frames, config.student
-    if student is None:
-        student = create_backbone(
-            sizes.model,
-            image_size=side,
-            num_frames=frames,
-            **sizes.model_dump(exclude={"model", "drop_path", "init"}),
-        )
-    if sizes.init is not None:
-        start = load_backbone(sizes.init, image_size=side, num_frames=frames)
-        load_named(student, start.state_dict(), sizes.init)
-    torch.manual_seed(for_teacher)
-    if config.teacher.model is not None:
-        teacher = load_teacher(
-            teacher or config.teacher.model,
-            weights="random" if untrained else config.teacher.weights,
-            image_size=config.teacher.image_size or side,
-            num_frames=frames,
-        )
-    torch.manual_seed(for_aligners)
-    if isinstance(config.method, CustomConfig):
-        given = Ingredients(
-            student,
-            teacher,
-            config.method.options,
-            config.teacher.block,
-            config.teacher.drop_path,
-            sizes.drop_path,
-        )
-        return build_custom(config.method, given)
-    return build_method(
-        config.method.name,
-        student,
-        teacher,
-        options=config.method.model_dump(exclude={"name"}),
-        teacher_block=config.teacher.block,
-        teacher_drop_path=config.teacher.drop_path,
-        student_drop_path=sizes.drop_path,
-    )
-
-
-def build_together(config: RunConfig, *, teacher: Backbone | None = None) -> Together:
-    """All of `config.students` around one teacher.
-
-    Raises:
-        UserError: see `build`; or the method teaches one student at a time.
-    """
-    methods: dict[str, Method] = {}
-    for name, own in student_configs(config).items():
-        try:
-            method = build(own, teacher=teacher)
-        except UserError as error:
-            raise UserError(f"students.{name}: {error}") from error
-        method.trained.lr_scale = _peak_lr(own) / _peak_lr(config)
-        methods[name], teacher = method, method.teacher
-    return Together(methods)
-
-
-def _peak_lr(config: RunConfig) -> float:
-    return peak_lr(config.optim, config.train.global_batch_size)
 
 
 @dataclass(frozen=True)
@@ -209,7 +118,7 @@ def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
         UserError: the folder belongs to something else.
     """
     run.world.once(lambda: check_folder(out, run.fingerprint, overwrite=overwrite))
-    say("\n".join(_describe(run)))
+    say("\n".join(describe(run)))
 
 
 def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
@@ -237,7 +146,7 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
     )
     continues = " (continues)" if run.resumed else ""
-    say("\n".join([*_describe(prepared), f"output   {out}{continues}"]))
+    say("\n".join([*describe(prepared), f"output   {out}{continues}"]))
 
     planned = prepared.planned
     cache = None if planned is None else planned.cache
@@ -427,51 +336,3 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
         world=world,
         checkpoint_minutes=train.checkpoint_minutes,
     )
-
-
-def _describe(run: Prepared) -> list[str]:
-    """The resolved configuration in short."""
-    config, source = run.config, run.reading.source
-    teacher, models = run.method.teacher, {"": config}
-    if config.students is not None:
-        models = student_configs(config)
-    train, optim = config.train, config.optim
-    lines = [f"method   {config.method.name}"]
-    if teacher is not None:
-        block = f", block {config.teacher.block}" if config.teacher.block else ""
-        lines.append(
-            f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
-            f"weights: {teacher.origin}"
-        )
-    for name, own in models.items():
-        student = run.method.students[name]
-        lines.append(
-            f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
-            f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
-            f"{config.data.image_size} px{_clip(config)}"
-        )
-    classes = f", {len(source.classes)} classes" if source.classes else ""
-    lines.append(
-        f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "
-        f"{len(run.held_out)} held out"
-    )
-    lr = peak_lr(optim, train.global_batch_size)
-    lines.append(
-        f"train    {train.epochs} epochs of {run.stream.steps_per_epoch} steps, "
-        f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
-        f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
-    )
-    return lines
-
-
-def _clip(config: RunConfig) -> str:
-    data = config.data
-    if data.frames is None:
-        return ""
-    stride = f" × {data.stride}" if data.sampling in ("dense", "stretched") else ""
-    copies = f", {data.repeats} crops of each" if data.repeats > 1 else ""
-    return f", {data.frames}{stride} frames ({data.sampling}){copies}"
-
-
-def _millions(model: Backbone) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

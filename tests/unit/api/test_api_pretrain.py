@@ -209,3 +209,18 @@ def test_usual_subfolders_are_used(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     assert _parts(folder, None) == (f"{folder}/train", f"{folder}/val")
     assert _parts(folder, "other") == (folder, "other")
+
+
+def test_training_on_test_pictures_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for data, told in ((CELLS, True), (CELLS / "train", False)):
+        vistill.pretrain(
+            "mae",
+            data=data,
+            out=tmp_path / "run",
+            student="vit_tiny",
+            dry_run=True,
+            overrides=SETTINGS,
+        )
+        assert (f"give --data {CELLS / 'train'}" in capsys.readouterr().out) == told

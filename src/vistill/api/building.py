@@ -1,0 +1,100 @@
+"""From a checked configuration to a method with its students and its teacher."""
+
+import torch
+
+from vistill.api.custom import build_custom
+from vistill.config.methods import CustomConfig
+from vistill.config.schema import RunConfig
+from vistill.config.together import student_configs
+from vistill.errors import UserError
+from vistill.methods import build_method
+from vistill.methods.base import Ingredients, Method
+from vistill.methods.together import Together
+from vistill.models.backbone import Backbone
+from vistill.models.build import create_backbone, load_backbone, load_teacher
+from vistill.models.checkpoints import load_named
+from vistill.training.loop import step_seed
+from vistill.training.optim import peak_lr
+
+
+def build(
+    config: RunConfig,
+    *,
+    teacher: Backbone | None = None,
+    student: Backbone | None = None,
+    untrained: bool = False,
+) -> Method:
+    """The method with its student and teacher.
+
+    Args:
+        config: of one run (no chain).
+        teacher: instead of `config.teacher.model`.
+        student: instead of a fresh `config.student.model`.
+        untrained: allow a teacher with random weights, whatever `config` says.
+
+    Raises:
+        UserError: a model is unknown, its weights are missing, or the two do not fit together.
+    """
+    torch.manual_seed(config.seed)
+    # Teacher and aligners draw for themselves, so that no student's size moves them.
+    for_teacher, for_aligners = (step_seed(config.seed, before, 0) for before in (-1, -2))
+    side, frames, sizes = config.data.image_size, config.data.frames, config.student
+    if student is None:
+        student = create_backbone(
+            sizes.model,
+            image_size=side,
+            num_frames=frames,
+            **sizes.model_dump(exclude={"model", "drop_path", "init"}),
+        )
+    if sizes.init is not None:
+        start = load_backbone(sizes.init, image_size=side, num_frames=frames)
+        load_named(student, start.state_dict(), sizes.init)
+    torch.manual_seed(for_teacher)
+    if config.teacher.model is not None:
+        teacher = load_teacher(
+            teacher or config.teacher.model,
+            weights="random" if untrained else config.teacher.weights,
+            image_size=config.teacher.image_size or side,
+            num_frames=frames,
+        )
+    torch.manual_seed(for_aligners)
+    if isinstance(config.method, CustomConfig):
+        given = Ingredients(
+            student,
+            teacher,
+            config.method.options,
+            config.teacher.block,
+            config.teacher.drop_path,
+            sizes.drop_path,
+        )
+        return build_custom(config.method, given)
+    return build_method(
+        config.method.name,
+        student,
+        teacher,
+        options=config.method.model_dump(exclude={"name"}),
+        teacher_block=config.teacher.block,
+        teacher_drop_path=config.teacher.drop_path,
+        student_drop_path=sizes.drop_path,
+    )
+
+
+def build_together(config: RunConfig, *, teacher: Backbone | None = None) -> Together:
+    """All of `config.students` around one teacher.
+
+    Raises:
+        UserError: see `build`; or the method teaches one student at a time.
+    """
+    methods: dict[str, Method] = {}
+    for name, own in student_configs(config).items():
+        try:
+            method = build(own, teacher=teacher)
+        except UserError as error:
+            raise UserError(f"students.{name}: {error}") from error
+        method.trained.lr_scale = _peak_lr(own) / _peak_lr(config)
+        methods[name], teacher = method, method.teacher
+    return Together(methods)
+
+
+def _peak_lr(config: RunConfig) -> float:
+    return peak_lr(config.optim, config.train.global_batch_size)

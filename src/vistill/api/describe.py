@@ -1,0 +1,67 @@
+"""The resolved configuration of a run in short, for the screen."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vistill.config.schema import RunConfig
+from vistill.config.together import student_configs
+from vistill.models.backbone import Backbone
+from vistill.training.optim import peak_lr
+
+if TYPE_CHECKING:
+    from vistill.api.stage import Prepared
+
+
+def describe(run: "Prepared") -> list[str]:
+    """One line each on method, teacher, students, data and training."""
+    config, source = run.config, run.reading.source
+    teacher, models = run.method.teacher, {"": config}
+    if config.students is not None:
+        models = student_configs(config)
+    train, optim = config.train, config.optim
+    lines = [f"method   {config.method.name}"]
+    if teacher is not None:
+        block = f", block {config.teacher.block}" if config.teacher.block else ""
+        lines.append(
+            f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
+            f"weights: {teacher.origin}"
+        )
+    for name, own in models.items():
+        student = run.method.students[name]
+        lines.append(
+            f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
+            f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
+            f"{config.data.image_size} px{_clip(config)}"
+        )
+    classes = f", {len(source.classes)} classes" if source.classes else ""
+    lines.append(
+        f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "
+        f"{len(run.held_out)} held out"
+    )
+    for test in ("val", "test"):
+        folder = Path(source.name)
+        if (folder / "train").is_dir() and (folder / test).is_dir():
+            lines.append(
+                f"note     {source.name} holds train/ and {test}/; both are trained on: to keep "
+                f"the test {source.media.noun}s apart, give --data {folder / 'train'}"
+            )
+    lr = peak_lr(optim, train.global_batch_size)
+    lines.append(
+        f"train    {train.epochs} epochs of {run.stream.steps_per_epoch} steps, "
+        f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
+        f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
+    )
+    return lines
+
+
+def _clip(config: RunConfig) -> str:
+    data = config.data
+    if data.frames is None:
+        return ""
+    stride = f" × {data.stride}" if data.sampling in ("dense", "stretched") else ""
+    copies = f", {data.repeats} crops of each" if data.repeats > 1 else ""
+    return f", {data.frames}{stride} frames ({data.sampling}){copies}"
+
+
+def _millions(model: Backbone) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
