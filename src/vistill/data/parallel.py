@@ -59,13 +59,15 @@ def in_parallel(
 
 def _start(work: Callable[[T], R]) -> tuple[Connection, BaseProcess]:
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_serve, args=(work, there), daemon=True)
+    process = multiprocessing.Process(target=_serve, args=(work, there, here), daemon=True)
     process.start()
     there.close()
     return here, process
 
 
-def _serve(work: Callable[[T], R], connection: Connection) -> None:
+def _serve(work: Callable[[T], R], connection: Connection, other_end: Connection) -> None:
+    # While this process holds the other end too, the death of the main one would go unnoticed.
+    other_end.close()
     # Ctrl-C is for the main process, which ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError):  # the main process is gone
