@@ -104,7 +104,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--target-norm", choices=["layer_norm", "none"], default="layer_norm")
     parser.add_argument("--clip-norm", type=float, default=0.02, help="of AMD")
-    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, default=600, help="of fine-tuning")
     given = parser.parse_args(words)
 
     given.out.mkdir(parents=True, exist_ok=True)
@@ -177,11 +177,13 @@ def main(words: list[str] | None = None) -> None:
         "crops": 1,
         "finetune.epochs": 1,
         "finetune.min_steps": given.steps,
-        "finetune.global_batch_size": given.videos,
-        "finetune.repeats": 4,
+        "finetune.global_batch_size": 32,
+        "finetune.micro_batch_size": 32,
+        "finetune.drop_path": 0.0,
+        "finetune.lr": 2e-3,
         "finetune.layer_decay": 1.0,
         "finetune.flip": 0.0,
-        "finetune.crop_scale": [0.5, 1.0],
+        "finetune.crop_scale": [0.98, 1.0],
         "finetune.precision": "bf16",
     }
     longer = {"train.epochs": given.teacher_epochs, "method.mask_ratio": given.teacher_mask}
@@ -204,8 +206,8 @@ def main(words: list[str] | None = None) -> None:
             return
         if "motion" in given.tasks:
             motion.run(arm)
-        if "fight" in given.tasks:  # a twentieth of the motion clips: a third of the steps
-            fewer = {"finetune.min_steps": given.steps // 3}
+        if "fight" in given.tasks:  # a twentieth of the motion clips: a sixth of the steps
+            fewer = {"finetune.min_steps": given.steps // 6}
             fight.run(replace(arm, finetune=arm.finetune and {**arm.finetune} | fewer))
 
     for one in arms:
