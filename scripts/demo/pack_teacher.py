@@ -1,6 +1,6 @@
 """Put a finished teacher run into the package: weights in half precision, configuration, log.
 
-python scripts/demo/pack_teacher.py RUN src/vistill/assets/blood_cells/teacher
+python scripts/demo/pack_teacher.py RUN src/vistill/assets/blood_cells/teacher photos.zip
 """
 
 import json
@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 EVERY = 20
 
 
-def main(run: str, target: str) -> None:
-    """Copy from the run folder `run` into `target`."""
+def main(run: str, target: str, data: str) -> None:
+    """Copy from the run folder `run` into `target`; `data` is what the package calls its data."""
     source, folder = Path(run), Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(source / "export" / "last" / "model.safetensors")
@@ -21,7 +21,7 @@ def main(run: str, target: str) -> None:
     description = json.loads((source / "export" / "last" / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     config = (source / "config.yaml").read_text().splitlines()
-    kept = ["  train: photos.zip" if line.startswith("  train: ") else line for line in config]
+    kept = [f"  train: {data}" if line.startswith("  train: ") else line for line in config]
     (folder / "config.yaml").write_text("\n".join(kept) + "\n")
     lines = (source / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

@@ -260,17 +260,25 @@ def prepare(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the runs and their report.")] = Path(
-        "vistill-demo"
-    ),
+    video: Annotated[
+        bool, typer.Option("--video", help="On clips, by AMD, instead of pictures, by TinyMIM.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the runs and their report; default: vistill-demo, on clips "
+            "vistill-demo-video."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Move an existing demo aside and start anew.")
     ] = False,
 ) -> None:
-    """Distil a small student on the packaged pictures and compare it with one taught by nobody."""
+    """Distil a small student on packaged pictures or clips and compare it with one taught by
+    nobody."""
     from vistill import api
 
-    api.say(api.demo(out=out, overwrite=overwrite))
+    api.say(api.demo(out=out, video=video, overwrite=overwrite))
 
 
 def _split(text: str) -> list[str]:

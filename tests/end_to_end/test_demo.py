@@ -1,4 +1,4 @@
-"""The demo as a user runs it: the taught student wins outside the intervals, and says so."""
+"""The demos as a user runs them: the taught student wins outside the intervals, and says so."""
 
 import json
 import re
@@ -9,11 +9,14 @@ from command_line import run
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_taught_student_wins_and_the_report_says_so(tmp_path):
-    done = run("demo", "--out", tmp_path / "demo", timeout=900)
+@pytest.mark.parametrize(("words", "protocol"), [((), "finetune"), (("--video",), "linear")])
+def test_the_taught_student_wins_and_the_report_says_so(tmp_path, words, protocol):
+    done = run("demo", *words, "--out", tmp_path / "demo", timeout=900)
     assert done.returncode == 0, done.stderr
     scores = {
-        name: json.loads((tmp_path / "demo" / f"finetune-{name}.json").read_text())["summaries"][0]
+        name: json.loads((tmp_path / "demo" / f"{protocol}-{name}.json").read_text())["summaries"][
+            0
+        ]
         for name in ("distilled", "alone", "random")
     }
     assert scores["distilled"]["low"] > scores["alone"]["high"]
@@ -23,3 +26,11 @@ def test_the_taught_student_wins_and_the_report_says_so(tmp_path):
     assert page.count("<svg") == 2
     assert not re.search(r'(?:src|href)="http', page)
     assert f"{100 * scores['distilled']['top1']:.1f} %" in done.stdout
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    done = run("demo", "--video", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "belongs to something else" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

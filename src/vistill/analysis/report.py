@@ -98,7 +98,7 @@ def _figure(caption: str, data: bytes) -> str:
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     name = html.escape(caption)
-    return f'<figure><img src="{source}" alt="{name}" width="96"><br>{name}</figure>'
+    return f'<figure><img src="{source}" alt="{name}" height="96"><br>{name}</figure>'
 
 
 def _svg(curve: Curve) -> str:

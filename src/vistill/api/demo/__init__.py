@@ -4,22 +4,39 @@ import os
 from pathlib import Path
 
 from vistill.api.demo.comparison import DemoResult
+from vistill.api.results import say
+from vistill.errors import UserError
 
 
-def demo(out: str | os.PathLike[str] = "vistill-demo", *, overwrite: bool = False) -> DemoResult:
+def demo(
+    out: str | os.PathLike[str] | None = None, *, video: bool = False, overwrite: bool = False
+) -> DemoResult:
     """Distil a small student from a packaged teacher and compare it with the same student alone.
 
-    Both are pre-trained for about the same time on 205 unlabelled photographs of blood smears, then
-    fine-tuned on 30 labelled tiles of each of three classes and tested on tiles of other
-    photographs; five seeds draw labels, head and order.
+    On pictures: both are pre-trained for about the same time on 205 unlabelled photographs of blood
+    smears, then fine-tuned on 30 labelled tiles of each of three classes and tested on tiles of
+    other photographs; five seeds draw labels, head and order. On clips: windows that travel over
+    those photographs are filmed first, the label is the motion, and a linear probe measures.
 
     Args:
         out: folder for both runs, their scores and `report.html`; the same folder continues.
-        overwrite: move an existing folder aside and start anew.
+            None: `vistill-demo`, on clips `vistill-demo-video`.
+        video: on clips (AMD and VideoMAE) instead of pictures (TinyMIM and MAE).
+        overwrite: move existing runs aside and start anew.
 
     Raises:
         UserError: `out` belongs to something else.
     """
+    folder = Path(out if out is not None else f"vistill-demo{'-video' if video else ''}")
+    if video:
+        from vistill.api.demo.clips import clip_sections, comparison, film
+
+        clips = folder / "clips"
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not clips.is_dir()):
+            raise UserError(f"{folder} belongs to something else; choose another --out")
+        say(f"filming {clips}")
+        film(clips)
+        return comparison(folder).run(folder, lambda: clip_sections(clips), overwrite=overwrite)
     from vistill.api.demo.pictures import PICTURES, picture_sections
 
-    return PICTURES.run(Path(out), picture_sections, overwrite=overwrite)
+    return PICTURES.run(folder, picture_sections, overwrite=overwrite)

@@ -26,7 +26,7 @@ class DemoResult:
 
     Attributes:
         report: the HTML page.
-        accuracy: fine-tuned accuracy per student, with its interval over seeds.
+        accuracy: of every student, with its interval over seeds.
         runs: the two pre-training runs.
         seconds: of everything.
         table: the comparison, in words.
@@ -57,12 +57,13 @@ class Comparison:
         title: of the report.
         names: what each student is called, in the order of the table.
         unlabelled: pictures or clips to pre-train on.
-        train, test: labelled ones to fine-tune on and to test on.
+        train, test: labelled ones to learn from and to test on.
         student: settings that both runs share.
         runs: method and further settings of the taught and the lonely student.
         views: what a sample of a pre-training batch is, such as `crops`.
+        protocol: how they are measured, `finetune` or `linear`.
         labels, seeds: budget of labels, and what draws them.
-        finetune: settings of the fine-tuning.
+        measuring: settings of the evaluation.
         explained: the report's words on the comparison, `{n_test}` being the number of tests.
         origin: page on where the data come from, quoted at the end.
     """
@@ -75,14 +76,15 @@ class Comparison:
     student: Mapping[str, Any]
     runs: Mapping[str, tuple[str, Mapping[str, Any]]]
     views: str
+    protocol: str
     labels: str
     seeds: Sequence[int]
-    finetune: Mapping[str, Any]
+    measuring: Mapping[str, Any]
     explained: str
     origin: Path
 
     def run(self, out: Path, show: "Callable[[], list[Section]]", *, overwrite: bool) -> DemoResult:
-        """Pre-train, fine-tune, and write `report.html` with what `show` adds to it.
+        """Pre-train, measure, and write `report.html` with what `show` adds to it.
 
         Raises:
             UserError: `out` belongs to something else.
@@ -102,17 +104,18 @@ class Comparison:
             runs[name] = run
         accuracy = {}
         for name, called in self.names.items():
-            say(f"\nfine-tuning with {self.labels.replace('/', ' labels per ')}: {called}")
+            how = {"finetune": "fine-tuning", "linear": "linear probe"}[self.protocol]
+            say(f"\n{how} with {self.labels.replace('/', ' labels per ')}: {called}")
             accuracy[name] = evaluate(
                 f"run:{out / (DISTILLED if name == RANDOM else name)}",
                 data=self.train,
                 test=self.test,
-                protocols=("finetune",),
+                protocols=(self.protocol,),
                 labels=(self.labels,),
                 seeds=self.seeds,
                 random_init=name == RANDOM,
-                out=out / f"finetune-{name}.json",
-                overrides=self.finetune,
+                out=out / f"{self.protocol}-{name}.json",
+                overrides=self.measuring,
             ).summaries[0]
         table = self._table(accuracy, runs)
         report = out / "report.html"
@@ -152,7 +155,7 @@ class Comparison:
             Section(
                 "Cost",
                 text=f"{result.seconds:.0f} seconds in all on {os.cpu_count()} processors, "
-                "pre-training and fine-tuning of all students included.",
+                "pre-training and measuring of all students included.",
             ),
             Section("Origin", text=self.origin.read_text(encoding="utf-8")),
         ]

@@ -60,9 +60,10 @@ PICTURES = Comparison(
         ),
     },
     views="crops",
+    protocol="finetune",
     labels="30/class",
     seeds=(0, 1, 2, 3, 4),
-    finetune={
+    measuring={
         "finetune.epochs": 1,
         "finetune.min_steps": 120,
         "finetune.global_batch_size": 20,
