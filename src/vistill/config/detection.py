@@ -11,8 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.section import Rate, Section, Share
-from vistill.config.suggest import did_you_mean
+from vistill.config.section import Rate, Section, Share, over_recipe
 
 
 def _published(epochs: int, base_lr: float, layer_decay: float) -> dict[str, Any]:
@@ -102,13 +101,4 @@ class DetectionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_recipe(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        name = values.get("recipe", "small")
-        if not isinstance(name, str) or name not in DETECTION_RECIPES:
-            hint = did_you_mean(str(name), DETECTION_RECIPES)
-            raise ValueError(f"unknown detection recipe {name!r}{hint}")
-        recipe = dict(DETECTION_RECIPES[name])
-        if "base_lr" in values:
-            recipe["lr"] = None
-        return {**recipe, **values}
+        return over_recipe(values, DETECTION_RECIPES, "detection")

@@ -15,8 +15,7 @@ from pydantic import (
 
 from vistill.config.clip_recipes import CLIP_RECIPES, Sampling
 from vistill.config.detection import DetectionConfig
-from vistill.config.section import PartRange, Rate, Section, Share, unique
-from vistill.config.suggest import did_you_mean
+from vistill.config.section import PartRange, Rate, Section, Share, over_recipe, unique
 
 Protocol = Literal["knn", "linear", "finetune", "test", "detection"]
 Pool = Literal["avg", "cls"]
@@ -257,19 +256,7 @@ class FineTuneConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_recipe(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        name = values.get("recipe", "small")
-        if not isinstance(name, str) or name not in FINETUNE_RECIPES:
-            hint = did_you_mean(str(name), FINETUNE_RECIPES)
-            raise ValueError(f"unknown fine-tuning recipe {name!r}{hint}")
-        recipe = dict(FINETUNE_RECIPES[name])
-        if "base_lr" in values:
-            recipe["lr"] = None
-        for one, several in (("lr", "lrs"), ("base_lr", "lrs"), ("weight_decay", "weight_decays")):
-            if one in values:
-                recipe.pop(several, None)
-        return {**recipe, **values}
+        return over_recipe(values, FINETUNE_RECIPES, "fine-tuning")
 
 
 CLIP_KEYS = ("frames", "stride", "sampling", "clips", "crops")

@@ -1,8 +1,11 @@
 """What every part of the configuration is made of: the section and the bounds of its numbers."""
 
-from typing import Annotated, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
+
+from vistill.config.suggest import did_you_mean
 
 T = TypeVar("T")
 
@@ -13,6 +16,32 @@ def unique(values: tuple[T, ...]) -> tuple[T, ...]:
         if values.count(value) > 1:
             raise ValueError(f"holds {value!r} twice")
     return values
+
+
+def over_recipe(values: Any, recipes: Mapping[str, Mapping[str, Any]], kind: str) -> Any:
+    """A section's raw `values` over those of the recipe that they name, by default `small`.
+
+    Args:
+        values: as given; anything but a dict is returned for the type check to refuse.
+        recipes: what each of them sets. Its `lr` gives way to a `base_lr` in `values`, and its list
+            of candidates (`lrs`) to the one value.
+        kind: of recipe, for the error.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    if not isinstance(values, dict):
+        return values
+    name = values.get("recipe", "small")
+    if not isinstance(name, str) or name not in recipes:
+        raise ValueError(f"unknown {kind} recipe {name!r}{did_you_mean(str(name), recipes)}")
+    recipe = dict(recipes[name])
+    if "base_lr" in values:
+        recipe["lr"] = None
+    for one, several in (("lr", "lrs"), ("base_lr", "lrs"), ("weight_decay", "weight_decays")):
+        if one in values:
+            recipe.pop(several, None)
+    return {**recipe, **values}
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:

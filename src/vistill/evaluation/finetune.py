@@ -112,14 +112,8 @@ def fine_tune(
         clip_norm=options.clip_norm,
         layer_decay=options.layer_decay,
     )
-    train = TrainConfig(
-        epochs=epochs,
-        global_batch_size=batch,
-        micro_batch_size=micro_batch,
-        precision=options.precision,
-        device=device,
-        knn_probe=False,
-        evaluate_every=options.test_every or epochs,
+    train = unprobed(
+        epochs, batch, micro_batch, options.precision, device, every=options.test_every
     )
     groups = finetune_groups(classifier, options)
     fit(
@@ -191,3 +185,24 @@ def fitting_micro_batch(batch: int, wanted: int | None) -> int:
 def class_scores(classifier: Classifier) -> Callable[[Batch], Tensor]:
     """The logits of a batch in its test view, for `vistill.evaluation.features.collect`."""
     return lambda batch: classifier.logits(classifier.test_normalization(batch.unit_pixels()))
+
+
+def unprobed(
+    epochs: int,
+    batch: int,
+    micro_batch: int,
+    precision: Literal["fp32", "bf16", "fp16"],
+    device: Literal["auto", "cpu", "cuda"],
+    *,
+    every: int | None = None,
+) -> TrainConfig:
+    """The loop's settings where nothing is probed: a test `every` so many epochs, or at the end."""
+    return TrainConfig(
+        epochs=epochs,
+        global_batch_size=batch,
+        micro_batch_size=micro_batch,
+        precision=precision,
+        device=device,
+        knn_probe=False,
+        evaluate_every=every or epochs,
+    )

@@ -19,9 +19,9 @@ from vistill.methods.amd_plan import (
     choose_alignment,
     choose_sight,
 )
-from vistill.methods.base import Ingredients, Method, TrainedModule
+from vistill.methods.base import Ingredients, Method
 from vistill.methods.sides import drop_path_noise, pixels_for, rising
-from vistill.methods.videomae import HiddenPainter, Painting, fixed_positions
+from vistill.methods.videomae import HiddenPainter, Painting, TrainedOnSight, fixed_positions
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
@@ -44,7 +44,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-class TrainedAMD(TrainedModule):
+class TrainedAMD(TrainedOnSight):
     """Student, projections, generators and decoder.
 
     Args:
@@ -60,9 +60,6 @@ class TrainedAMD(TrainedModule):
         sums: which of layers and channels are summed instead of averaged.
     """
 
-    student: VisionTransformer
-    no_decay = ("mask_token",)
-
     def __init__(
         self,
         student: VisionTransformer,
@@ -77,8 +74,7 @@ class TrainedAMD(TrainedModule):
         reconstruction_weight: float,
         sums: frozenset[str],
     ) -> None:
-        super().__init__()
-        self.student, self.sight = student, sight
+        super().__init__(student, sight)
         self.projections, self.own_projections = projections, own_projections
         self.direct, self.generation, self.generators = direct, generation, generators
         self.painter, self.reconstruction_weight = painter, reconstruction_weight

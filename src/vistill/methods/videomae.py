@@ -113,11 +113,24 @@ class HiddenPainter(nn.Module):
         return channels_last(patches)
 
 
-class TrainedVideoMAE(TrainedModule):
-    """Encoder on visible tokens, decoder, reconstruction loss."""
+class TrainedOnSight(TrainedModule):
+    """A student that sees a part of the tokens, and what is trained beside it.
+
+    Args:
+        student: the encoder.
+        sight: what is seen.
+    """
 
     student: VisionTransformer
     no_decay = ("mask_token",)
+
+    def __init__(self, student: VisionTransformer, sight: Sight) -> None:
+        super().__init__()
+        self.student, self.sight = student, sight
+
+
+class TrainedVideoMAE(TrainedOnSight):
+    """Encoder on visible tokens, decoder, reconstruction loss."""
 
     def __init__(
         self,
@@ -126,8 +139,7 @@ class TrainedVideoMAE(TrainedModule):
         decoder: Mapping[str, int | None],
         norm_pixels: bool,
     ) -> None:
-        super().__init__()
-        self.student, self.sight = student, sight
+        super().__init__(student, sight)
         self.painter = HiddenPainter(student, decoder, norm_pixels)
 
     def reconstruct(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vistill.config.detection import DetectionConfig
-from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.config.schema import OptimConfig
 from vistill.data.broken import BrokenFiles
 from vistill.errors import UserError
 from vistill.evaluation.classifier import fixed_table, prepare_backbone
@@ -26,7 +26,7 @@ from vistill.evaluation.detection.dataset import DetectionData
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
-from vistill.evaluation.finetune import fitting_micro_batch
+from vistill.evaluation.finetune import fitting_micro_batch, unprobed
 from vistill.methods.base import Method, freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
@@ -211,15 +211,7 @@ def _train(
         layer_decay=options.layer_decay,
         **shared,
     )
-    train = TrainConfig(
-        epochs=epochs,
-        global_batch_size=batch,
-        micro_batch_size=micro_batch,
-        precision=options.precision,
-        device=device,
-        evaluate_every=epochs,
-        knn_probe=False,
-    )
+    train = unprobed(epochs, batch, micro_batch, options.precision, device)
     groups = layer_decay_groups(
         detector,
         layer_decay=options.layer_decay,
