@@ -32,8 +32,8 @@ A run's settings come from three places, later ones winning:
    file of your own;
 3. words `section.key=value` on the command line, and the options (`--data` is `data.train`,
    `--teacher` is `teacher.model`, `--teacher-weights` is `teacher.weights`, `--student` is
-   `student.model`, or of several names `students`, `--chain` is `chain`). Giving a setting twice is an
-   error.
+   `student.model`, or of several names `students`, `--chain` is `chain`). Giving a setting twice is
+   an error.
 
 ```sh
 vistill recipes copy tinymim_small mine.yaml
