@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from vistill import __version__
-from vistill.errors import UserError
+from vistill.errors import Failure, UserError
+from vistill.stopping import Interrupted, heard_or_not
 
 N = TypeVar("N", int, float)
 
@@ -295,10 +296,15 @@ def _numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
 def main(words: list[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 1: training stopped on a fault or the disk is full; 2: the user can mend it; one
-    sentence on stderr either way. 130 and 143: interrupted after saving. Other exceptions keep
+    0: done; 1: the work stopped on a fault or the disk is full; 2: the user can mend it; one
+    sentence on stderr either way. 129, 130 and 143: interrupted after saving. Other exceptions keep
     their traceback.
     """
+    with heard_or_not():
+        return _run(words)
+
+
+def _run(words: list[str] | None) -> int:
     try:
         code = app(words, standalone_mode=False)
     except UserError as error:
@@ -307,20 +313,16 @@ def main(words: list[str] | None = None) -> int:
         return _fail(error.format_message(), 2)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            return _fail(f"cannot write {error.filename or 'a file'}: {error.strerror}", 1)
-        if "torch" not in sys.modules:  # then training has not begun
+    except Interrupted as stop:
+        if _rank() == 0:
+            typer.echo(str(stop), err=True)
+        return stop.exit_code
+    except Failure as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
             raise
-        from vistill.training.errors import Interrupted, TrainingError
-
-        if isinstance(error, Interrupted):
-            if _rank() == 0:
-                typer.echo(str(error), err=True)
-            return error.exit_code
-        if isinstance(error, TrainingError):
-            return _fail(str(error), 1)
-        raise
+        return _fail(f"cannot write {error.filename or 'a file'}: {error.strerror}", 1)
     return code if isinstance(code, int) else 0
 
 

@@ -1,24 +1,29 @@
 """Writing a file whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 PARTIAL = ".partial-"
+_KEPT_NAME = 200
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` only once it is complete and on disk.
 
-    A killed writer leaves at most `.partial-NAME` beside it; an earlier file stays as it was.
+    A killed writer leaves at most `.partial-XXXX-NAME` beside it, where XXXX is of its own, so that
+    two writers never share one; an earlier file stays as it was.
 
     Raises:
         OSError: it could not be written; names `path`, also where the disk was full.
     """
-    partial = path.with_name(f"{PARTIAL}{path.name}")
+    # Names have up to 255 bytes: of a long one the end is kept.
+    end = os.fsdecode(os.fsencode(path.name)[-_KEPT_NAME:])
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{end}")
     try:
         with partial.open("wb") as file:
             yield file

@@ -55,7 +55,7 @@ def pretrain(
     Raises:
         UserError: something to mend, told in one sentence before any work.
         vistill.training.errors.TrainingError: the loss became infinite, or the disk is full.
-        vistill.training.errors.Interrupted: SIGTERM or SIGINT; the run was saved.
+        vistill.stopping.Interrupted: SIGTERM, SIGHUP or SIGINT; the run was saved.
     """
     settings = read_overrides(overrides)
     several = isinstance(student, str) and "," in student
@@ -213,12 +213,12 @@ def _run_chain(
     pupil = deepcopy(prepared.method.backbone)
     for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
         pupil = build(stage, teacher=pupil, untrained=True).backbone
-    claim_chain(config, out, overwrite=overwrite, dry_run=dry_run)
-    if dry_run:
-        rehearse(prepared, folders[0], overwrite=overwrite)
-        return None
-    results = [finished(folders[0]) or train_stage(prepared, folders[0])]
-    del prepared, pupil  # or the first teacher would stay in memory to the end
-    for stage, folder in zip(stages[1:], folders[1:], strict=True):
-        results.append(finished(folder) or train_stage(prepare(stage), folder))
-    return publish_chain(out, results)
+    with claim_chain(config, out, overwrite=overwrite, dry_run=dry_run):
+        if dry_run:
+            rehearse(prepared, folders[0], overwrite=overwrite)
+            return None
+        results = [finished(folders[0]) or train_stage(prepared, folders[0])]
+        del prepared, pupil  # or the first teacher would stay in memory to the end
+        for stage, folder in zip(stages[1:], folders[1:], strict=True):
+            results.append(finished(folder) or train_stage(prepare(stage), folder))
+        return publish_chain(out, results)

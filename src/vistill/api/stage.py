@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,20 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
 
 
 def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
-    config, world, method = prepared.config, prepared.world, prepared.method
     origin = prepared.teacher_weights
-    run = RunFolder.open(
+    with RunFolder.open(
         out,
         fingerprint=prepared.fingerprint,
-        config=config_text(config),
-        world=world,
+        config=config_text(prepared.config),
+        world=prepared.world,
         overwrite=overwrite,
         environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
-    )
+    ) as run:
+        return _train_in(run, prepared)
+
+
+def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
+    config, world, method, out = prepared.config, prepared.world, prepared.method, run.path
     continues = " (continues)" if run.resumed else ""
     say("\n".join([*describe(prepared), f"output   {out}{continues}"]))
 
@@ -171,7 +176,7 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
             student,
             folder,
             origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
-            teacher=origin,
+            teacher=prepared.teacher_weights,
         )
 
     fitted = fit(
@@ -236,8 +241,10 @@ def finished(out: Path) -> PretrainResult | None:
     return PretrainResult.from_json(path.read_text(encoding="utf-8"))
 
 
-def claim_chain(config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool) -> None:
-    """Make `out` the folder of this chain; a dry run only checks that it could be.
+def claim_chain(
+    config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool
+) -> AbstractContextManager[object]:
+    """Make `out` the folder of this chain, while entered; a dry run only checks that it could be.
 
     Raises:
         UserError: it belongs to something else.
@@ -245,8 +252,8 @@ def claim_chain(config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool)
     world = connect(config.train.device)
     if dry_run:
         world.once(lambda: check_folder(out, _fingerprint(config), overwrite=overwrite))
-        return
-    RunFolder.open(
+        return nullcontext()
+    return RunFolder.open(
         out,
         fingerprint=_fingerprint(config),
         config=config_text(config),

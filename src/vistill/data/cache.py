@@ -6,7 +6,6 @@ runs may read meanwhile.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,13 +24,13 @@ from torch import Tensor
 from vistill.data.order import sample_seeds
 from vistill.errors import UserError
 from vistill.files import PARTIAL, write_atomic
+from vistill.locking import LOCK, FolderLock
 
 LOG = logging.getLogger("vistill.data")
 FORMAT = 1
 INDEX = "cache.json"
 Precision = Literal["fp32", "bf16", "int8"]
 
-_LOCK = "lock"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_SECONDS = 2.0
@@ -100,7 +99,7 @@ class TeacherCache:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
         self._records: dict[int, np.ndarray] = {}
         self._written: dict[int, np.ndarray] = {}
         self._files: dict[int, int] = {}
@@ -183,18 +182,13 @@ class TeacherCache:
 
     def _claim(self) -> None:
         try:
-            self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            lock = FolderLock.attempt(self.folder)
         except OSError:
             if not (self.folder / INDEX).is_file():
                 raise
             return  # somebody else's, to be read
-        try:
-            # POSIX locks stay with this process: loader processes do not inherit them.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            self._lock = None
-        self.writes = self._lock is not None
+        if isinstance(lock, FolderLock):
+            self._lock, self.writes = lock, True
 
     def written(self, view: int) -> UInt8[np.ndarray, " n"]:
         """One byte per picture: whether the record of `view` is on the disk, by any run."""
@@ -241,7 +235,7 @@ class TeacherCache:
         for handle in self._files.values():
             os.close(handle)
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
         self.writes = False
         self._let_go()
 
@@ -364,7 +358,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"the cache {folder} is a file; name a folder")
     # A start that was killed leaves empty files of our own names.
-    ours = ("records-", "written-", PARTIAL, _LOCK)
+    ours = ("records-", "written-", PARTIAL, LOCK)
     inside = [path.name for path in folder.iterdir()] if folder.exists() else []
     strangers = [name for name in inside if not name.startswith(ours)]
     if strangers:

@@ -27,7 +27,7 @@ from vistill.evaluation.classifier import Classifier, build_classifier, prepare_
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
-from vistill.evaluation.kept import keep_classifier, kept_name, require_new
+from vistill.evaluation.kept import keep_classifier, kept_name, new_folder
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.labelled import Labelled, labelled_parts
 from vistill.evaluation.linear_probe import linear_probe
@@ -117,39 +117,40 @@ def evaluate_backbone(
         build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
         )
-    kept = require_new(finetune.keep) if "finetune" in protocols else None
     workers = default_workers() if workers is None else workers
     batch_size = batch_size or inputs.at_once
     runner = _Runner(
         model, train, test, num_classes, inputs, pool, batch_size, workers, kind, progress
     )
     scores = []
-    for protocol in protocols:
-        for (budget, seed), labels in chosen.items():
-            if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
-                continue
-            runner.say(f"{protocol} with {budget_text(budget)} = {len(labels)} labels, seed {seed}")
-            if protocol == "knn":
-                found = runner.knn(labels, knn or KNNConfig())
-            elif protocol == "linear":
-                found = runner.linear(labels, linear or LinearProbeConfig(), seed)
-            else:
-                folder = kept / kept_name(budget, seed) if kept is not None else None
-                found = runner.finetune(labels, finetune, seed, folder)
-            scores.append(
-                score(
-                    found.scores,
-                    found.labels,
-                    protocol=protocol,
-                    budget=budget,
-                    labels_used=found.labels_used,
-                    seed=seed,
-                    seconds=found.seconds,
-                    broken=found.broken,
-                    best_top1=found.best_top1,
-                    tried=found.tried,
+    with new_folder(finetune.keep if "finetune" in protocols else None) as kept:
+        for protocol in protocols:
+            for (budget, seed), labels in chosen.items():
+                if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
+                    continue
+                count = f"{budget_text(budget)} = {len(labels)} labels"
+                runner.say(f"{protocol} with {count}, seed {seed}")
+                if protocol == "knn":
+                    found = runner.knn(labels, knn or KNNConfig())
+                elif protocol == "linear":
+                    found = runner.linear(labels, linear or LinearProbeConfig(), seed)
+                else:
+                    folder = kept / kept_name(budget, seed) if kept is not None else None
+                    found = runner.finetune(labels, finetune, seed, folder)
+                scores.append(
+                    score(
+                        found.scores,
+                        found.labels,
+                        protocol=protocol,
+                        budget=budget,
+                        labels_used=found.labels_used,
+                        seed=seed,
+                        seconds=found.seconds,
+                        broken=found.broken,
+                        best_top1=found.best_top1,
+                        tried=found.tried,
+                    )
                 )
-            )
     return scores
 
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,7 @@ from vistill.evaluation.finetune import class_scores
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
+from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
 from vistill.models.checkpoints import read_state_dict
 from vistill.models.export import save_backbone
@@ -75,22 +78,22 @@ def kept_name(budget: float | str, seed: int) -> str:
     return f"labels-{labels}-seed-{seed}"
 
 
-def require_new(folder: str | None) -> Path | None:
-    """Where fine-tuned models are kept, if anywhere.
+@contextmanager
+def new_folder(folder: str | None) -> Iterator[Path | None]:
+    """Where fine-tuned models are kept, if anywhere; nobody else writes there meanwhile.
 
     Raises:
-        UserError: the folder cannot be made, or something is in it.
+        UserError: the folder cannot be made, something is in it, or another process writes there.
     """
-    if folder is None:
-        return None
-    path = Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    path = None if folder is None else Path(folder)
+    if path is not None and path.exists() and not _free(path):
         raise UserError(f"finetune.keep={folder} is there already; name a new folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to finetune.keep={folder}: {error.strerror}") from error
-    return path
+    with locked(path):
+        yield path
+
+
+def _free(path: Path) -> bool:
+    return path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())
 
 
 def read_head(reference: str) -> Head:

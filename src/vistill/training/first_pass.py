@@ -11,10 +11,9 @@ from torch import Tensor
 from vistill.batch import Batch
 from vistill.files import write_atomic
 from vistill.methods.base import Fitting, Method
+from vistill.stopping import Interrupted, StopSignals
 from vistill.training.distributed import World
-from vistill.training.errors import Interrupted
 from vistill.training.run_folder import RunFolder
-from vistill.training.signals import StopSignals
 
 FITTED = "fitted.safetensors"
 
@@ -46,7 +45,7 @@ def first_pass(
 
     Raises:
         UserError: what was found does not allow what the method is asked for.
-        Interrupted: SIGTERM or SIGINT; the pass was saved.
+        Interrupted: SIGTERM, SIGHUP or SIGINT; the pass was saved.
     """
     method.to_device(world.device)
     path = run.path / FITTED

@@ -15,9 +15,10 @@ from torch import Tensor
 from vistill.config.schema import OptimConfig, TrainConfig
 from vistill.files import write_atomic
 from vistill.methods.base import Method
+from vistill.stopping import Interrupted, StopSignals
 from vistill.training.checkpoint import load_newest, save_checkpoint
 from vistill.training.distributed import World, agree, connect
-from vistill.training.errors import Interrupted, TrainingError
+from vistill.training.errors import TrainingError
 from vistill.training.learner import Learner
 from vistill.training.loggers import Logger, open_loggers
 from vistill.training.measure import Feed, Sums, peak_memory_gb
@@ -25,7 +26,6 @@ from vistill.training.optim import Group, peak_lr
 from vistill.training.progress import Display, status
 from vistill.training.run_folder import RunFolder
 from vistill.training.schedule import learning_rate
-from vistill.training.signals import StopSignals
 from vistill.training.state import Best, FitResult, State, Stream, Totals
 
 Evaluate = Callable[[int], dict[str, float]]
@@ -66,7 +66,7 @@ def fit(
     Raises:
         UserError: a setting does not fit the method or the machine.
         TrainingError: loss or gradient became infinite or NaN, or a checkpoint cannot be written.
-        Interrupted: SIGTERM or SIGINT; the run was saved and can be resumed.
+        Interrupted: SIGTERM, SIGHUP or SIGINT; the run was saved and can be resumed.
     """
     world = connect(train.device)
     method.to_device(world.device)

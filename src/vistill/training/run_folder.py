@@ -7,12 +7,13 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from vistill.errors import UserError
 from vistill.files import PARTIAL, remove_partial, write_atomic
+from vistill.locking import LOCK, FolderLock
 from vistill.training.distributed import World
 
 MARKER = "vistill.json"
@@ -72,8 +73,27 @@ class RunFolder:
         resumed: whether the folder was there already.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any], resumed: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: dict[str, Any],
+        resumed: bool,
+        lock: FolderLock | None = None,
+    ) -> None:
         self.path, self.fingerprint, self.resumed = path, fingerprint, resumed
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write into the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @property
     def checkpoints(self) -> Path:
@@ -98,6 +118,8 @@ class RunFolder:
     ) -> "RunFolder":
         """Create the folder, or recognise it as this run's own; nothing is written before a check.
 
+        It stays locked until `close`, by rank 0.
+
         Args:
             path: the folder; parents are created.
             fingerprint: plain data that defines the run, without what may change on a resume.
@@ -107,22 +129,38 @@ class RunFolder:
             environment: further facts for `environment.json`, such as the origin of a teacher.
 
         Raises:
-            UserError: the folder holds something else, or a run of another configuration.
+            UserError: the folder holds something else, a run of another configuration, or one that
+                another process is working on.
         """
         path = Path(path)
         fingerprint = json.loads(json.dumps(fingerprint))
+        lock: FolderLock | None = None
 
         def claim() -> bool:
+            nonlocal lock
             try:
-                resumed = _claim(path, fingerprint, overwrite)
+                check_folder(path, fingerprint, overwrite=overwrite)
+                lock = _locked(path)
+                known = check_folder(path, fingerprint, overwrite=overwrite)
+                if not known:
+                    if (path / MARKER).exists():
+                        lock = _move_aside(path, lock)
+                    marker = {"format": 1, "fingerprint": fingerprint}
+                    write_atomic(path / MARKER, json.dumps(marker, indent=2) + "\n")
                 _describe(path, config, environment or {})
             except OSError as error:
                 raise UserError(
                     f"cannot write to the output folder {path}: {error.strerror or error}"
                 ) from error
-            return resumed
+            return known
 
-        return cls(path, fingerprint, world.once(claim))
+        try:
+            resumed = world.once(claim)
+            return cls(path, fingerprint, resumed, lock)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps after `step`, and a line that a kill cut short."""
@@ -171,9 +209,9 @@ def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = F
                 "choose another output folder, or --overwrite to move that run aside"
             )
         return not overwrite
-    # The marker is the first file written: a partial one is all a killed start can leave.
-    partial = f"{PARTIAL}{MARKER}"
-    strangers = [p.name for p in path.iterdir() if p.name != partial] if path.exists() else []
+    # A killed start leaves its lock and a part of the marker, which is the first file written.
+    inside = [p.name for p in path.iterdir()] if path.exists() else []
+    strangers = [name for name in inside if name != LOCK and not _part_of_marker(name)]
     if strangers:
         raise UserError(
             f"the output folder {path} is not empty and no vistill run "
@@ -182,20 +220,21 @@ def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = F
     return False
 
 
-def _claim(path: Path, fingerprint: dict[str, Any], overwrite: bool) -> bool:
-    """Make `path` this run's folder; whether it was already."""
-    if check_folder(path, fingerprint, overwrite=overwrite):
-        return True
-    marker = path / MARKER
-    if marker.exists():
-        _move_aside(path)
+def _part_of_marker(name: str) -> bool:
+    return name.startswith(PARTIAL) and name.endswith(MARKER)
+
+
+def _locked(path: Path) -> FolderLock:
     path.mkdir(parents=True, exist_ok=True)
-    write_atomic(marker, json.dumps({"format": 1, "fingerprint": fingerprint}, indent=2) + "\n")
-    return False
+    return FolderLock.acquire(path)
 
 
-def _move_aside(path: Path) -> None:
+def _move_aside(path: Path, lock: FolderLock) -> FolderLock:
+    """Rename a locked folder and give the lock of a new one."""
     number = 1
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     path.rename(target)
+    lock.folder = target
+    lock.release()
+    return _locked(path)

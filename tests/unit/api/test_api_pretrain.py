@@ -17,7 +17,8 @@ from vistill.api.export import backbone_reference
 from vistill.errors import UserError
 from vistill.models.build import create_backbone
 from vistill.models.hooked import ModuleBackbone
-from vistill.training.errors import Interrupted, TrainingError
+from vistill.stopping import Interrupted
+from vistill.training.errors import TrainingError
 
 CELLS = Path(__file__).parents[2] / "data" / "cells"
 SETTINGS = {

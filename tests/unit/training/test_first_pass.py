@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vistill.batch import Batch
 from vistill.methods.base import Method
+from vistill.stopping import Interrupted
 from vistill.targets.moments import Moments
 from vistill.training.distributed import World
-from vistill.training.errors import Interrupted
 from vistill.training.first_pass import FITTED, first_pass
 from vistill.training.run_folder import RunFolder
 

@@ -17,7 +17,8 @@ from tiny_run import (
 from torch import nn
 
 from vistill.errors import UserError
-from vistill.training.errors import Interrupted, TrainingError
+from vistill.stopping import Interrupted
+from vistill.training.errors import TrainingError
 from vistill.training.loop import fit, step_seed
 
 

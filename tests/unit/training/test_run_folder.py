@@ -72,9 +72,9 @@ def test_refuses_a_file_and_says_what_cannot_be_written(tmp_path):
 def test_leftovers_of_a_killed_start_do_not_block(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
-    (path / ".partial-vistill.json").write_text("{")
+    (path / ".partial-1a2b-vistill.json").write_text("{")
     run = open_run(path)
-    (run.checkpoints / ".partial-step-00000001.pt").write_text("half")
+    (run.checkpoints / ".partial-1a2b-step-00000001.pt").write_text("half")
     open_run(path)
     assert not list(path.rglob(".partial-*"))
 

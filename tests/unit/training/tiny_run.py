@@ -22,8 +22,9 @@ from vistill.batch import Batch, Losses
 from vistill.config.schema import OptimConfig, TrainConfig
 from vistill.methods.base import Method, TrainedModule
 from vistill.models.backbone import Backbone, Normalization, Tap
+from vistill.stopping import Interrupted
 from vistill.training.distributed import connect
-from vistill.training.errors import Interrupted, TrainingError
+from vistill.training.errors import TrainingError
 from vistill.training.loop import fit
 from vistill.training.run_folder import RunFolder
 
@@ -176,15 +177,15 @@ def train_config(**options) -> TrainConfig:
     return TrainConfig(**(defaults | options))
 
 
-def die_in(moment: str, file: str) -> None:
-    """Kill this process when it is about to flush or rename `file`."""
+def die_in(moment: str, step: int) -> None:
+    """Kill this process when it is about to flush or rename the checkpoint of a step."""
 
     def fatal(act):
         def wrapped(target, *args):
             name = (
                 target.name if isinstance(target, Path) else os.readlink(f"/proc/self/fd/{target}")
             )
-            if str(name).endswith(file):
+            if ".partial-" in str(name) and str(name).endswith(f"-step-{step:08}.pt"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return act(target, *args)
 
@@ -216,7 +217,7 @@ def main() -> int:
     parser.add_argument("--stop-at-step", type=int)
     args = parser.parse_args()
     if args.die_in:
-        die_in(args.die_in, f".partial-step-{args.die_at_step:08}.pt")
+        die_in(args.die_in, args.die_at_step)
     world = connect("cpu")
     method = TinyMethod(dropout=args.dropout)
     if args.wide:

@@ -6,6 +6,7 @@ from pathlib import Path
 from vistill.api.demo.comparison import DemoResult
 from vistill.api.results import say
 from vistill.errors import UserError
+from vistill.locking import LOCK, locked
 
 
 def demo(
@@ -28,15 +29,20 @@ def demo(
         UserError: `out` belongs to something else.
     """
     folder = Path(out if out is not None else f"vistill-demo{'-video' if video else ''}")
-    if video:
-        from vistill.api.demo.clips import clip_sections, comparison, film
+    clips = folder / "clips"
+    if video and (folder.is_file() or (_holds_something(folder) and not clips.is_dir())):
+        raise UserError(f"{folder} belongs to something else; choose another --out")
+    with locked(folder):
+        if video:
+            from vistill.api.demo.clips import clip_sections, comparison, film
 
-        clips = folder / "clips"
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not clips.is_dir()):
-            raise UserError(f"{folder} belongs to something else; choose another --out")
-        say(f"filming {clips}")
-        film(clips)
-        return comparison(folder).run(folder, lambda: clip_sections(clips), overwrite=overwrite)
-    from vistill.api.demo.pictures import PICTURES, picture_sections
+            say(f"filming {clips}")
+            film(clips)
+            return comparison(folder).run(folder, lambda: clip_sections(clips), overwrite=overwrite)
+        from vistill.api.demo.pictures import PICTURES, picture_sections
 
-    return PICTURES.run(folder, picture_sections, overwrite=overwrite)
+        return PICTURES.run(folder, picture_sections, overwrite=overwrite)
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())

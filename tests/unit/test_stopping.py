@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vistill.training import signals
-from vistill.training.signals import StopSignals
+from vistill import stopping
+from vistill.stopping import StopSignals
 
 
 def send(signum):
@@ -27,7 +27,7 @@ def test_notes_the_first_and_restores():
 
 
 def test_a_second_ctrl_c_ends_at_once(monkeypatch):
-    monkeypatch.setattr(signals, "_ECHO_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "_ECHO_SECONDS", 0.0)
     with StopSignals() as stop:
         send(signal.SIGINT)
         assert stop.received == signal.SIGINT
