@@ -1,14 +1,34 @@
-"""Writing a file whole or not at all."""
+"""Local files: their paths as people write them, and writing one whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from vistill.errors import UserError
+
 PARTIAL = ".partial-"
 _KEPT_NAME = 200
+_URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+://|pipe:|https?:")
+
+
+def local_path(path: str, what: str = "the data") -> Path:
+    """`path` with `~` resolved.
+
+    Raises:
+        UserError: it is empty, or a URL.
+    """
+    if not path.strip():
+        raise UserError(f"the path of {what} is empty; write '.' for the folder you are in")
+    if _URL.match(path) and not Path(path).exists():
+        raise UserError(
+            f"'{path}' is a URL, and {what} can only be read from local files: download them first "
+            "and give their path"
+        )
+    return Path(path).expanduser()
 
 
 @contextmanager

@@ -33,11 +33,17 @@ def describe(run: "Prepared") -> list[str]:
             f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
             f"{config.data.image_size} px{_clip(config)}"
         )
-    classes = f", {len(source.classes)} classes" if source.classes else ""
+    classes = ""
+    if source.classes is not None and source.labels is not None:
+        known = int((source.labels >= 0).sum())
+        some = f" ({known} of {len(source)} labelled)" if known < len(source) else ""
+        classes = f", {len(source.classes)} classes{some}"
     lines.append(
         f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "
         f"{len(run.held_out)} held out"
     )
+    if train.knn_probe and source.unlabelled is not None and source.unlabelled.meant:
+        lines.append(f"note     no labels, so no kNN probe: {source.unlabelled.reason}")
     for test in ("val", "test"):
         folder = Path(source.name)
         if (folder / "train").is_dir() and (folder / test).is_dir():

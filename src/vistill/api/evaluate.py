@@ -10,12 +10,13 @@ import yaml
 
 from vistill.api.export import backbone_reference, load_backbone
 from vistill.api.pretrain import read_overrides
-from vistill.api.results import EvaluateResult
+from vistill.api.results import EvaluateResult, say_notes
 from vistill.config.clip_recipes import ClipSettings, clip_settings
 from vistill.config.evaluation import CLIP_KEYS, EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import set_override
 from vistill.errors import UserError
+from vistill.files import local_path
 
 if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
@@ -108,18 +109,24 @@ def evaluate(
 def _classify(
     config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
 ) -> "tuple[Score, ...]":
-    from vistill.data import default_workers, open_source
+    from vistill.data import Source, default_workers, open_source
     from vistill.evaluation.evaluate import evaluate_backbone
     from vistill.evaluation.inputs import Inputs
     from vistill.evaluation.kept import read_head, score_kept
 
     media: Literal["image", "video"] = "image" if clips is None else "video"
     assert config.train is not None
+
+    def opened(path: str) -> Source:
+        source = open_source(path, media)
+        say_notes(source)
+        return source
+
     if "test" in config.protocols:
         tested = score_kept(
             model,
             read_head(reference),
-            open_source(config.test or config.train, media),
+            opened(config.test or config.train),
             Inputs(config.image_size or model.image_size[0], clips),
             batch_size=config.batch_size,
             workers=default_workers() if config.workers is None else config.workers,
@@ -128,8 +135,8 @@ def _classify(
         return (tested,)
     scores = evaluate_backbone(
         model,
-        open_source(config.train, media),
-        None if config.test is None else open_source(config.test, media),
+        opened(config.train),
+        None if config.test is None else opened(config.test),
         protocols=config.protocols,
         budgets=config.budgets,
         seeds=config.seeds,
@@ -205,9 +212,10 @@ def _trained_on(reference: str) -> dict[str, Any]:
 
 def _parts(data: str, test: Any) -> tuple[str, str | None]:
     """Training and test pictures, from the usual subfolders where `data` has them."""
+    folder = local_path(data)
     if test is not None:
+        local_path(os.fspath(test), "the test data")
         return data, os.fspath(test)
-    folder = Path(data)
     for name in ("val", "test"):
         if (folder / "train").is_dir() and (folder / name).is_dir():
             return str(folder / "train"), str(folder / name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistill.api.results import say
+from vistill.api.results import say, say_notes
 from vistill.errors import UserError
 from vistill.files import write_atomic
 
@@ -123,6 +123,7 @@ def prepare(
     require_parquet()
     path, folder = os.fspath(source), Path(out)
     videos = open_source(path, "video")
+    say_notes(videos)
     if not transcode and not isinstance(videos.place(0), str):
         raise UserError(
             f"'{path}' is an archive, whose videos an index cannot name; train on it as it is, or "

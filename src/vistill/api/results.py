@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistill.data import Source
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
 
@@ -28,6 +29,12 @@ def say(text: object) -> None:
     """Print, on one rank only."""
     if main_rank():
         print(text, flush=True)
+
+
+def say_notes(source: "Source") -> None:
+    """Print what of a source was left out or read in a way that may surprise."""
+    for note in source.notes:
+        say(f"note     {source.name}: {note}")
 
 
 @dataclass(frozen=True)

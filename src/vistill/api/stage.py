@@ -18,7 +18,7 @@ from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.describe import describe
 from vistill.api.probes import Probes
 from vistill.api.reading import Reading, on_device, open_samples, require_samples
-from vistill.api.results import PretrainResult, StudentResult, main_rank, say
+from vistill.api.results import PretrainResult, StudentResult, main_rank, say, say_notes
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import (
@@ -97,6 +97,7 @@ def prepare(
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
     reading = open_samples(config.data)
+    say_notes(reading.source)
     train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
     require_samples(reading)

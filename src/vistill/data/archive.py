@@ -1,38 +1,27 @@
-"""Pictures and clips inside archives: `.tar` shards (WebDataset naming or folders) and `.zip`.
+"""Pictures and clips inside `.tar` shards, in WebDataset's naming or in folders.
 
 An archive is indexed once; afterwards every picture is one seek and one read, in any order.
 """
 
 import os
 import posixpath
-import struct
 import tarfile
-import zipfile
-import zlib
 from array import array
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vistill.data.broken import BrokenImage
-from vistill.data.source import (
-    PICTURES,
-    Media,
-    NamedSource,
-    Others,
-    PackedNames,
-    encode_labels,
-    folder_classes,
-    folder_labels,
-    no_samples,
-)
+from vistill.data.passed_over import PassedOver
+from vistill.data.shard_labels import ShardLabels, ShardMembers
+from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels, hidden
 from vistill.errors import UserError
 
 OPEN_FILES = 64
 COMPRESSED_TAR = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-LOCAL_HEADER = 30
+ODD = "member that is no file"
 
 
 class ArchiveSource(NamedSource):
@@ -53,6 +42,13 @@ class ArchiveSource(NamedSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}
+
+    @staticmethod
+    def shown(files: list[Path], names: list[str], places: np.ndarray) -> list[str]:
+        """Names of samples as people look for them: of several archives with the archive's."""
+        if len(files) == 1:
+            return names
+        return [f"{files[n].name}/{x}" for n, x in zip(places[:, 0], names, strict=True)]
 
     def _read_at(self, file: int, offset: int, size: int) -> bytes:
         if self._pid != os.getpid():
@@ -81,89 +77,40 @@ class ShardSource(ArchiveSource):
 
 
 class TarSource(ShardSource):
-    """Plain `.tar` shards. Labels come from `.cls` members of the same key, else from folders."""
+    """Plain `.tar` shards. Labels come from members beside the samples, see
+    `vistill.data.shard_labels`, else from folders."""
 
     def __init__(self, name: str, files: list[Path], media: Media = PICTURES) -> None:
         names: list[str] = []
-        labels: list[str | None] = []
         places = array("q")
-        others = Others()
+        passed, labels = PassedOver(media), ShardLabels()
         for number, file in enumerate(files):
-            classes: dict[str, str] = {}
             start = len(names)
-            for member, offset, size, text in tar_members(file):
-                if media.holds(member):
-                    names.append(member.removeprefix("./").lstrip("/"))
+            members = ShardMembers(file)
+            for member, offset, size in tar_members(file, passed):
+                path = member.removeprefix("./").lstrip("/")
+                if hidden(path):
+                    continue
+                if media.holds(path):
+                    names.append(path)
                     places.extend((number, offset, size))
-                elif text is not None:
-                    classes[_key(member.removeprefix("./").lstrip("/"))] = text
-                else:
-                    others.add(member)
-            labels += [classes.get(_key(sample)) for sample in names[start:]]
+                elif not members.take(path, offset, size):
+                    passed.add(path)
+            labels.add(members, names[start:])
         if not names:
-            raise no_samples(media, name, others)
-        shards = [file.name for file in files]
+            raise passed.error(name)
         table = np.array(places, dtype=np.int64).reshape(-1, 3)
-        shown = names
-        if len(files) > 1:
-            shown = [f"{shards[n]}/{x}" for n, x in zip(table[:, 0], names, strict=True)]
-        super().__init__(name, files, PackedNames(shown), table, media)
-        folders = folder_classes(_without_common_folders(names))
-        self.classes, self.labels = encode_labels(labels if any(labels) else folders)
+        super().__init__(name, files, PackedNames(self.shown(files, names, table)), table, media)
+        found = labels.chosen(passed)
+        if found is None:
+            self.label_by_folders(without_common_folders(names))
+        else:
+            self.classes, self.labels = encode_labels(found)
+        self.notes = [*labels.notes, *passed.notes()]
 
 
-class ZipSource(ArchiveSource):
-    """A `.zip`, or one folder inside it. Labels come from folders."""
-
-    def __init__(self, name: str, file: Path, inside: str = "", media: Media = PICTURES) -> None:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir()]
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"'{file}' is damaged or no zip: {error}") from error
-        prefix = f"{inside}/" if inside else ""
-        found = [m for m in members if m.filename.startswith(prefix) and media.holds(m.filename)]
-        found.sort(key=lambda m: m.filename)
-        if not found:
-            others = Others()
-            for member in members:
-                others.add(member.filename)
-            raise no_samples(media, name, others)
-        for member in found:
-            if member.flag_bits & 1:
-                raise UserError(f"'{file}' is encrypted; unpack it and give the folder")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UserError(
-                    f"'{file}' is compressed in a way that cannot be read ('{member.filename}'); "
-                    "unpack it and give the folder"
-                )
-        names = [m.filename.removeprefix(prefix) for m in found]
-        table = [
-            (m.header_offset, m.compress_size, m.file_size, m.compress_type, m.CRC) for m in found
-        ]
-        super().__init__(name, [file], PackedNames(names), np.array(table, dtype=np.int64), media)
-        self.classes, self.labels = folder_labels(_without_common_folders(names))
-
-    def read(self, i: int) -> bytes:
-        offset, packed, size, method, checksum = self._places[i].tolist()
-        header = self._read_at(0, offset, LOCAL_HEADER)
-        if header[:4] != b"PK\3\4":
-            raise BrokenImage("the zip is damaged here")
-        data = self._read_at(
-            0, offset + LOCAL_HEADER + sum(struct.unpack("<HH", header[26:])), packed
-        )
-        if method == zipfile.ZIP_DEFLATED:
-            try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
-            except zlib.error as error:
-                raise BrokenImage("the zip is damaged here") from error
-        if zlib.crc32(data) != checksum:
-            raise BrokenImage("its checksum in the zip does not match")
-        return data
-
-
-def tar_members(file: Path) -> Iterator[tuple[str, int, int, str | None]]:
-    """Name, offset, size of every regular file, and the text of a WebDataset class (`.cls`)."""
+def tar_members(file: Path, passed: PassedOver | None = None) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every regular file; `passed` gets links and the like."""
     try:
         with open(file, "rb") as raw:
             if raw.read(6).startswith(COMPRESSED_TAR):
@@ -175,23 +122,15 @@ def tar_members(file: Path) -> Iterator[tuple[str, int, int, str | None]]:
             while (member := archive.next()) is not None:
                 # Or the archive keeps every header it has seen: a gigabyte for a million members.
                 archive.members = []  # type: ignore[attr-defined]
-                if not member.isreg():
-                    continue
-                text = None
-                if member.name.endswith(".cls") and (content := archive.extractfile(member)):
-                    text = content.read().decode("utf-8").strip()
-                yield member.name, member.offset_data, member.size, text
-    except (tarfile.TarError, UnicodeDecodeError, OSError) as error:
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+                elif passed is not None and not member.isdir():
+                    passed.add_odd(member.name, "link" if member.islnk() or member.issym() else ODD)
+    except (tarfile.TarError, OSError) as error:
         raise UserError(f"'{file}' is damaged or no tar: {error}") from error
 
 
-def _key(name: str) -> str:
-    """WebDataset's key: the path up to the first dot of the file name."""
-    path = PurePosixPath(name)
-    return str(path.with_name(path.name.partition(".")[0]))
-
-
-def _without_common_folders(names: list[str]) -> list[str]:
+def without_common_folders(names: list[str]) -> list[str]:
     """Names without the folders that all of them lie in."""
     depth = len(posixpath.commonpath([posixpath.dirname(name) for name in names]))
     return [name[depth + 1 :] for name in names] if depth else names

@@ -2,22 +2,35 @@
 
 import hashlib
 import os
+import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vistill.errors import UserError
 
-JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
-OTHER_SUFFIXES = {".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".tga"}
-IMAGE_SUFFIXES = JPEG_SUFFIXES | OTHER_SUFFIXES | {".ppm", ".pgm", ".pbm", ".pnm"}
-MPEG_SUFFIXES = {".mp4", ".m4v", ".mov", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob"}
-VIDEO_SUFFIXES = MPEG_SUFFIXES | {".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".ogv", ".gif"}
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+PNM_SUFFIXES = {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+JPEG_2000_SUFFIXES = {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+IMAGE_SUFFIXES = (
+    JPEG_SUFFIXES
+    | PNM_SUFFIXES
+    | JPEG_2000_SUFFIXES
+    | {".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".tga", ".qoi"}
+)
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+"""Endings of pictures that count where the decoder `HEIF_MODULE` is installed."""
+HEIF_MODULE = "pillow_heif"
+MPEG_SUFFIXES = {".mp4", ".m4v", ".f4v", ".mov", ".qt", ".3gp", ".3g2", ".mpg", ".mpeg", ".mpe",
+                 ".m2p", ".vob", ".mod", ".tod", ".ts", ".mts", ".m2t", ".m2ts"}  # fmt: skip
+VIDEO_SUFFIXES = MPEG_SUFFIXES | {".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".ogv",
+                                  ".ogm", ".rm", ".rmvb", ".dv", ".mxf", ".gif"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,14 +52,24 @@ class Media:
     def holds(self, name: str) -> bool:
         """Whether a file name ends like one of these; hidden files (and macOS doubles) do not
         count."""
-        path = PurePosixPath(name)
-        hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-        return not hidden and path.suffix.lower() in self.suffixes
+        return suffix(name) in self.suffixes and not hidden(name)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file is hidden, or one of macOS's doubles."""
+    return name.rpartition("/")[2].startswith(".") or (
+        "__MACOSX" in name and "__MACOSX" in name.split("/")
+    )
+
+
+def suffix(name: str) -> str:
+    """The ending of a file's name in small letters, with its dot; empty where there is none."""
+    return os.path.splitext(name)[1].lower()
 
 
 PICTURES = Media(
     noun="picture",
-    suffixes=frozenset(IMAGE_SUFFIXES),
+    suffixes=frozenset(IMAGE_SUFFIXES | (HEIF_SUFFIXES if find_spec(HEIF_MODULE) else set())),
     looked_for=".jpg, .png, .webp, .tif, .gif, .bmp and other picture files",
     hint="pictures are read where data.frames is left out",
 )
@@ -58,18 +81,22 @@ CLIPS = Media(
 )
 
 
-class Others:
-    """Files that are no samples, for the error that there are none."""
+NO_CLASS = frozenset({"-1", "-1.0", "nan"})
+"""What stands in lists and shards for a label that is not known, in small letters."""
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "unlabeled"}
+"""Usual names of folders that are parts of a collection, not classes."""
 
-    def __init__(self) -> None:
-        self.count, self.example, self.hint = 0, "", ""
 
-    def add(self, name: str) -> None:
-        """Count a file; one of the other kind is the better example."""
-        self.count += 1
-        other = next((kind for kind in (PICTURES, CLIPS) if kind.holds(name)), None)
-        if other is not None or not self.hint:
-            self.example, self.hint = name, "" if other is None else f"; {other.hint}"
+class Unlabelled(NamedTuple):
+    """Why samples have no labels.
+
+    Attributes:
+        reason: a sentence about them, without a full stop.
+        meant: whether something is there that looks as if it told classes.
+    """
+
+    reason: str
+    meant: bool
 
 
 class Source(Protocol):
@@ -80,12 +107,16 @@ class Source(Protocol):
         media: what the samples are.
         classes: class names in label order, or None.
         labels: int64 `[n]` class indices, -1 where unknown, or None.
+        unlabelled: why there are no labels, where that is known.
+        notes: sentences on what was left out or read in a way that may surprise.
     """
 
     name: str
     media: Media
     classes: list[str] | None
     labels: np.ndarray | None
+    unlabelled: Unlabelled | None
+    notes: list[str]
 
     def __len__(self) -> int: ...
 
@@ -147,6 +178,8 @@ class NamedSource:
         self.media = media
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
+        self.unlabelled: Unlabelled | None = None
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -167,31 +200,83 @@ class NamedSource:
     def fingerprint(self) -> str:
         return f"{len(self.names)} named {self.names.digest()}"
 
+    def label_by_folders(self, names: Iterable[str]) -> None:
+        """Labels from the first-level folders of `names`, one per sample, see `folder_classes`."""
+        found = folder_classes(names)
+        if isinstance(found, Unlabelled):
+            self.unlabelled = found
+        else:
+            self.classes, self.labels = encode_labels(found, no_class=())
 
-def folder_classes(names: Iterable[str]) -> list[str] | None:
+
+def folder_classes(names: Iterable[str]) -> list[str] | Unlabelled:
     """The class of every name, when all are `class/file` and there are at least two classes.
 
     One folder for everything says nothing, and a deeper tree (`train/class/file`) is not read as a
     tree of classes because its first level usually names a split.
     """
-    found = []
+    found: list[str] = []
+    loose, deep = _Some(), _Some()
     for name in names:
         folder, slash, rest = name.partition("/")
-        if not slash or "/" in rest:
-            return None
-        found.append(folder)
-    return found if len(set(found)) > 1 else None
+        if not slash:
+            loose.add(name)
+        elif "/" in rest:
+            deep.add(name)
+        found.append(sys.intern(folder))
+    folders = sorted(set(found) - {""}) if len(loose) < len(found) else []
+    if not folders:
+        return Unlabelled("none of its files lies in a folder of its class", meant=False)
+    if loose:
+        are, them = ("lies", "it") if len(loose) == 1 else ("lie", "them")
+        return Unlabelled(
+            f"{loose} {are} beside the folders: move {them} into a folder of one class, or away",
+            meant=True,
+        )
+    if len(folders) == 1:
+        give = f": give that folder, '{folders[0]}'" if deep else ""
+        return Unlabelled(
+            f"all its files lie in one folder, '{folders[0]}'{give}", meant=bool(deep)
+        )
+    if {folder.lower() for folder in folders} <= SPLITS:
+        return Unlabelled(f"its folders are parts ({', '.join(folders)}): give one", meant=True)
+    if not deep:
+        return found
+    are = "lies" if len(deep) == 1 else "lie"
+    return Unlabelled(
+        f"{deep} {are} in a folder inside a folder, and a class is a folder with nothing but files "
+        "in it: move its files up, or give the folder above the classes",
+        meant=True,
+    )
+
+
+class _Some:
+    """How many names there are, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def add(self, name: str) -> None:
+        self.first = self.first or name
+        self.count += 1
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __str__(self) -> str:
+        more = self.count - 1
+        return f"'{self.first}'" + (f" and {more} other{'s' * (more > 1)}" if more else "")
 
 
 def encode_labels(
-    values: Sequence[str | None] | None,
+    values: Sequence[str | None] | None, no_class: Collection[str] = NO_CLASS
 ) -> tuple[list[str] | None, np.ndarray | None]:
-    """Class names in order and one index per value (-1 for None or empty).
+    """Class names in order and one index per value (-1 for None, empty and `no_class`).
 
     Numbers are sorted as numbers, everything else as text; the same set of names therefore gets the
     same indices in every source.
     """
-    known = {value for value in values or () if value}
+    known = {value for value in set(values or ()) if value and value.lower() not in no_class}
     if values is None or not known:
         return None, None
     key: Callable[[str], int | str] = str
@@ -200,11 +285,6 @@ def encode_labels(
     classes = sorted(known, key=key)
     index: dict[str | None, int] = {value: i for i, value in enumerate(classes)}
     return classes, np.fromiter((index.get(value, -1) for value in values), np.int64, len(values))
-
-
-def folder_labels(names: Iterable[str]) -> tuple[list[str] | None, np.ndarray | None]:
-    """Class names and labels by first-level folder, see `folder_classes` and `encode_labels`."""
-    return encode_labels(folder_classes(names))
 
 
 def missing(path: Path) -> UserError:
@@ -217,11 +297,3 @@ def missing(path: Path) -> UserError:
     near = get_close_matches(wanted, os.listdir(parent.parent), n=1)
     hint = f"; did you mean '{parent.parent / near[0]}'?" if near else ""
     return UserError(f"'{path}' does not exist{hint}")
-
-
-def no_samples(media: Media, where: str, others: Others) -> UserError:
-    """The error for a place without a single picture or clip."""
-    held = ""
-    if others.count:
-        held = f"; it holds {others.count} other files such as '{others.example}'{others.hint}"
-    return UserError(f"no {media.noun} in '{where}' (looked for {media.looked_for}){held}")

@@ -23,6 +23,7 @@ from vistill.evaluation.classifier import Classifier, prepare_backbone
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores
 from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.labelled import no_labels
 from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
 from vistill.locking import LOCK, locked
@@ -181,7 +182,7 @@ def score_kept(
 def _classes(source: Source, head: Head) -> np.ndarray:
     """The head's output for every sample, -1 where its class is unknown."""
     if source.labels is None or source.classes is None:
-        raise UserError(f"{source.name} has no labels, which a test needs")
+        raise no_labels(source, "a test")
     if head.classes is None:
         outputs = len(head.state["head.weight"])
         if len(source.classes) != outputs:

@@ -56,14 +56,20 @@ def _labelled(source: Source, like: Source | None = None) -> Labelled:
     """The labelled pictures of `source`, its classes renumbered as in `like`."""
     known = None if source.labels is None else source.labels >= 0
     if source.labels is None or source.classes is None or known is None or not known.any():
-        raise UserError(
-            f"{source.name} has no labels, which an evaluation needs: one folder per class, or a "
-            "list with a label column"
-        )
+        raise no_labels(source, "an evaluation")
     classes = source.labels.astype(np.int64)
     if like is not None and source.classes != like.classes:
         classes = np.where(known, _renumbering(source, like)[classes], -1)
     return Labelled(source, np.flatnonzero(known), classes)
+
+
+def no_labels(source: Source, what: str) -> UserError:
+    """The error for `what` that cannot do without labels, with the reason why there are none."""
+    why = "" if source.unlabelled is None else f"; {source.unlabelled.reason}"
+    return UserError(
+        f"{source.name} has no labels, which {what} needs: one folder per class, or a list with a "
+        f"label column{why}"
+    )
 
 
 def _renumbering(source: Source, like: Source) -> np.ndarray:

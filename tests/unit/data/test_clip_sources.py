@@ -126,9 +126,9 @@ def test_an_index_leaves_problems_out(tmp_path, caplog):
 def test_the_other_kind_of_file_gets_a_hint(tmp_path):
     touch(tmp_path / "clips", "a.mp4", "b.mp4", "notes.md")
     touch(tmp_path / "pictures", "a.jpg", "b.txt")
-    with pytest.raises(UserError, match=r"no picture in .* 3 other files .*data.frames=16"):
+    with pytest.raises(UserError, match=r"no picture in .* 3 other files: 2 .mp4 .*data.frames=16"):
         open_source(str(tmp_path / "clips"))
-    with pytest.raises(UserError, match=r"no clip in .* such as 'a.jpg'; pictures are read where"):
+    with pytest.raises(UserError, match=r"2 other files: 1 .jpg .*pictures are read where"):
         open_source(str(tmp_path / "pictures"), "video")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match=r"no clip in .*looked for \.mp4"):

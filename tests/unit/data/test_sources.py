@@ -113,7 +113,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
     empty.mkdir()
     assert problem(empty).startswith(f"no picture in '{empty}' (looked for .jpg")
     (empty / "notes.md").write_text("no")
-    assert problem(empty).endswith("it holds 1 other files such as 'notes.md'")
+    assert problem(empty).endswith("it holds 1 other file: 1 .md ('notes.md')")
     assert "is not a folder, a .txt" in problem(empty / "notes.md")
     assert problem(tmp_path / "*.tar") == f"nothing matches '{tmp_path / '*.tar'}'"
 
@@ -238,7 +238,7 @@ def test_tar_errors(tmp_path: Path) -> None:
     big = tar(tmp_path / "big.tar", {f"{i}.png": bytes(3000) for i in range(3)})
     big.write_bytes(big.read_bytes()[:5000])
     assert "is damaged or no tar" in problem(big)
-    assert "such as 'a.md'" in problem(tar(tmp_path / "n.tar", {"a.md": b"x"}))
+    assert "1 other file: 1 .md ('a.md')" in problem(tar(tmp_path / "n.tar", {"a.md": b"x"}))
 
 
 def test_zip(tmp_path: Path) -> None:
@@ -258,7 +258,11 @@ def test_zip(tmp_path: Path) -> None:
     assert part.sample_name(1) == "b/1.png"
     assert part.read(0) == png(0)
     assert part.read(1) == bytes(5000)
-    assert "no picture in" in problem(f"{path}/set/valid")
+    assert problem(f"{path}/set/valid") == (
+        f"'{path}' holds no folder 'set/valid'; did you mean '{path}/set/train'?"
+    )
+    assert source.notes == ["passed over 1 other file: 1 .md ('set/notes.md')"]
+    assert part.notes == []
 
 
 def test_zip_errors(tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_packed_names_are_a_list(names: list[str]) -> None:
     assert pickle.loads(pickle.dumps(packed)).digest() == packed.digest()
 
 
-@given(st.lists(st.one_of(st.none(), st.text(max_size=3))))
+@given(st.lists(st.one_of(st.none(), st.text(max_size=2))))
 def test_labels_decode_to_their_names(values: list[str | None]) -> None:
     classes, labels = encode_labels(values)
     if not any(values):
@@ -295,3 +299,11 @@ def test_labels_decode_to_their_names(values: list[str | None]) -> None:
     assert labels is not None
     names = [*classes, None]
     assert [names[label] or None for label in labels] == [value or None for value in values]
+
+
+@pytest.mark.parametrize("none", ["-1", "nan", "NaN", "-1.0", "", None])
+def test_what_is_no_class(none: str | None) -> None:
+    classes, labels = encode_labels(["10", none, "9"])
+    assert classes == ["9", "10"]
+    assert labels is not None
+    assert labels.tolist() == [1, -1, 0]

@@ -154,7 +154,7 @@ def packed_clips(folder: Path) -> Packed:
     return {
         name: (shard.name, offset, size)
         for shard in sorted(folder.glob("shard-*.tar"))
-        for name, offset, size, _ in tar_members(shard)
+        for name, offset, size in tar_members(shard)
         if CLIPS.holds(name)
     }
 

@@ -1,0 +1,96 @@
+"""The command line on data that are not quite what they seem: everything left out is said."""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from command_line import CELLS, MAE, run
+
+from vistill.cli import main
+
+WORDS = [word.replace("batch_size=8", "batch_size=4") for word in MAE]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cells in a folder that may be changed, as `pictures` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(CELLS / "train", "pictures"))
+
+
+def pretrain(*words: object, expect: int = 0) -> None:
+    assert main(["pretrain", "mae", "--out", "out", *WORDS, *map(str, words)]) == expect
+
+
+def test_what_is_passed_over_is_said_even_where_the_run_is_refused(tmp_path: Path) -> None:
+    for picture in sorted((CELLS / "train" / "red").iterdir())[:3]:
+        shutil.copy(picture, tmp_path)
+    for number in range(50):
+        (tmp_path / f"IMG_{number}.DNG").write_bytes(b"raw")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    done = run("pretrain", "mae", "--data", tmp_path, "--out", "out", *WORDS, expect=2)
+    assert done.stdout == (
+        f"note     {tmp_path}: passed over 50 other files: 50 .dng ('IMG_0.DNG', …); to use .dng "
+        "convert them to .jpg, .png or .tif\n"
+        f"note     {tmp_path}: passed over a named pipe: pipe.jpg\n"
+    )
+    assert "larger than the number of training pictures, 2" in done.stderr
+
+
+def test_pretrain_says_why_there_is_no_probe(folder: Path, capsys) -> None:
+    shutil.copy(folder / "red" / "00000.jpg", folder / "stray.jpg")
+    pretrain("--data", folder, "--dry-run")
+    out = capsys.readouterr().out
+    assert "note     no labels, so no kNN probe: 'stray.jpg' lies beside the folders" in out
+    pretrain("--data", folder, "--dry-run", "train.knn_probe=false")
+    assert "note" not in capsys.readouterr().out
+    pretrain("--data", folder / "red", "--dry-run")  # nothing there looks like classes
+    assert "note" not in capsys.readouterr().out
+
+
+def test_evaluate_says_why_there_are_no_labels(folder: Path, mae_run: Path, capsys) -> None:
+    (folder / "red" / "old").mkdir()
+    (folder / "red" / "00000.jpg").rename(folder / "red" / "old" / "1.jpg")
+    assert main(["evaluate", f"run:{mae_run}", "--data", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "'red/old/1.jpg' lies in a folder inside a folder" in err
+
+
+def test_labels_that_are_partly_known(folder: Path, capsys) -> None:
+    with tarfile.open("s.tar", "w") as shard:
+        shard.add(folder, "pictures")
+    rows = [
+        f"pictures/{path.relative_to(folder)},{path.parent.name}" for path in folder.rglob("*.jpg")
+    ]
+    rows[0] = rows[0].rpartition(",")[0] + ",nan"
+    Path("l.csv").write_text("\n".join(["path,label", *rows]))
+    pretrain("--data", "l.csv", "--dry-run")
+    assert "27 pictures, 3 classes (26 of 27 labelled), 5 held out" in capsys.readouterr().out
+    pretrain("--data", "{s,s}.tar", "--dry-run")
+    assert "27 pictures, 3 classes, 5 held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["", "https://a.b/c.zip", "pipe:cat x.tar"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*["pretrain", "mae", "--out", "out", *WORDS], "--data", "PATH"],
+        ["evaluate", "vit_tiny", "--random-init", "--data", "PATH"],
+        ["evaluate", "vit_tiny", "--random-init", "--data", "pictures", "--test", "PATH"],
+        ["evaluate", "vit_tiny", "--random-init", "--data", "PATH", "--test", "pictures"],
+        ["evaluate", "vit_tiny", "--random-init", "--protocols", "detection", "--data", "PATH"],
+        ["prepare", "--out", "out", "PATH"],
+    ],
+)
+def test_no_path_and_urls_are_refused(words: list[str], path: str, folder: Path, capsys) -> None:
+    (folder.parent / "train").mkdir()
+    (folder.parent / "val").mkdir()
+    before = sorted(folder.parent.rglob("*"))
+    assert main([path if word == "PATH" else word for word in words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert ("is a URL" if path else "is empty; write '.'") in err
+    assert sorted(folder.parent.rglob("*")) == before
