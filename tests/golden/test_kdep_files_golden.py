@@ -1,5 +1,6 @@
 """Published KDEP checkpoints: names in every form they are handed on in."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from vistill.errors import UserError
 from vistill.models.build import load_backbone
 from vistill.models.cnn_files import is_cnn, plain_names
 from vistill.models.export import read_backbone, save_backbone
+from vistill.models.weight_files import read_weights
 
 FORMS = ["official", "classification", "segmentation", "detectron2"]
 
@@ -29,17 +31,33 @@ def official(golden):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_names(golden, form):
+def test_names(golden, form, tmp_path: Path):
     state, expected = official(golden)
     renamed = dict(state)
     if form != "official":
         mapping = expected[f"official_to_{form}"]
         renamed = {new: state[old] for old, new in mapping.items()}
-    plain = plain_names(renamed)
+    path = tmp_path / "weights.pkl"
+    if form == "detectron2":
+        arrays = {name: tensor.numpy() for name, tensor in renamed.items()}
+        content = {"model": arrays, "__author__": "KDEP", "matching_heuristics": True}
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(renamed if form == "segmentation" else {"model": renamed, "epoch": 0}, path)
+    plain = plain_names(read_weights(path).state)
     wanted = {new: state[old] for old, new in expected["official_to_plain"].items()}
-    assert set(plain) - {"new_mean", "new_std"} == set(wanted)
-    assert set(wanted) == set(resnet18().state_dict())
+    assert set(plain) == set(wanted) == set(resnet18().state_dict())
     assert all(torch.equal(plain[name], tensor) for name, tensor in wanted.items())
+
+
+def test_the_projector_of_the_1x1_convolution_is_left_aside(golden, tmp_path: Path):
+    case = golden("align_conv1x1_0", "kdep")
+    parts = {name.split(".")[0] for name in case.state}
+    assert {"emb", "l2norm"} <= parts
+    inside = {f"module.model.model.{name}": tensor for name, tensor in case.state.items()}
+    torch.save({"model": inside}, tmp_path / "checkpoint.pt")
+    plain = plain_names(read_weights(tmp_path / "checkpoint.pt").state)
+    assert {name.split(".")[0] for name in plain} == parts - {"emb", "l2norm"}
 
 
 def test_a_training_checkpoint_is_a_backbone(golden, tmp_path: Path):

@@ -12,7 +12,7 @@ from vistill.methods.base import Ingredients, Method
 from vistill.methods.together import Together
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
-from vistill.models.checkpoints import load_named
+from vistill.models.named_weights import load_named
 from vistill.training.loop import step_seed
 from vistill.training.optim import peak_lr
 

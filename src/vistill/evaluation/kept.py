@@ -28,8 +28,8 @@ from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
-from vistill.models.checkpoints import read_state_dict
 from vistill.models.export import save_backbone
+from vistill.models.weight_files import read_weights
 from vistill.training.distributed import device_kind
 
 HEAD = "head.safetensors"
@@ -112,7 +112,7 @@ def read_head(reference: str) -> Head:
         pool: Literal["avg", "cls"] = "cls" if facts["pool"] == "cls" else "avg"
         return Head(state, pool, json.loads(facts["classes"]), reference)
     if kind == "file":
-        published = read_state_dict(Path(path.partition(",")[0]))
+        published = read_weights(Path(path.partition(",")[0])).state
         state = {name: value for name, value in published.items() if name.startswith(_PARTS)}
         if "head.weight" in state:
             return Head(state, "avg" if "fc_norm.weight" in state else "cls", None, reference)

@@ -6,6 +6,7 @@ table belongs to its attention. timm's `Beit` knows no student without a class t
 
 import re
 
+import torch
 from torch import Tensor
 
 _OWN = (
@@ -30,8 +31,16 @@ def is_beit(state: dict[str, Tensor]) -> bool:
 
 
 def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BEiT's names to vistill's; position indices, which follow from the grid, are left out."""
+    """BEiT's names to vistill's; position indices, which follow from the grid, are left out.
+
+    Where keys have a bias of their own, too, the three are one.
+    """
     kept = {k: v for k, v in state.items() if not k.endswith("relative_position_index")}
+    for name in [k for k in kept if k.endswith("attn.k_bias")]:
+        parts = [name.removesuffix("k_bias") + part for part in ("q_bias", "k_bias", "v_bias")]
+        if kept.keys() >= set(parts):
+            bias = torch.cat([kept.pop(part) for part in parts])
+            kept[name.removesuffix("k_bias") + "qkv.bias"] = bias
     return _renamed(kept, _OWN)
 
 

@@ -9,8 +9,6 @@ from vistill.models.layers import QKVBias
 from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
 from vistill.models.vit import VisionTransformer
 
-_FILE_OPTIONS = ("num_heads", "classifier", "branch", "stages")
-
 
 def model_names() -> list[str]:
     """Students that need no further sizes."""
@@ -146,12 +144,13 @@ def load_backbone(
     Args:
         spec: `run:DIR` (a run, or a folder with an exported backbone), `file:PATH` (published
             checkpoints of MAE, TinyMIM, DINO, DeiT, BEiT, CLIP, EsViT and feature distillation, or
-            a plain state dict; `,num_heads=N` where no tensor tells it, `,classifier=keep` for the
-            `logits` tap, `,branch=teacher` for the other network of the file, `,stages=3` to cut a
-            Swin), `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with
-            `torchvision/`, `open_clip/` and `hf/`, `hf/FOLDER` (the folder's weights, if any),
-            `open_clip/NAME:TAG` or `open_clip/NAME:PATH`, each with `,classifier=keep` where
-            there is a classifier; the name of a ViT (random), or a `Backbone`.
+            a plain state dict; `,num_heads=N`, `,image_size=HxW` and, of a Swin, `,window=N` where
+            no tensor tells it, `,classifier=keep` for the `logits` tap, `,branch=teacher` or
+            `,branch=ema` for another network of the file, `,stages=3` to cut a Swin),
+            `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with `torchvision/`,
+            `open_clip/` and `hf/`, `hf/FOLDER` (the folder's weights, if any), `open_clip/NAME:TAG`
+            or `open_clip/NAME:PATH`, each with `,classifier=keep` where there is a classifier; the
+            name of a ViT (random), or a `Backbone`.
         image_size: side of the inputs; None: the model's own. Position tables are resized.
         num_frames: frames of the clips that a model of clips will see; None: its own.
 
@@ -165,7 +164,9 @@ def load_backbone(
 
         model = read_backbone(Path(spec.removeprefix("run:")))
     elif spec.startswith("file:"):
-        model = _from_file(spec.removeprefix("file:"))
+        from vistill.models.checkpoints import backbone_from_file
+
+        model = backbone_from_file(spec.removeprefix("file:"))
     elif spec.startswith(LIBRARIES):
         model = _from_library(spec, image_size)
         if not spec.startswith("open_clip/"):
@@ -252,36 +253,3 @@ def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> 
     from vistill.models.torchvision_models import torchvision_backbone
 
     return torchvision_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)
-
-
-def _from_file(reference: str) -> Backbone:
-    from vistill.models.checkpoints import backbone_from_state, read_state_dict
-
-    path, *written = reference.split(",")
-    options = dict(word.partition("=")[::2] for word in written)
-    unknown = [name for name in options if name not in _FILE_OPTIONS]
-    if unknown:
-        raise UserError(
-            f"file:{reference}: {unknown[0]!r} is none of the options {', '.join(_FILE_OPTIONS)}"
-        )
-    numbers: dict[str, int | None] = {"num_heads": None, "stages": None}
-    for name in numbers:
-        text = options.get(name)
-        if text is not None and not text.isdigit():
-            raise UserError(f"file:{reference}: {name} must be a whole number, not {text!r}")
-        numbers[name] = int(text) if text else None
-    if options.get("classifier", "keep") != "keep":
-        raise UserError(f"file:{reference}: classifier can only be 'keep'")
-    state = read_state_dict(Path(path), options.get("branch", "student"))
-    try:
-        model = backbone_from_state(
-            state,
-            path,
-            numbers["num_heads"],
-            classifier="classifier" in options,
-            stages=numbers["stages"],
-        )
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    model.origin = f"file {path}"
-    return model

@@ -1,47 +1,32 @@
-"""Published weight files, recognised by their keys and loaded without unpickling code (spec 11)."""
+"""Models out of published weight files, recognised by the names of their tensors (spec 11)."""
 
-import argparse
-from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
 from vistill.models.beit import is_beit, own_names
 from vistill.models.clip import CLIP_NORMALIZATION, clip_names, is_clip
+from vistill.models.cnn_files import cnn_from_state, is_cnn
+from vistill.models.grids import TABLE, Grid, patch_grid
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS, QKVBias
-from vistill.models.positions import sincos_2d
-from vistill.models.torchscript import archive_root, read_torchscript
+from vistill.models.named_weights import listed, load_named
+from vistill.models.positions import PositionRule
+from vistill.models.swin_files import is_swin, swin_from_state
 from vistill.models.videomae_files import ASIDE, clip_vit_from_state, is_of_clips
 from vistill.models.vit import VisionTransformer
+from vistill.models.weight_files import read_weights
 
-# The wrappers that MAE, TinyMIM, DeiT and their descendants put around a state dict.
-_WRAPPERS = ("model", "state_dict", "module")
-_PREFIXES = ("module.", "backbone.", "encoder.")
-# What the checkpoints of feature distillation put in front of the names of their teacher.
-_TEACHER = "feature_model."
-# Pre-training and classification parts that a backbone has no use for.
-_DROPPED = (
-    "decoder_",
-    "decoder.",
-    _TEACHER,
-    "mask_token",
-    "fc_norm.",
-    *ASIDE,
+_OPTIONS = (
+    *("num_heads", "classifier", "branch", "stages", "image_size", "window", "position_rule"),
 )
+# Pre-training and classification parts that a backbone has no use for.
+_DROPPED = ("decoder_", "decoder.", "feature_model.", "mask_token", "fc_norm.", *ASIDE)
 _CLASSIFIER = ("head.", "head_dist.")
-# Heads of the published sizes; other widths get 64 channels a head.
-_HEADS = {192: 3, 1280: 16}
-_TABLE = "relative_position_bias_table"
-
-
-# `torch.load` fills no other dictionary, so the settings of yacs are read as this one.
-_ALLOWED: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+# Heads of the published widths; others have 64 channels a head by convention.
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
 
 
 class LoadedWeights(NamedTuple):
@@ -51,52 +36,72 @@ class LoadedWeights(NamedTuple):
     dropped: list[str]
 
 
-def read_state_dict(path: Path, branch: str = "student") -> dict[str, Tensor]:
-    """Tensors of a `.safetensors`, PyTorch or TorchScript file, unwrapped and without prefixes.
-
-    Nothing of a TorchScript archive is run. PyTorch files are read with `weights_only=True`; of
-    other classes only `argparse.Namespace` and yacs' `CfgNode` (training settings of MAE and of
-    feature distillation) may occur; the latter is read as a dictionary.
-
-    Args:
-        path: the file.
-        branch: which network is read where the file holds a `student` and a `teacher` (EsViT,
-            feature distillation).
+def backbone_from_file(reference: str) -> Backbone:
+    """The model of `PATH[,OPTION=VALUE]...` (see `vistill.models.build.load_backbone`).
 
     Raises:
-        UserError: if the file is missing, unreadable, unsafe or holds no tensors.
+        UserError: an option is unknown or wrong, or the file holds no model that is known.
     """
-    if not path.is_file():
-        raise UserError(f"there is no weight file {path}")
+    path, *written = reference.split(",")
+    options = dict(word.partition("=")[::2] for word in written)
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise UserError(
+            f"file:{reference}: {unknown[0]!r} is none of the options {', '.join(_OPTIONS)}"
+        )
+    if options.get("classifier", "keep") != "keep":
+        raise UserError(f"file:{reference}: classifier can only be 'keep'")
+    numbers = {
+        name: _number(reference, options, name) for name in ("num_heads", "stages", "window")
+    }
+    size = _size(reference, options)
+    weights = read_weights(Path(path), options.get("branch"))
+    rule = _rule(reference, options, by_timm=weights.by_timm)
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        elif (root := archive_root(path)) is not None:
-            content = read_torchscript(path, root)
-        else:
-            with torch.serialization.safe_globals(_ALLOWED):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read weights from {path}: {reason}") from error
-    wrappers = (*_WRAPPERS, branch)
-    while isinstance(content, dict):
-        inner = next((content[key] for key in wrappers if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no state dict")
-    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise UserError(f"{path} holds no tensors")
-    if branch == "teacher":
-        kept = {k: v for k, v in state.items() if k.startswith(_TEACHER)}
-        state = {k.removeprefix(_TEACHER): v for k, v in kept.items()} or state
-    for prefix in _PREFIXES:
-        if any(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+        model = backbone_from_state(
+            weights.state,
+            path,
+            classifier="classifier" in options,
+            image_size=size,
+            position_rule=rule,
+            **numbers,
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    remarks = [weights.taken, "" if numbers["num_heads"] else _assumed_heads(model)]
+    model.origin = ", ".join([f"file {path}", *filter(None, remarks)])
+    return model
+
+
+def _assumed_heads(model: Backbone) -> str:
+    """What is said of heads that neither a tensor nor a published size tells."""
+    told = not isinstance(model, VisionTransformer) or model.relative_position or model.pre_norm
+    return "" if told or model.width in _HEADS else f"{model.num_heads[0]} heads by convention"
+
+
+def _number(reference: str, options: dict[str, str], name: str) -> int | None:
+    text = options.get(name)
+    if text is not None and (not text.isdecimal() or not int(text)):
+        raise UserError(f"file:{reference}: {name} must be a whole number, not {text!r}")
+    return int(text) if text else None
+
+
+def _rule(reference: str, options: dict[str, str], *, by_timm: bool) -> PositionRule:
+    text = options.get("position_rule", "bicubic_antialias" if by_timm else "bicubic")
+    if text not in get_args(PositionRule):
+        known = " or ".join(get_args(PositionRule))
+        raise UserError(f"file:{reference}: position_rule must be {known}, not {text!r}")
+    return cast("PositionRule", text)
+
+
+def _size(reference: str, options: dict[str, str]) -> Grid | None:
+    text = options.get("image_size")
+    if text is None:
+        return None
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"file:{reference}: image_size must be 224 or HEIGHTxWIDTH, not {text!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 def encoder_weights(state: dict[str, Tensor], *, classifier: bool = False) -> LoadedWeights:
@@ -113,33 +118,41 @@ def backbone_from_state(
     *,
     classifier: bool = False,
     stages: int | None = None,
+    image_size: Grid | None = None,
+    window: int | None = None,
+    position_rule: PositionRule = "bicubic",
 ) -> Backbone:
     """The model that a state dict belongs to, recognised by its names.
 
     Args:
         stages: of a Swin, build the first ones only.
-        state, source, num_heads, classifier: see `vit_from_state`.
+        window: side of a Swin's windows, where no tensor tells it.
+        state, source, num_heads, classifier, image_size, position_rule: see `vit_from_state`.
 
     Raises:
         UserError: also if an option does not suit the kind of model.
     """
-    from vistill.models.cnn_files import cnn_from_state, is_cnn
-    from vistill.models.swin import is_swin, swin_from_state
-
+    swin = is_swin(state)
+    for name, value in {"stages": stages, "window": window}.items():
+        if value is not None and not swin:
+            raise UserError(f"{source} is no Swin, for which alone {name}={value} has a meaning")
+    if num_heads and (swin or is_cnn(state)):
+        kind = "Swin, whose tensors tell its heads" if swin else "CNN, which has no heads"
+        raise UserError(f"{source} is a {kind}; leave num_heads={num_heads} out")
     if is_cnn(state):
-        if num_heads or stages is not None:
-            raise UserError(f"{source} is a CNN, for which num_heads and stages mean nothing")
-        return cnn_from_state(state, source, classifier=classifier)
-    if not is_swin(state):
-        if stages is not None:
-            raise UserError(f"{source} is no Swin, which alone can be cut after stage {stages}")
-        return vit_from_state(state, source, num_heads, classifier=classifier)
-    if classifier or num_heads:
-        raise UserError(f"{source} is a Swin, for which num_heads and classifier cannot be given")
-    model, weights = swin_from_state(state, stages=stages)
-    optional = () if stages is None else ("norm.weight", "norm.bias")
-    load_named(model.module, weights, source, optional=optional)
-    return model
+        return cnn_from_state(state, source, classifier=classifier, image_size=image_size)
+    if not swin:
+        return vit_from_state(
+            state,
+            source,
+            num_heads,
+            classifier=classifier,
+            image_size=image_size,
+            position_rule=position_rule,
+        )
+    if classifier:
+        raise UserError(f"{source} is a Swin, whose classifier cannot be kept")
+    return swin_from_state(state, source, stages=stages, image_size=image_size, window=window)
 
 
 def vit_from_state(
@@ -148,6 +161,8 @@ def vit_from_state(
     num_heads: int | None = None,
     *,
     classifier: bool = False,
+    image_size: Grid | None = None,
+    position_rule: PositionRule = "bicubic",
 ) -> VisionTransformer:
     """A ViT with the sizes that the tensors tell and their values.
 
@@ -155,53 +170,60 @@ def vit_from_state(
         state: weights under the names of MAE and timm, of BEiT, of OpenAI's CLIP, or of VideoMAE.
         source: where they come from, for messages.
         num_heads: heads of every block, which only a bias table tells; None: the published count of
-            the width (192: 3, 1280: 16), else 64 channels a head.
+            the width, else 64 channels a head where that divides.
         classifier: keep the classifier, for the `logits` tap.
+        image_size: height and width of the pictures, where no tensor tells them.
+        position_rule: how the table of positions is resampled for another size.
 
     Raises:
-        UserError: if this is no plain ViT; missing and unexpected names are listed.
+        UserError: if this is no plain ViT, or no tensor tells a size that nobody named; missing and
+            unexpected names are listed.
     """
     clip = is_clip(state)
     if clip:
-        state = clip_names(state)
-    elif is_beit(state):
-        state = own_names(state)
-    weights, _ = encoder_weights(state, classifier=classifier)
-    if classifier and "head.weight" not in weights:
-        raise UserError(f"{source} holds no classifier (head.weight)")
+        state, position_rule = clip_names(state), "bicubic"
     missing = [k for k in ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight") if k not in state]
     if missing:
         raise UserError(
             f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "
-            f"{_listed(missing)} missing; it holds {_listed(state)}"
+            f"{listed(missing)} missing; it holds {listed(state)}"
         )
-    if is_of_clips(weights):
-        if classifier:
-            raise UserError(f"{source}: the classifier of a model of clips cannot be kept")
-        width = weights["patch_embed.proj.weight"].shape[0]
-        clips = clip_vit_from_state(weights, num_heads or _num_heads(weights, width))
-        load_named(clips, weights, source, optional=("pos_embed", "norm.weight", "norm.bias"))
-        return clips
+    told, state = state, own_names(state) if is_beit(state) else state
+    weights, _ = encoder_weights(state, classifier=classifier)
+    if classifier and "head.weight" not in weights:
+        raise UserError(f"{source} holds no classifier (head.weight)")
     kernel = weights["patch_embed.proj.weight"]
     embed_dim, patch_size = kernel.shape[0], kernel.shape[-1]
-    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    class_token, distilled = "cls_token" in weights, "dist_token" in weights
-    side = _grid_side(weights, source)
-    table = weights.get("pos_embed")
+    if is_of_clips(weights) and classifier:
+        raise UserError(f"{source}: the classifier of a model of clips cannot be kept")
+    heads = _num_heads(weights, embed_dim, source, num_heads, clip)
+    if is_of_clips(weights):
+        clips = clip_vit_from_state(weights, heads, source, image_size)
+        load_named(clips, weights, source, optional=("pos_embed", "norm.weight", "norm.bias"))
+        return clips
+    if image_size is not None and any(side % patch_size for side in image_size):
+        raise UserError(
+            f"{source}: image_size={image_size[0]}x{image_size[1]} is no multiple of its patches "
+            f"of {patch_size} pixels"
+        )
+    size = image_size and (image_size[0] // patch_size, image_size[1] // patch_size)
+    grid, fixed = patch_grid(told, source, size)
+    absolute: Literal["sincos", "learned"] = "sincos" if fixed else "learned"
     qkv_bias: QKVBias = "no_key" if "blocks.0.attn.q_bias" in weights else "none"
     model = VisionTransformer(
-        image_size=side * patch_size,
+        image_size=(grid[0] * patch_size, grid[1] * patch_size),
         patch_size=patch_size,
         embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads or _num_heads(weights, embed_dim),
+        depth=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
+        num_heads=heads,
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim,
-        class_token=class_token,
-        position="none" if table is None else _position(table, side, class_token, distilled),
+        class_token="cls_token" in weights,
+        position=absolute if "pos_embed" in weights else "none",
+        position_rule=position_rule,
         layer_scale=1.0 if "blocks.0.ls1.gamma" in weights else None,
         relative_position=_relative(weights),
         qkv_bias="all" if "blocks.0.attn.qkv.bias" in weights else qkv_bias,
-        distillation_token=distilled,
+        distillation_token="dist_token" in weights,
         pre_norm=clip,
         activation="quick_gelu" if clip else "gelu",
         norm_eps=CLIP_NORM_EPS if clip else LAYER_NORM_EPS,
@@ -213,85 +235,29 @@ def vit_from_state(
 
 
 def _relative(weights: dict[str, Tensor]) -> Literal["shared", "layer"] | None:
-    if f"rel_pos_bias.{_TABLE}" in weights:
+    if f"rel_pos_bias.{TABLE}" in weights:
         return "shared"
-    return "layer" if f"blocks.0.attn.rel_pos_bias.{_TABLE}" in weights else None
+    return "layer" if f"blocks.0.attn.rel_pos_bias.{TABLE}" in weights else None
 
 
-def _num_heads(weights: dict[str, Tensor], embed_dim: int) -> int:
-    """What a bias table tells, else the published count of the width, else 64 channels a head."""
-    for name, value in weights.items():
-        if name.endswith(_TABLE):
-            return value.shape[1]
-    return _HEADS.get(embed_dim, max(1, embed_dim // 64))
-
-
-def _grid_side(weights: dict[str, Tensor], source: str) -> int:
-    """Rows of patches, from the table of absolute or relative positions; 14 where there is none."""
-    class_token = "cls_token" in weights
-    for name, value in weights.items():
-        if name == "pos_embed":
-            patches = value.shape[1] - int(class_token) - int("dist_token" in weights)
-            side = round(patches**0.5)
-            if side * side != patches:
-                raise UserError(
-                    f"{source}: pos_embed has {patches} patch positions, which is no square grid"
-                )
-            return side
-        if name.endswith(_TABLE):
-            offsets = value.shape[0] - 3 * class_token
-            side = (round(offsets**0.5) + 1) // 2
-            if (2 * side - 1) ** 2 != offsets:
-                raise UserError(f"{source}: {name} has {offsets} offsets, which is no square grid")
-            return side
-    return 14
-
-
-def _position(
-    table: Tensor, side: int, class_token: bool, distilled: bool
-) -> Literal["sincos", "learned"]:
-    """Whether a table is the fixed one of MAE."""
-    if table.shape[2] % 4 or distilled:
-        return "learned"
-    fixed = sincos_2d(table.shape[2], (side, side), int(class_token))
-    return "sincos" if torch.allclose(table.double(), fixed, atol=1e-4) else "learned"
-
-
-def load_named(
-    model: torch.nn.Module,
-    weights: dict[str, Tensor],
-    source: str,
-    optional: Iterable[str] = (),
-) -> None:
-    """Load weights strictly and report every mismatch by name.
-
-    Args:
-        optional: names that may be missing (fine-tuned files have no final norm).
+def _num_heads(
+    weights: dict[str, Tensor], width: int, source: str, told: int | None, clip: bool
+) -> int:
+    """What a bias table tells, else `told`, the published count of the width, 64 channels a head.
 
     Raises:
-        UserError: if names or shapes differ.
+        UserError: the table tells otherwise than `told`, or nothing tells.
     """
-    own = model.state_dict()
-    missing = [name for name in own if name not in weights and name not in set(optional)]
-    unexpected = [name for name in weights if name not in own]
-    shapes = [
-        f"{name} is {list(weights[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    problems = []
-    if missing:
-        problems.append(f"missing {_listed(missing)}")
-    if unexpected:
-        problems.append(f"unexpected {_listed(unexpected)}")
-    if shapes:
-        problems.append(_listed(shapes))
-    if problems:
-        raise UserError(f"{source} does not fit the model: {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=False)
-
-
-def _listed(names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    table = next((value.shape[1] for name, value in weights.items() if name.endswith(TABLE)), None)
+    if table is not None and told not in (None, table):
+        raise UserError(f"{source} has {table} heads, as its bias tables tell, not {told}")
+    if heads := table or told:
+        return heads
+    if clip or width not in _HEADS:
+        if width % 64 and not clip:
+            raise UserError(
+                f"no tensor of {source} tells how many heads its width of {width} is split into: "
+                f"write file:{source},num_heads=N"
+            )
+        return max(1, width // 64)
+    return _HEADS[width]

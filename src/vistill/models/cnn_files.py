@@ -8,13 +8,13 @@ from torch import Tensor
 from torchvision.models import get_model
 
 from vistill.errors import UserError
-from vistill.models.checkpoints import load_named
+from vistill.models.named_weights import load_named
 from vistill.models.pooled import PooledBackbone
 from vistill.models.torchvision_models import torchvision_build
 
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
-# A training checkpoint holds the network twice, besides what only pre-training needs.
-_ASIDE = re.compile(r"(attacker|normalizer|normalize|emb|l2norm)\.|feat_scale$")
+# What only pre-training needs: normalisers, and the projector of the 1x1 convolution.
+_ASIDE = re.compile(r"(module\.)?(attacker|normalizer|normalize|emb|l2norm)\.|feat_scale$")
 _CLASSIFIERS = ("fc.", "classifier.")
 _OF_DETECTRON = (
     (r"^stem\.", ""),
@@ -29,14 +29,10 @@ _NOT_EXPANDED = ("0.0", "0.1", "", "1", "2")
 def plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's own tensors under torchvision's names.
 
-    Prefixes are taken off, the first of two copies is kept, and projectors and normalisers are left
-    aside. MobileNetV2 of the KDEP code and detectron2's ResNets are renamed.
+    Projectors and normalisers of pre-training are left aside; MobileNetV2 of the KDEP code and
+    detectron2's ResNets are renamed.
     """
-    plain: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("module.")
-        if not _ASIDE.match(name):
-            plain[re.sub(r"^(model\.)+", "", name)] = tensor
+    plain = {name: tensor for name, tensor in state.items() if not _ASIDE.match(name)}
     if "stem.conv1.weight" in plain:
         return {_from_detectron(name): tensor for name, tensor in plain.items()}
     if "conv.0.weight" in plain:
@@ -66,7 +62,11 @@ def is_cnn(state: dict[str, Tensor]) -> bool:
 
 
 def cnn_from_state(
-    state: dict[str, Tensor], source: str, *, classifier: bool = False
+    state: dict[str, Tensor],
+    source: str,
+    *,
+    classifier: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> PooledBackbone:
     """The torchvision model that the weights fit; a classifier of not 1000 classes is left aside.
 
@@ -74,6 +74,7 @@ def cnn_from_state(
         state: weights under torchvision's names, or those of the KDEP checkpoints.
         source: where they come from, for messages.
         classifier: keep the classifier, of any number of classes, for the `logits` tap.
+        image_size: height and width it is used at, which no tensor depends on; None: 224.
 
     Raises:
         UserError: they fit none, or hold no classifier.
@@ -104,7 +105,7 @@ def cnn_from_state(
     counters = [key for key in expected if key.endswith("num_batches_tracked")]
     load_named(module, fitting, source, optional=[*([] if classifier else heads), *counters])
     build = torchvision_build(name, None, classifier, classes)
-    return PooledBackbone(module, logits=classifier, build=build)
+    return PooledBackbone(module, image_size=image_size or 224, logits=classifier, build=build)
 
 
 def _body(shapes: dict[str, torch.Size]) -> dict[str, torch.Size]:

@@ -16,9 +16,9 @@ from vistill.files import write_atomic
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.beit import beit_names, own_names
 from vistill.models.build import rebuild
-from vistill.models.checkpoints import load_named
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
+from vistill.models.named_weights import load_named
 from vistill.models.pooled import PooledBackbone
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer

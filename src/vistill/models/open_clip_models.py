@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization
-from vistill.models.checkpoints import load_named, read_state_dict
 from vistill.models.clip import CLIP_NORMALIZATION, clip_names
 from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
 from vistill.models.hub import quiet_hub
+from vistill.models.named_weights import load_named
 from vistill.models.pooled import PooledBackbone
 from vistill.models.timm_models import adapted, has_transformer_blocks
 from vistill.models.vit import VisionTransformer
+from vistill.models.weight_files import read_weights
 
 _TOWER = "visual."
 
@@ -61,7 +62,7 @@ def open_clip_backbone(
     origin = f"open_clip/{name}, random"
     if weights:
         path = _weight_file(name, weights, tags)
-        state = read_state_dict(Path(path))
+        state = read_weights(Path(path), anchors=["logit_scale"]).state
         seen = {k.removeprefix(_TOWER): v.float() for k, v in state.items() if k.startswith(_TOWER)}
         load_named(tower, seen, f"open_clip/{name}:{weights}")
         published = weights in (*tags, "pretrained")
@@ -158,6 +159,7 @@ def _as_plain_vit(
         num_heads=hooked.num_heads[0],
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / hooked.width,
         position="learned",
+        position_rule="bicubic_antialias",
         pre_norm=True,
         activation=activation,
         norm_eps=tower.ln_pre.eps,

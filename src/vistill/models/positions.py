@@ -1,9 +1,16 @@
-"""Fixed sine-cosine position tables and their resizing (spec 1)."""
+"""Fixed sine-cosine position tables, and how tables are resampled for another size (spec 1)."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+PositionRule = Literal["bicubic", "bicubic_antialias"]
+"""`bicubic`: the published code of MAE, TinyMIM, DeiT, BEiT and feature distillation.
+`bicubic_antialias`: timm's `resample_abs_pos_embed`, and open_clip's; smoother where a grid
+shrinks."""
 
 
 def sincos_2d(embed_dim: int, grid: tuple[int, int], num_prefix: int) -> Float[Tensor, "1 n d"]:
@@ -48,11 +55,13 @@ def resize_position_table(
     num_prefix: int,
     old_grid: tuple[int, int],
     new_grid: tuple[int, int],
+    rule: PositionRule = "bicubic",
 ) -> Float[Tensor, "1 m d"]:
-    """Bicubic resize of the patch part (no corner alignment, no antialiasing); prefix rows stay."""
+    """The patch part resampled without corner alignment, as `rule` says; prefix rows stay."""
     if old_grid == new_grid:
         return table
     prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
-    square = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=new_grid, mode="bicubic", align_corners=False)
+    picture = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
+    antialias = rule == "bicubic_antialias"
+    resized = F.interpolate(picture, size=new_grid, mode="bicubic", antialias=antialias)
     return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,5 +1,4 @@
-"""Swin transformers, first and second version, in timm's implementation, and the published names
-of their weights (EsViT, feature distillation; spec fd 2.4, 4)."""
+"""Swin transformers, first and second version, in timm's implementation (spec fd 2.4, 4)."""
 
 import copy
 import re
@@ -16,10 +15,6 @@ from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal
 from vistill.models.taps import Draws, Images, Taps, Visible
 
-# Buffers that follow from the sizes, and heads that a backbone has no use for.
-_LEFT_OUT = re.compile(
-    r"(relative_position_index|relative_coords_table|attn_mask)$|^head|^decoder\.|^feature_model\."
-)
 _NEAR_IDENTITY = 1e-5
 NO_DECAY = ("cpb_mlp", "logit_scale", "relative_position_bias_table")
 """Parts of the names of matrices that are published without weight decay."""
@@ -30,7 +25,7 @@ class SwinBackbone(Backbone):
 
     Args:
         version: 1, or 2 (post-norm, cosine attention, continuous position bias).
-        image_size: side of the square input.
+        image_size: side of the square input, or (height, width).
         patch_size: side of a patch.
         embed_dim: channels of the first stage.
         depths: blocks of every stage.
@@ -38,6 +33,8 @@ class SwinBackbone(Backbone):
         window_size: side of an attention window in tokens; at most the grid of the stage.
         mlp_ratio: hidden width of the MLPs.
         share_bias: one position bias network for all blocks of a stage (version 2).
+        pretrained_windows: of every stage, the window by which its coordinates are scaled (version
+            2, fine-tuned with larger windows); None: its own.
         normalization: statistics of its inputs.
 
     Raises:
@@ -48,7 +45,7 @@ class SwinBackbone(Backbone):
         self,
         *,
         version: int,
-        image_size: int,
+        image_size: int | Sequence[int],
         patch_size: int = 4,
         embed_dim: int,
         depths: Sequence[int],
@@ -56,6 +53,7 @@ class SwinBackbone(Backbone):
         window_size: int,
         mlp_ratio: float = 4.0,
         share_bias: bool = False,
+        pretrained_windows: Sequence[int] | None = None,
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
@@ -68,15 +66,21 @@ class SwinBackbone(Backbone):
             "window_size": window_size,
             "mlp_ratio": mlp_ratio,
         }
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         pitch = patch_size * 2 ** (len(depths) - 1)
-        if image_size % pitch or image_size < 2 * pitch:
+        if height % pitch or width % pitch or min(height, width) < 2 * pitch:
+            shown = height if height == width else f"{height} x {width}"
             raise ValueError(
                 f"a Swin of {len(depths)} stages needs a multiple of {pitch} pixels, at least "
-                f"{2 * pitch}, not {image_size}"
+                f"{2 * pitch}, not {shown}"
             )
         kind = SwinTransformer if version == 1 else SwinTransformerV2
+        scaled: dict[str, Any] = {}
+        if pretrained_windows is not None:
+            self._args["pretrained_windows"] = list(pretrained_windows)
+            scaled["pretrained_window_sizes"] = tuple(pretrained_windows)
         self.module: Any = kind(
-            img_size=image_size,
+            img_size=(height, width),
             patch_size=patch_size,
             embed_dim=embed_dim,
             depths=tuple(depths),
@@ -85,6 +89,7 @@ class SwinBackbone(Backbone):
             mlp_ratio=mlp_ratio,
             num_classes=0,
             drop_path_rate=0.0,
+            **scaled,
         )
         self.share_bias = share_bias
         if version == 2:
@@ -100,7 +105,8 @@ class SwinBackbone(Backbone):
             heads for heads, n in zip(num_heads, depths, strict=True) for _ in range(n)
         )
         self.num_prefix_tokens = 0
-        self.image_size = (image_size, image_size)
+        self.image_size = (height, width)
+        self.window_size = window_size
         self.normalization = normalization or Normalization()
         self.taps = frozenset[TapKind](("block", "norm"))
         self.pools_after_norm = True
@@ -110,18 +116,25 @@ class SwinBackbone(Backbone):
     @property
     def build(self) -> dict[str, Any]:  # type: ignore[override]
         """What `vistill.models.build` needs to make this architecture again."""
-        arguments = {"image_size": self.image_size[0], "share_bias": self.share_bias}
+        arguments = {"image_size": self._size, "share_bias": self.share_bias}
         return {"name": "swin", "args": arguments | self._args}
+
+    @property
+    def _size(self) -> int | list[int]:
+        height, width = self.image_size
+        return height if height == width else [height, width]
 
     @property
     def timm_build(self) -> dict[str, Any]:
         """`timm.create_model` arguments that build the same network."""
         arguments = dict(self._args)
         second = arguments.pop("version") == 2
+        if (windows := arguments.pop("pretrained_windows", None)) is not None:
+            arguments["pretrained_window_sizes"] = windows
         name = "swinv2_base_window8_256" if second else "swin_base_patch4_window7_224"
         return {
             "model_name": name,
-            "img_size": self.image_size[0],
+            "img_size": self._size,
             "num_classes": 0,
             **arguments,
         }
@@ -153,12 +166,11 @@ class SwinBackbone(Backbone):
                 drop = DropPath(rate) if rate > 0 else nn.Identity()
                 setattr(block, name, drop.train(block.training))
 
-    def resize(self, image_size: int) -> None:
-        """Accept another input size, with the same windows."""
-        self.module.set_input_size(
-            img_size=(image_size, image_size), window_size=(self._args["window_size"],) * 2
-        )
-        self.image_size = (image_size, image_size)
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Accept another input size, side or (height, width), with the same windows."""
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.module.set_input_size(img_size=size, window_size=(self.window_size,) * 2)
+        self.image_size = size
 
     def layer_of(self, name: str) -> int:
         """Layer of a parameter for layer-wise learning rates, as published (spec fd 5.2).
@@ -202,81 +214,3 @@ class SwinBackbone(Backbone):
             if tap.kind == "norm":
                 found[tap] = self.module.norm(x).flatten(1, 2)
         return {tap: found[tap] for tap in taps}
-
-
-def is_swin(state: dict[str, Tensor]) -> bool:
-    """Whether a state dict carries the published names of a Swin transformer."""
-    return "layers.0.blocks.0.attn.qkv.weight" in state
-
-
-def swin_from_state(
-    state: dict[str, Tensor], *, stages: int | None = None
-) -> tuple[SwinBackbone, dict[str, Tensor]]:
-    """A Swin with the sizes that published weights tell, and the weights under its names.
-
-    The side of the input follows from the mask of shifted windows; 224 where there is none.
-
-    Args:
-        state: weights under Microsoft's names.
-        stages: build the first stages only; the final norm then has no weights of its own.
-    """
-    depths = [0]
-    for name in state:
-        found = re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name)
-        if found is not None:
-            depths += [0] * (int(found[1]) + 1 - len(depths))
-            depths[int(found[1])] = max(depths[int(found[1])], int(found[2]) + 1)
-    depths = depths[:stages]
-    first = "layers.0.blocks.0."
-    second = f"{first}attn.logit_scale" in state
-    scales = "attn.logit_scale" if second else "attn.relative_position_bias_table"
-    heads = [
-        state[f"layers.{i}.blocks.0.{scales}"].shape[0 if second else 1] for i in range(len(depths))
-    ]
-    kernel = state["patch_embed.proj.weight"]
-    window = _window(state, first)
-    mask = state.get("layers.0.blocks.1.attn_mask")
-    grid = 224 // kernel.shape[-1] if mask is None else round(mask.shape[0] ** 0.5) * window
-    model = SwinBackbone(
-        version=2 if second else 1,
-        image_size=grid * kernel.shape[-1],
-        patch_size=kernel.shape[-1],
-        embed_dim=kernel.shape[0],
-        depths=depths,
-        num_heads=heads,
-        window_size=window,
-        mlp_ratio=state[f"{first}mlp.fc1.weight"].shape[0] / kernel.shape[0],
-    )
-    weights = _timm_names(state, depths)
-    if stages is not None:
-        own = model.module.state_dict()
-        weights = {k: v for k, v in weights.items() if k in own and not k.startswith("norm.")}
-    return model, weights
-
-
-def _window(state: dict[str, Tensor], block: str) -> int:
-    table = state.get(f"{block}attn.relative_position_bias_table")
-    if table is not None:
-        return (round(table.shape[0] ** 0.5) + 1) // 2
-    index = state.get(f"{block}attn.relative_position_index")
-    return 14 if index is None else round(index.shape[0] ** 0.5)
-
-
-def _timm_names(state: dict[str, Tensor], depths: Sequence[int]) -> dict[str, Tensor]:
-    """timm merges patches at the start of a stage, and calls the bias network `cpb_mlp`."""
-    renamed = {}
-    for name, value in state.items():
-        if _LEFT_OUT.search(name):
-            continue
-        new = re.sub(
-            r"^layers\.(\d+)\.downsample\.",
-            lambda found: f"layers.{int(found[1]) + 1}.downsample.",
-            name.replace(".rpe_mlp.", ".cpb_mlp."),
-        )
-        shared = re.match(r"layers\.(\d+)\.rel_pos_bias\.(.*)$", new)
-        if shared is None:
-            renamed[new] = value
-            continue
-        for block in range(depths[int(shared[1])]):
-            renamed[f"layers.{shared[1]}.blocks.{block}.attn.{shared[2]}"] = value
-    return renamed

@@ -137,6 +137,7 @@ def _as_plain_vit(module: Any, hooked: ModuleBackbone) -> VisionTransformer | No
         mlp_ratio=block.mlp.fc1.out_features / hooked.width,
         class_token="cls_token" in state,
         position="learned" if "pos_embed" in state else "none",
+        position_rule="bicubic_antialias",
         layer_scale=None if scale is None else 1.0,
         qkv_bias="none" if block.attn.qkv.bias is None else "all",
         distillation_token="dist_token" in state,

@@ -12,6 +12,7 @@ from vistill.errors import UserError
 from vistill.models.backbone import Normalization
 from vistill.models.beit import beit_names
 from vistill.models.layers import QKVBias
+from vistill.models.positions import sincos_1d
 from vistill.models.vit import VisionTransformer
 
 FRAMES, SIDE = 16, 224
@@ -48,30 +49,62 @@ def is_of_clips(state: dict[str, Tensor]) -> bool:
     return kernel is not None and kernel.dim() == 5
 
 
-def clip_vit_from_state(weights: dict[str, Tensor], num_heads: int) -> VisionTransformer:
+def clip_vit_from_state(
+    weights: dict[str, Tensor],
+    num_heads: int,
+    source: str,
+    image_size: tuple[int, int] | None = None,
+) -> VisionTransformer:
     """A ViT of clips with the sizes that the tensors tell; its weights are still fresh.
+
+    A fixed table follows from the size of the clips, which no weight depends on: 16 frames of 224
+    pixels, as published, until the model is resized. A table in the file (UMT's) tells the frames.
 
     Args:
         weights: an encoder's, under vistill's names.
         num_heads: of every block, which no tensor tells.
+        source: where they come from, for messages.
+        image_size: height and width of the frames; None: 224.
+
+    Raises:
+        UserError: the table in the file is not of frames of such a size.
     """
     kernel = weights["patch_embed.proj.weight"]
     width, _, tubelet_size, patch_size, _ = kernel.shape
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
     qkv_bias: QKVBias = "no_key" if "blocks.0.attn.q_bias" in weights else "none"
+    size = image_size or (SIDE // patch_size * patch_size,) * 2
+    frames = -(-FRAMES // tubelet_size) * tubelet_size
+    class_token, table = "cls_token" in weights, weights.get("pos_embed")
+    if table is not None:
+        patches = (size[0] // patch_size) * (size[1] // patch_size)
+        slots, over = divmod(table.shape[1] - class_token, patches)
+        if over or not slots:
+            raise UserError(
+                f"{source}: pos_embed has {table.shape[1] - class_token} places, which are no "
+                f"frames of {size[0]} x {size[1]} pixels; write "
+                f"file:{source},image_size=HEIGHTxWIDTH"
+            )
+        frames = slots * tubelet_size
     return VisionTransformer(
-        image_size=SIDE // patch_size * patch_size,
+        image_size=size,
         patch_size=patch_size,
         embed_dim=width,
         depth=depth,
         num_heads=num_heads,
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        class_token="cls_token" in weights,
+        class_token=class_token,
+        position="sincos" if table is None or _is_fixed(table) else "learned",
         layer_scale=1.0 if "blocks.0.ls1.gamma" in weights else None,
         tubelet_size=tubelet_size,
-        num_frames=FRAMES,
+        num_frames=frames,
         qkv_bias="all" if "blocks.0.attn.qkv.bias" in weights else qkv_bias,
     )
+
+
+def _is_fixed(table: Tensor) -> bool:
+    fixed = sincos_1d(table.shape[2], table.shape[1])
+    return not table.is_meta and torch.allclose(table.double(), fixed, atol=1e-4)
 
 
 def published_encoder(vit: VisionTransformer) -> dict[str, Tensor]:

@@ -20,7 +20,12 @@ from vistill.models.layers import (
     QKVBias,
     drop_path_keep,
 )
-from vistill.models.positions import resize_position_table, sincos_1d, sincos_2d
+from vistill.models.positions import (
+    PositionRule,
+    resize_position_table,
+    sincos_1d,
+    sincos_2d,
+)
 from vistill.models.relative_bias import RelativePositionBias
 from vistill.models.taps import Draws, Images, Taps, Visible
 from vistill.views.masking import bias_of_visible
@@ -46,6 +51,7 @@ class VisionTransformer(Backbone):
         mlp_ratio: hidden width of the MLP over D.
         class_token: whether a class token leads the sequence.
         position: absolute positions: `sincos` (fixed), `learned`, or `none`.
+        position_rule: how the table of absolute positions is resampled for another size.
         relative_position: learned bias of the attention logits, `shared` by all blocks or one per
             `layer`; None for none.
         layer_scale: initial residual scale, or None for none.
@@ -72,6 +78,7 @@ class VisionTransformer(Backbone):
         mlp_ratio: float = 4.0,
         class_token: bool = True,
         position: Literal["sincos", "learned", "none"] = "sincos",
+        position_rule: PositionRule = "bicubic",
         layer_scale: float | None = None,
         tubelet_size: int | None = None,
         num_frames: int = 1,
@@ -98,6 +105,7 @@ class VisionTransformer(Backbone):
                 f"{num_frames} frames are not a multiple of the tubelet size {tubelet_size}"
             )
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
+        self.position_rule = position_rule
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
         self.pre_norm, self.activation, self.norm_eps = pre_norm, activation, norm_eps
         self.normalization = normalization or Normalization()
@@ -177,6 +185,7 @@ class VisionTransformer(Backbone):
                 "mlp_ratio": self.mlp_ratio,
                 "class_token": bool(self.num_prefix_tokens),
                 "position": self.position,
+                "position_rule": self.position_rule,
                 "layer_scale": self.layer_scale,
                 "tubelet_size": self.tubelet_size,
                 "num_frames": self.num_frames,
@@ -255,7 +264,11 @@ class VisionTransformer(Backbone):
         if self.pos_embed is not None:
             with torch.no_grad():
                 table = resize_position_table(
-                    self.pos_embed, self.num_prefix_tokens, old_grid, self.grid
+                    self.pos_embed,
+                    self.num_prefix_tokens,
+                    old_grid,
+                    self.grid,
+                    self.position_rule,
                 )
             self.pos_embed = nn.Parameter(table, requires_grad=self.pos_embed.requires_grad)
         if self.rel_pos_bias is not None:

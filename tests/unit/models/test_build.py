@@ -74,7 +74,7 @@ class Hostile:
 def test_hostile_pickles_are_refused(tmp_path, capsys):
     path = tmp_path / "hostile.pth"
     torch.save({"model": Hostile()}, path)
-    with pytest.raises(UserError, match="cannot read weights"):
+    with pytest.raises(UserError, match=r"would run builtins\.print"):
         load_backbone(f"file:{path}")
     assert "unpickled" not in capsys.readouterr().out
 

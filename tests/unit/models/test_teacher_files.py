@@ -140,7 +140,7 @@ def published(model: SwinBackbone) -> dict[str, Tensor]:
         k.replace("layers.1.downsample", "layers.0.downsample"): v
         for k, v in model.module.state_dict().items()
     }
-    state["layers.0.blocks.1.attn_mask"] = torch.zeros(16, 4, 4)
+    state["layers.0.blocks.1.attn_mask"] = model.module.layers[0].blocks[1].attn_mask
     state["head.mlp.0.weight"] = torch.zeros(3, 3)
     return {f"module.{k}": v for k, v in state.items()}
 
