@@ -42,9 +42,15 @@ vistill pretrain mine.yaml --data pictures --teacher run:runs/teacher --out runs
 ```
 
 Values follow YAML 1.2: `3e-4` is a number, `no` is a word, `null` is nothing. Quote lists for the
-shell. One item of a list is set by its number, counted from 0. `method=mae` replaces the whole
-method section of a recipe; `method.name=mae` keeps its other keys, which must then be MAE's too.
-From Python the same words are a list or a mapping: `overrides={"train.epochs": 100}`.
+shell. One item of a list is set by its number, counted from 0. The order of words never matters.
+
+Settings are written alike on the command line, in a file and from Python, where they are a list of
+words or a mapping: `train.epochs=100`, `train: {epochs: 100}`, `overrides={"train.epochs": 100}`. A
+mapping for a section sets what it names and leaves the rest. One word for a whole section is its
+natural setting, where it has one: `student=vit_tiny` is `student.model`, and so for `teacher` and
+each of `students`; `cache=DIR` is `cache.path`, `finetune=mae_base` and `detection=ava_small` are
+their `recipe`. `method=mae` replaces the whole method section of a recipe; `method.name=mae` keeps
+its other keys, which must then be MAE's too. Any other value for a section is an error.
 
 An unknown key is an error that names the nearest one. Nothing is ignored. The settings of a run are
 written to `config.yaml` in its folder, which `pretrain` takes as a recipe again.

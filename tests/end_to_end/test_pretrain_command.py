@@ -36,7 +36,7 @@ def test_mae_leaves_a_folder_that_explains_itself(mae_run: Path) -> None:
     assert "27 pictures, 3 classes, 5 held out" in printed
     assert str(mae_run / "export" / "best") in printed
 
-    config = load_config(mae_run / "config.yaml", {})
+    config = load_config(mae_run / "config.yaml", [])
     assert config.student.embed_dim == 48
     last = metrics(mae_run)[-1]
     assert last["step"] == 4

@@ -66,7 +66,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def evaluate(backbone: str, *, overrides: Any, protocols: Any, labels: Any, **_: Any) -> str:
         settings = pretraining.read_overrides(overrides)
-        settings |= {("protocols",): list(protocols), ("budgets",): list(labels)}
+        settings += [("protocols", list(protocols)), ("budgets", list(labels))]
         build_config(EvaluateConfig, {}, settings)
         ran.append("evaluate")
         return ""

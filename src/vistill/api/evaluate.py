@@ -14,7 +14,6 @@ from vistill.api.results import EvaluateResult, say_notes
 from vistill.config.clip_recipes import ClipSettings, clip_settings
 from vistill.config.evaluation import CLIP_KEYS, EvaluateConfig
 from vistill.config.loading import build_config
-from vistill.config.overrides import set_override
 from vistill.errors import UserError
 from vistill.files import local_path
 
@@ -65,9 +64,7 @@ def evaluate(
         "budgets": list(labels),
         "seeds": list(seeds),
     }
-    for key, value in flags.items():
-        if value is not None:
-            set_override(settings, key, value)
+    settings += [(key, value) for key, value in flags.items() if value is not None]
     config = build_config(EvaluateConfig, {}, settings)
     reference = backbone_reference(backbone)
     if out is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vistill.api.results import PretrainResult
 from vistill.config.chain import stage_config, stage_names
 from vistill.config.loading import load_config
-from vistill.config.overrides import Overrides, parse_overrides, set_override
+from vistill.config.overrides import canonical, parse_overrides
 from vistill.config.schema import RunConfig, StudentConfig
 from vistill.config.together import student_configs, student_name
 from vistill.errors import UserError
@@ -50,7 +50,8 @@ def pretrain(
             stages are folders `1-NAME`, `2-NAME`, ... in `out`, finished ones are skipped.
         overwrite: move an existing run aside (`OUT.old-1`) and start anew.
         dry_run: check everything, print the settings, write nothing and return None.
-        overrides: settings over the recipe, `["optim.lr=1e-3"]` or `{"optim.lr": 1e-3}`.
+        overrides: settings over the recipe, `["optim.lr=1e-3"]`, `{"optim.lr": 1e-3}` or
+            `{"optim": {"lr": 1e-3}}`.
 
     Raises:
         UserError: something to mend, told in one sentence before any work.
@@ -69,11 +70,10 @@ def pretrain(
         "students": _several(student) if several else None,
         "chain": chain.split(",") if isinstance(chain, str) else chain and list(chain),
     }
-    for key, value in flags.items():
-        if value is not None:
-            set_override(settings, key, value)
+    settings += [(key, value) for key, value in flags.items() if value is not None]
     config = load_config(recipe, settings)
-    _check(config, student_given=("student", "model") in settings)
+    said = canonical(RunConfig, settings).values
+    _check(config, student_given=("student", "model") in said)
 
     from vistill.api.stage import prepare, rehearse, train_stage
 
@@ -86,14 +86,11 @@ def pretrain(
     return train_stage(prepared, Path(out), overwrite=overwrite)
 
 
-def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Overrides:
+def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Overrides as words or as a mapping of dotted keys."""
-    if not isinstance(overrides, Mapping):
-        return parse_overrides(overrides)
-    settings: Overrides = {}
-    for key, value in overrides.items():
-        set_override(settings, key, value)
-    return settings
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    return parse_overrides(overrides)
 
 
 def _several(models: Any) -> dict[str, Any]:

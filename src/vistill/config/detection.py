@@ -1,6 +1,6 @@
 """The typed configuration of action detection on AVA-format data (spec amd 11.4)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -45,6 +45,8 @@ class DetectionConfig(Section):
 
     Files are looked for in the folder that `--data` names.
     """
+
+    word: ClassVar[str] = "recipe"
 
     recipe: str = Field(default="small")
     """`small`, ours for a few hundred key frames, or VideoMAE's: `ava_small`, `ava_base`,

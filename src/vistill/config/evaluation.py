@@ -1,6 +1,6 @@
 """The typed configuration of an evaluation: kNN, linear probe, fine-tuning (spec 7)."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -152,6 +152,8 @@ class FineTuneConfig(Section):
     the published recipes costs accuracy: its runs are hundreds of times longer. `recipe` replaces
     them by published settings, which other keys then override.
     """
+
+    word: ClassVar[str] = "recipe"
 
     recipe: str = Field(default="small")
     """`small`, or published settings for ImageNet: `tinymim_base`, `tinymim_small`,

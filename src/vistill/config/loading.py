@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vistill.config.overrides import SHORT, Overrides, apply_overrides
+from vistill.config.overrides import Overrides, apply_overrides, canonical
 from vistill.config.problems import explain, sections
 from vistill.config.schema import RunConfig
 from vistill.config.suggest import did_you_mean
@@ -67,25 +67,27 @@ def build_config(
         UserError: names every problem, with the nearest right spelling, and `origin` where the
             setting stands there.
     """
+    said = canonical(schema, overrides)
+    try:
+        recipe = canonical(schema, raw.items(), empty_sections=True)
+    except UserError as error:
+        raise UserError(f"{error} (in {origin})") from None
     defaults = schema().model_dump()
-    settings = apply_overrides(raw, overrides, defaults)
-    for section, key in SHORT.items():
-        if isinstance(settings.get(section), str):
-            settings[section] = {key: settings[section]}
+    settings = apply_overrides(recipe, said, defaults)
     if isinstance(settings.get("method"), dict):
         settings["method"].setdefault("name", defaults.get("method", {}).get("name"))
     try:
         return schema.model_validate(settings)
     except ValidationError as error:
-        said = {".".join(path) for path in overrides}
+        given = {".".join(path) for path in said.values}
         problems = [
-            text if origin is None or key in said else f"{text} (in {origin})"
+            text if origin is None or key in given else f"{text} (in {origin})"
             for key, text in explain(error, schema)
         ]
         count = f"{len(problems)} problems: " if len(problems) > 1 else ""
         hint = ""
-        if ("method", "name") in overrides and "method" in raw:
-            name = overrides["method", "name"]
+        if ("method", "name") in said.values and ("method",) not in said.anew and "method" in raw:
+            name = said.values["method", "name"]
             hint = f"; write method={name} to drop the recipe's method section"
         raise UserError(count + "; ".join(problems) + hint) from None
 
@@ -98,7 +100,10 @@ def _recipe(name: str) -> dict[str, Any]:
     elif name.endswith((".yaml", ".yml", ".json")) or os.sep in name:
         if not Path(name).is_file():
             raise UserError(f"recipe {name} does not exist")
-        text = Path(name).read_text(encoding="utf-8")
+        try:
+            text = Path(name).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"recipe {name} is no text") from None
     else:
         known = [*method_names(), *recipe_names()]
         raise UserError(f"unknown method or recipe {name!r}{did_you_mean(name, known)}")

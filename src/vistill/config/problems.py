@@ -14,6 +14,7 @@ _KINDS = {
     "bool": "true or false",
     "string": "text",
     "tuple": "a list",
+    "dict": "a mapping of names",
     "model": "a section of settings",
 }
 _BOUNDS = {

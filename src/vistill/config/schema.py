@@ -1,6 +1,6 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,6 +15,8 @@ from vistill.config.section import PartRange, Range, Rate, Section, Share
 
 class TeacherConfig(Section):
     """Which frozen model teaches, and how it is read."""
+
+    word: ClassVar[str] = "model"
 
     model: str | None = Field(default=None)
     """`timm/NAME[:pretrained]`, the same with `torchvision/`, `hf/` and `open_clip/`, `hf/FOLDER`,
@@ -32,6 +34,8 @@ class TeacherConfig(Section):
 
 class StudentConfig(Section):
     """The model to be trained."""
+
+    word: ClassVar[str] = "model"
 
     model: str = Field(default="vit_small")
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
@@ -203,6 +207,8 @@ class TrainConfig(Section):
 
 class CacheConfig(Section):
     """The teacher's outputs for a fixed set of views, written once and read afterwards."""
+
+    word: ClassVar[str] = "path"
 
     path: str | None = Field(default=None)
     """Folder of the cache (`cache=DIR` for short); none: the teacher runs at every step."""

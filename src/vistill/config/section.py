@@ -1,7 +1,7 @@
 """What every part of the configuration is made of: the section and the bounds of its numbers."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
@@ -63,3 +63,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    word: ClassVar[str | None] = None
+    """The setting that a single word for the whole section means: `student=vit_tiny`."""

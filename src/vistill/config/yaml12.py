@@ -1,6 +1,7 @@
 """Reads YAML by the scalar rules of YAML 1.2: `3e-4` is a number, `no` is a word, `012` is 12."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -14,15 +15,22 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.inf|\.nan", re.IGNORECASE)
 _PLAIN = "tag:vistill,plain"
+_MOST_DIGITS, _DEEPEST, _MOST_VALUES, _LARGEST = 400, 40, 100_000, 2**20
 
 
 def parse_scalar(text: str) -> Scalar:
-    """What an unquoted word means (YAML 1.2 core schema, integers before floats)."""
+    """What an unquoted word means (YAML 1.2 core schema, integers before floats).
+
+    Raises:
+        ValueError: a whole number that nobody means.
+    """
     if text in _WORDS or text in ("Null", "NULL", "True", "TRUE", "False", "FALSE"):
         return _WORDS[text.lower()]
     if _INT.fullmatch(text):
         if text[:2] in ("0o", "0x"):
             return int(text, 0)
+        if len(text) > _MOST_DIGITS:
+            raise ValueError(f"a whole number of {len(text)} digits")
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)
@@ -51,16 +59,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_constructor(_PLAIN, lambda loader, node: parse_scalar(node.value))
+def _construct_plain(loader: yaml.SafeLoader, node: Any) -> Scalar:
+    try:
+        return parse_scalar(node.value)
+    except ValueError as error:
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
+
+_Loader.add_constructor(_PLAIN, _construct_plain)
 
 
 def load_yaml(text: str, name: str) -> Any:
     """Parse one document.
 
     Raises:
-        UserError: the text is not YAML or sets a key twice; told with `name` and the line.
+        UserError: the text is not YAML, sets a key twice, or is larger or deeper than settings are;
+            told with `name` and the line.
     """
+    if len(text) > _LARGEST:
+        raise UserError(f"{name} holds {len(text) / 1e6:.1f} million characters: no settings")
     try:
+        _check_extent(text)
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -68,3 +87,31 @@ def load_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}{line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not readable YAML: {error}") from None
+
+
+def _check_extent(text: str) -> None:
+    """Raise a MarkedYAMLError where nesting or repeated aliases would exhaust stack or memory."""
+    sizes: dict[str, int] = {}
+    open_: list[tuple[str | None, int]] = [(None, 0)]
+    events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+    for event in events:
+        problem, anchor, size = None, getattr(event, "anchor", None), 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((anchor, 1))
+            if len(open_) > _DEEPEST:
+                problem = f"nested more than {_DEEPEST} levels deep"
+        elif isinstance(event, yaml.AliasEvent):
+            size = sizes.get(str(event.anchor), 0)
+            if any(anchor == event.anchor for anchor, _ in open_):
+                problem = f"*{event.anchor} contains itself"
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+        if anchor is not None and not isinstance(event, yaml.AliasEvent):
+            sizes[anchor] = size
+        open_[-1] = open_[-1][0], open_[-1][1] + size
+        if open_[-1][1] > _MOST_VALUES:
+            problem = f"more than {_MOST_VALUES:,} values"
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)

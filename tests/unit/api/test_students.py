@@ -79,7 +79,7 @@ def test_together_as_alone(both: Path, tmp_path: Path) -> None:
 
 
 def test_its_configuration_is_a_recipe_for_it(both: Path) -> None:
-    again = student_configs(load_config(both / "config.yaml", {}))
+    again = student_configs(load_config(both / "config.yaml", []))
     sizes = [(one.student.embed_dim, one.student.patch_size) for one in again.values()]
     assert sizes == [(16, 8), (24, 8)]
     assert [one.optim.lr for one in again.values()] == [1e-3, 3e-3]

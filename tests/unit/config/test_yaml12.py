@@ -62,3 +62,33 @@ def test_broken_yaml_is_told_with_its_line() -> None:
 def test_objects_are_not_built() -> None:
     with pytest.raises(UserError, match=r"x\.yaml, line 1"):
         load_yaml("!!python/object/apply:os.getcwd []", "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 1000 + "]" * 1000, "line 1: nested more than 40 levels deep"),
+        ("".join(f"{' ' * i}a:\n" for i in range(60)), "line 40: nested more than 40 levels deep"),
+        ("a: &x [1, *x]", "line 1: *x contains itself"),
+        ("a: " + "9" * 5000, "line 1: a whole number of 5000 digits"),
+        ("a: 1\n" * 300_000, "holds 1.5 million characters: no settings"),
+        (
+            "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+            "line 6: more than 100,000 values",
+        ),
+    ],
+    ids=["deep", "deep by lines", "circle", "digits", "long", "aliases"],
+)
+def test_what_no_settings_are_is_told_before_memory_is_taken(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_yaml(text, "x.yaml")
+    assert message in str(caught.value)
+
+
+def test_aliases_of_a_sane_size_are_read() -> None:
+    assert load_yaml("a: &x [1, 2]\nb: *x\nc: {d: *x}", "x") == {
+        "a": [1, 2],
+        "b": [1, 2],
+        "c": {"d": [1, 2]},
+    }
