@@ -45,6 +45,7 @@ class Backbone(nn.Module, ABC):
         taps: the kinds of `Tap` that it offers.
         pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
         origin: where the weights came from, one line for logs and run folders.
+        reads: which of several signals the feature is read from, where that is no matter of course.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
     """
 
@@ -57,6 +58,7 @@ class Backbone(nn.Module, ABC):
     normalization: Normalization
     taps: frozenset[TapKind]
     pools_after_norm: bool = False
+    reads: str = ""
     origin: str
     build: dict[str, Any] | None
 

@@ -2,8 +2,9 @@
 means. Where they are is found by watching one forward pass, not by name (KDEP; spec kdep 3, 4)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ class Sites(NamedTuple):
         norm: the normalised mean, where a norm follows the pooling (ConvNeXt); else None.
         channels_last: whether the maps are `[B, H, W, D]`.
         width: channels D.
+        told: which map it is, in words; empty: the last, which is averaged.
     """
 
     before: Site
@@ -52,6 +54,7 @@ class Sites(NamedTuple):
     norm: Site | None
     channels_last: bool
     width: int
+    told: str
 
 
 class _Call(NamedTuple):
@@ -140,17 +143,22 @@ class _Cut(_Observer):
 
 
 class PooledBackbone(Backbone):
-    """An adapter around any module whose last feature map is averaged over space.
+    """An adapter around any module that makes feature maps.
 
-    Its taps are `map`, `pooled`, `map_act` and `pooled_act`; it has no blocks (`depth` 0). A module
-    that returns its last map without pooling will do as well.
+    Its taps are `map`, `pooled`, `map_act` and `pooled_act`; it has no blocks (`depth` 0). Read is
+    the last map in front of what becomes of it: an average over space, or a flattening for linear
+    layers; or a map that the module returns, the last of several (P3, P4, P5); or what a layer
+    gives that is named. `pooled` is the map's mean over space.
 
     Example:
-        `PooledBackbone(my_cnn, image_size=32)`
+        `PooledBackbone(my_cnn, image_size=32)`,
+        `PooledBackbone(my_detector_backbone, layer="fpn", output=0, image_size=(320, 640))`
 
     Args:
         module: called with normalised images.
         image_size: height and width it is used at.
+        layer: dotted name of the part of the module whose output is read; None: as told above.
+        output: which of several maps that are returned, by place or key; None: the last.
         logits: whether the module returns class scores, or an object with `logits`.
         normalization: statistics of the module's inputs.
         origin: where its weights come from.
@@ -165,6 +173,8 @@ class PooledBackbone(Backbone):
         module: nn.Module,
         *,
         image_size: int | tuple[int, int] = 224,
+        layer: str | None = None,
+        output: int | str | None = None,
         logits: bool = False,
         build: dict[str, Any] | None = None,
         normalization: Normalization | None = None,
@@ -180,6 +190,7 @@ class PooledBackbone(Backbone):
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build
+        self._layer, self._output = layer, output
         self._sites: dict[bool, Sites] = {}
         self.resize(image_size)
 
@@ -187,15 +198,18 @@ class PooledBackbone(Backbone):
         """Use the module for pictures of another size."""
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         with _switched(self.module, training=False):
-            self._sites = {False: find_sites(self.module, self.image_size)}
-        self.width = self._sites[False].width
+            self._sites = {False: self._find_sites()}
+        self.width, self.reads = self._sites[False].width, self._sites[False].told
+
+    def _find_sites(self) -> Sites:
+        return find_sites(self.module, self.image_size, self._layer, self._output)
 
     def _sites_now(self) -> Sites:
         # Auxiliary heads and the like may exist in training only, so each mode is watched.
         training = self.module.training
         if training not in self._sites:
             with _switched(self.module, training=training):
-                self._sites[training] = find_sites(self.module, self.image_size)
+                self._sites[training] = self._find_sites()
         return self._sites[training]
 
     def tap(
@@ -255,22 +269,30 @@ def _switched(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def find_sites(module: nn.Module, image_size: tuple[int, int]) -> Sites:
-    """Watch a forward pass of `module` for its last map and what becomes of it.
+def find_sites(
+    module: nn.Module,
+    image_size: tuple[int, int],
+    layer: str | None = None,
+    output: int | str | None = None,
+) -> Sites:
+    """Watch a forward pass of `module` for the map that is read and what becomes of it.
 
     Raises:
-        UserError: the pass fails, or no last map is averaged.
+        UserError: the pass fails, or there is no such map.
     """
     name = type(module).__name__
+    part = _part(module, layer)
     like = next(module.parameters(), torch.empty(0))
     height, width = image_size
     sites, side = None, 0
     # A map of one pixel is no map to see, and one of few may be averaged by a shortcut's stride.
     for enlarge in (1, 2, 4, 8):
         images = torch.rand(2, 3, enlarge * height, enlarge * width).to(like)
+        given: list[Any] = []
+        handle = part.register_forward_hook(lambda _, __, out, seen=given: seen.append(out))
         with _Watch() as watch:
             try:
-                output = module(images)
+                module(images)
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
                 if enlarge > 1:
                     break
@@ -278,27 +300,81 @@ def find_sites(module: nn.Module, image_size: tuple[int, int]) -> Sites:
                 raise UserError(
                     f"{name} cannot take pictures of {height} x {width} pixels: {reason}"
                 ) from error
-        sites, side = _among(watch.calls, output) or (sites, side)
+            finally:
+                handle.remove()
+        if not given:
+            raise UserError(f"{name} never comes by its layer {layer!r}")
+        sites, side = _read(watch.calls, given[-1], name, layer, output) or (sites, side)
         if side >= _TELLING:
             break
     if sites is not None:
         return sites
     raise UserError(
-        f"{name} does not end in a feature map whose mean over space it goes on with, so it has no "
-        "pooled feature; for a transformer use vistill.models.hooked.ModuleBackbone"
+        f"{name} does not end in a feature map that it averages over space or flattens, so it has "
+        "no pooled feature; name the layer to read (layer=...), or for a transformer use "
+        "vistill.models.hooked.ModuleBackbone"
     )
 
 
-def _among(calls: list[_Call], output: Any) -> tuple[Sites, int] | None:
-    """Where the feature is, and the shorter side of the last map; None where there is none."""
-    last = max((i for i, call in enumerate(calls) if _is_map(call.result)), default=None)
+def _part(module: nn.Module, layer: str | None) -> nn.Module:
+    """The part of `module` that is called `layer`; the module itself without a name."""
+    names = dict(module.named_modules())
+    if layer is not None and layer not in names:
+        near = get_close_matches(layer, names, n=3, cutoff=0.3) or list(names)[1:4]
+        raise UserError(f"{type(module).__name__} has no layer {layer!r}; near: {', '.join(near)}")
+    return names[layer or ""]
+
+
+def _read(
+    calls: list[_Call], given: Any, name: str, layer: str | None, output: int | str | None
+) -> tuple[Sites, int] | None:
+    """Where the feature is, and the shorter side of its map; None where there is none."""
+    maps = _maps(given)
+    if layer is None and isinstance(given, Tensor) and not _is_map(given):
+        maps = {}  # a pooled feature of one place, or class scores
+    whose = f"layer {layer}" if layer is not None else name
+    if output is not None and output not in maps:
+        there = ", ".join(map(repr, maps)) or "no maps"
+        raise UserError(f"the output {output!r} of {whose} is no feature map; there is {there}")
+    if not maps:
+        if layer is not None:
+            raise UserError(f"layer {layer} of {name} gives no feature map [B, D, H, W]")
+        return _among(calls, None, "")
+    key = next(reversed(maps)) if output is None else output
+    told = f"what {whose} gives" if layer is not None else "the map that it returns"
+    if len(maps) > 1 or key != "":
+        told = f"map {key!r} of {', '.join(map(repr, maps))} that {whose} gives"
+    return _among(calls, maps[key], told)
+
+
+def _maps(given: Any) -> dict[int | str, Tensor]:
+    """Feature maps in what a module gives, by place or key."""
+    if isinstance(given, Tensor):
+        return {"": given} if given.dim() == 4 else {}
+    pairs: Any = ()
+    if isinstance(given, Mapping):
+        pairs = given.items()
+    elif isinstance(given, list | tuple):
+        pairs = enumerate(given)
+    return {k: v for k, v in pairs if isinstance(v, Tensor) and v.dim() == 4}
+
+
+def _among(calls: list[_Call], wanted: Tensor | None, told: str) -> tuple[Sites, int] | None:
+    """The call that made the map `wanted`, or the last map, and what becomes of it."""
+    made = (
+        i for i, call in enumerate(calls)
+        if (_is_map(call.result) if wanted is None else call.result is wanted)
+    )  # fmt: skip
+    last = max(made, default=None)
     if last is None:
         return None
     later, last_map = calls[last + 1 :], calls[last].result
     means = {False: last_map.mean(dim=(2, 3)), True: last_map.mean(dim=(1, 2))}
     seen = [way for way, mean in means.items() if any(_same(call.result, mean) for call in later)]
-    if not seen and output is not last_map:
-        return None
+    if not seen and wanted is None:
+        if not any(_is_flat(call.result, last_map) for call in later):
+            return None
+        told = "its last map, which it flattens"
     channels_last = seen[0] if seen else False
     mean = means[channels_last]
     norm = next((c for c in later if c.function in _NORMS and _same(_leading(c), mean)), None)
@@ -310,6 +386,7 @@ def _among(calls: list[_Call], output: Any) -> tuple[Sites, int] | None:
         norm=None if norm is None else Site(norm.function, norm.number, True),
         channels_last=channels_last,
         width=mean.shape[1],
+        told=told,
     )
     return sites, min(last_map.shape[1:3] if channels_last else last_map.shape[2:])
 
@@ -321,6 +398,11 @@ def _leading(call: _Call) -> Tensor:
 
 def _is_map(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and min(tensor.shape[1:]) > 1 and tensor.is_floating_point()
+
+
+def _is_flat(tensor: Tensor, last_map: Tensor) -> bool:
+    flat = last_map.flatten(1)
+    return tensor.shape == flat.shape and bool(torch.equal(tensor, flat))
 
 
 def _same(tensor: Tensor, mean: Tensor) -> bool:

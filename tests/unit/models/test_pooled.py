@@ -130,9 +130,10 @@ def test_a_module_that_returns_its_map() -> None:
 
 
 def test_a_model_without_a_pooled_map_is_refused() -> None:
-    flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    tokens = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(2), nn.Linear(36, 2))
     with pytest.raises(UserError, match="Sequential does not end in a feature map"):
-        PooledBackbone(flat, image_size=8)
+        PooledBackbone(tokens, image_size=8)
+    flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
     with pytest.raises(UserError, match="cannot take pictures of 16 x 16 pixels"):
         PooledBackbone(flat, image_size=16)
 
