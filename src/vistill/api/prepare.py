@@ -17,6 +17,8 @@ INDEX = "index.parquet"
 _MARKER = "prepare.json"
 _CODECS = ("h264", "hevc", "vp9")
 _SHOWN = 10
+_LONG = 250
+"""Frames above which a video that is read from its start only is worth a word."""
 _PLAIN_SECONDS = 15.0
 
 
@@ -34,6 +36,7 @@ class PrepareResult:
         codecs: how many have which.
         corrupt: videos with damaged frames among them.
         doubles: videos whose bytes are those of an earlier one.
+        from_start: videos whose frames can be reached from their start alone.
     """
 
     index: Path
@@ -45,6 +48,7 @@ class PrepareResult:
     codecs: dict[str, int]
     corrupt: int
     doubles: int
+    from_start: int
 
     def __str__(self) -> str:
         from vistill.training.progress import duration
@@ -61,6 +65,11 @@ class PrepareResult:
             lines.append(f"{self.corrupt} of them have damaged frames (column 'corrupt')")
         if self.doubles:
             lines.append(f"{self.doubles} of them repeat an earlier one (column 'hash')")
+        if self.from_start:
+            lines.append(
+                f"{self.from_start} of them can be read from their start only, which is slow where "
+                "they are long (column 'proof'); --transcode makes them quick"
+            )
         if self.problems:
             lines.append(f"{len(self.problems)} have a problem, and training leaves them out:")
             shown = list(self.problems.items())[:_SHOWN]
@@ -218,6 +227,12 @@ class _Progress:
         )
 
 
+def _from_start(row: dict[str, Any]) -> bool:
+    """Whether none but the first key frame can be jumped to, in a video that has several."""
+    proof = row.get("proof")
+    return proof is not None and len(proof["entries"]) < 2 and row["frames"] > _LONG
+
+
 def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
     fine = [row for row in rows if row["problem"] is None]
     frames = sorted(row["frames"] for row in fine)
@@ -231,4 +246,5 @@ def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
         codecs=dict(Counter(row["codec"] for row in fine).most_common()),
         corrupt=sum(row["corrupt"] > 0 for row in fine),
         doubles=len(fine) - len({row["hash"] for row in fine}),
+        from_start=sum(_from_start(row) for row in fine),
     )

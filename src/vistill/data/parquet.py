@@ -20,6 +20,7 @@ from vistill.errors import UserError
 
 PROBLEM_COLUMN = "problem"
 SHARD_COLUMNS = ("shard", "offset", "size")
+PROOF_COLUMN = "proof"
 
 
 class ParquetImages(NamedSource):
@@ -90,6 +91,7 @@ def open_parquet(file: Path, media: Media = PICTURES) -> NamedSource:
 
 def _paths(file: Path, names: set[str], media: Media) -> NamedSource:
     wanted = [PATH_COLUMN, LABEL_COLUMN, PROBLEM_COLUMN, *SPAN_COLUMNS, *SHARD_COLUMNS]
+    wanted.append(PROOF_COLUMN)
     table = require_parquet().read_table(file, columns=[name for name in wanted if name in names])
     for number, path in enumerate(table[PATH_COLUMN].to_pylist()):
         if not isinstance(path, str) or not path:
@@ -102,17 +104,22 @@ def _paths(file: Path, names: set[str], media: Media) -> NamedSource:
             text = "%s: %d of %d rows have a problem and are left out"
             LOG.warning(text, file, fine.count(False), len(fine))
         table = table.filter(fine)
-    columns = {name: table[name].to_pylist() for name in table.column_names}
+    proofs = table[PROOF_COLUMN] if PROOF_COLUMN in names else None
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != PROOF_COLUMN}
     paths, none = columns[PATH_COLUMN], [None] * len(table)
     labels = [None if x is None else str(x) for x in columns.get(LABEL_COLUMN, none)]
     if any(columns.get("shard", ())):
-        return _in_shards(file, columns, labels, media)
+        source: NamedSource = _in_shards(file, columns, labels, media)
+        source.proofs = proofs
+        return source
     starts, ends = (columns.get(name, none) for name in SPAN_COLUMNS)
     rows = (
         Row(path, label, None if start is None else (start, end))
         for path, label, start, end in zip(paths, labels, starts, ends, strict=True)
     )
-    return ListSource(file, rows, f"'{file}' row {first}", media)
+    source = ListSource(file, rows, f"'{file}' row {first}", media)
+    source.proofs = proofs
+    return source
 
 
 def _in_shards(

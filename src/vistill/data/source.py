@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vistill.data.video.proof import Proof
 from vistill.errors import UserError
 
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
@@ -136,6 +137,10 @@ class Source(Protocol):
         """Start and end in seconds of the part of video `i` that is the sample; None: all of it."""
         ...
 
+    def proof(self, i: int) -> Proof | None:
+        """What `vistill prepare` found out about reaching the frames of video `i`."""
+        ...
+
     def fingerprint(self) -> str:
         """Count and hash of all names: differs when samples were added, removed or renamed."""
         ...
@@ -170,7 +175,11 @@ class PackedNames:
 
 
 class NamedSource:
-    """The part of a Source that follows from its names."""
+    """The part of a Source that follows from its names.
+
+    Attributes:
+        proofs: column of an index (pyarrow), or None.
+    """
 
     def __init__(self, name: str, names: PackedNames, media: Media = PICTURES) -> None:
         self.name = name
@@ -180,6 +189,7 @@ class NamedSource:
         self.labels: np.ndarray | None = None
         self.unlabelled: Unlabelled | None = None
         self.notes: list[str] = []
+        self.proofs: Any = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -196,6 +206,10 @@ class NamedSource:
 
     def span(self, i: int) -> tuple[float, float] | None:
         return None
+
+    def proof(self, i: int) -> Proof | None:
+        told = None if self.proofs is None else self.proofs[i].as_py()
+        return None if told is None else Proof.of(told)
 
     def fingerprint(self) -> str:
         return f"{len(self.names)} named {self.names.digest()}"

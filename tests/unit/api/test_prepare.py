@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,6 +14,7 @@ from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.data.parallel import in_parallel
 from vistill.data.video import prepare as collection
+from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.reader import VideoReader
 from vistill.errors import UserError
 
@@ -149,6 +152,39 @@ def test_mistakes_are_told_before_anything_is_written(videos, tmp_path):
     fails("is an archive", source=shard)
     with pytest.raises(UserError, match="prepared from another source or with other settings"):
         vistill.prepare(videos, out=made.index.parent)
+
+
+def test_how_frames_are_reached_is_remembered(tmp_path, monkeypatch):
+    root = tmp_path / "videos"
+    root.mkdir()
+    for name, options in {"b.avi": {"bf": "3"}, "b.mpg": {"bf": "3"}, "sound.mp4": {}}.items():
+        with av.open(str(root / name), "w") as out:
+            stream = out.add_stream("libx264", rate=15, options={"g": "12", **options})
+            stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+            for value in range(60):
+                grey = np.full((48, 80, 3), value * 4, np.uint8)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            out.mux(stream.encode())
+    result = vistill.prepare(root, out=tmp_path / "out", workers=0)
+    found = rows(result)
+    assert [found[name]["frames"] for name in sorted(found)] == [60] * 3
+    assert found["sound.mp4"]["proof"] is None
+    assert len(found["b.avi"]["proof"]["entries"]) > 1
+    assert len(found["b.mpg"]["proof"]["entries"]) <= 1
+    assert result.from_start == 0  # short ones
+
+    monkeypatch.setattr("vistill.data.video.reader._proofs", {})
+    monkeypatch.setattr(VideoReader, "_prove", None)  # not done again
+    source = open_source(str(result.index), "video")
+    for i in range(3):
+        with VideoReader(source.place(i), source.proof(i)) as video:
+            assert video.num_frames == 60
+            for wanted in ([50], [7, 20, 33], [59, 3]):
+                grey = video.read(wanted).float().mean((0, 2, 3))
+                expected = torch.tensor(wanted) * 4.0
+                torch.testing.assert_close(grey, expected, atol=2, rtol=0)
+    decoder = ClipDecoder(16, 2, "dense")
+    assert decoder(source, 0, np.random.default_rng(0)).shape == (3, 16, 48, 80)
 
 
 def test_without_the_extra(videos, tmp_path, monkeypatch):

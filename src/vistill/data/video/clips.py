@@ -37,7 +37,7 @@ class ClipDecoder:
     def __call__(
         self, source: Source, sample: int, rng: np.random.Generator
     ) -> UInt8[Tensor, "3 t h w"]:
-        with VideoReader(source.place(sample)) as video:
+        with VideoReader(source.place(sample), source.proof(sample)) as video:
             part = part_of(video, source.span(sample))
             return video.read(part.start + self._choose(len(part), rng))
 
@@ -68,7 +68,7 @@ def require_clips(source: Source, decoder: ClipDecoder, section: str = "data.") 
     few, many = ({n * len(source) // most for n in range(most)} for most in (TRIED, MEASURED))
     for i in [*sorted(few), *sorted(many - few)]:
         try:
-            with VideoReader(source.place(i)) as video:
+            with VideoReader(source.place(i), source.proof(i)) as video:
                 if i in few:
                     video.read([0])
                 longest = max(longest, len(part_of(video, source.span(i))))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from vistill.data.broken import BrokenImage
 from vistill.data.video.reader import VideoReader
@@ -26,6 +27,7 @@ class Facts:
         corrupt: frames that are damaged or cannot be decoded.
         hash: SHA-256 of the bytes.
         problem: why it cannot be trained on; None where it can.
+        proof: how its frames are reached, where its packets alone do not tell; see `Proof`.
     """
 
     duration: float = 0.0
@@ -38,23 +40,25 @@ class Facts:
     corrupt: int = 0
     hash: str = ""
     problem: str | None = None
+    proof: dict[str, Any] | None = None
 
 
 def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
-    """Read a whole video; `quick` looks at all packets, but decodes three frames only."""
+    """Read a whole video, and compare what jumps to key frames give with it.
+
+    `quick` looks at all packets, but decodes three frames only where these tell the frames' order.
+    """
     try:
         size, digest = _bytes_of(place)
     except OSError as error:
         return Facts(problem=f"cannot be read: {error.strerror}")
     try:
         with VideoReader(place) as video:
+            lost = corrupt = 0
+            if not quick:
+                lost, corrupt = video.check()
             n = video.num_frames
-            if quick:
-                video.read([0, n // 2, n - 1])
-                lost = 0
-            else:
-                lost = max(0, n - sum(1 for _ in video.frames()))
-                video.read([0])
+            video.read([0, n // 2, n - 1] if quick else [0])
             return Facts(
                 duration=float(video.times[-1]) + (1 / video.fps if video.fps else 0.0),
                 fps=video.fps,
@@ -63,9 +67,10 @@ def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
                 height=video.height,
                 size=size,
                 codec=video.codec,
-                corrupt=video.corrupt + lost,
+                corrupt=(video.corrupt if quick else corrupt) + lost,
                 hash=digest,
                 problem=_problem(n, lost, video.told_frames),
+                proof=None if video.proof is None else video.proof.row(),
             )
     except BrokenImage as error:
         return Facts(size=size, hash=digest, problem=str(error))

@@ -200,10 +200,11 @@ def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
     text, number, real = pa.string(), pa.int64(), pa.float64()
+    proof = pa.struct({"packets": number, "order": pa.list_(number), "entries": pa.list_(number)})
     kinds = {"path": text, "label": text, "duration": real, "fps": real, "frames": number,
              "width": number, "height": number, "size": number, "codec": text, "hash": text,
              "corrupt": number, "problem": text, "start": real, "end": real,
-             "source": text}  # fmt: skip
+             "source": text, "proof": proof}  # fmt: skip
     if any("shard" in row for row in rows):
         kinds |= {"shard": text, "offset": number}
     table = pa.Table.from_pylist(rows, pa.schema(kinds))

@@ -1,36 +1,70 @@
-"""Exact frames of a video file by number, through PyAV.
+"""Exact frames of a video file by number.
 
-Frames are counted by demuxing, never by the header. A frame is reached from the last key frame
-before it; frames that nothing refers to are not decoded on the way. One decoder thread: loader
-processes are what runs in parallel.
+A frame's number is its place in what the decoder gives out from the start of the file. To decode
+from a key frame gives the same frames under two conditions: that the jump led to that key frame,
+which `VideoFile` sees to, and that it is known which frame comes of which packet. The packets tell
+(`vistill.data.video.packets`), or a full decode, once a file and process or remembered by `vistill
+prepare`. Where one fails, frames are decoded from the start.
 """
 
-import io
-from collections.abc import Iterator, Sequence
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-import av
 import numpy as np
 import torch
-from av.container import InputContainer
-from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from vistill.data.broken import BrokenImage
+from vistill.data.video.file import BrokenVideo, Elsewhere, VideoFile
+from vistill.data.video.proof import Proof
+
+__all__ = ["BrokenVideo", "VideoReader"]
 
 WORTH_A_SEEK = 8
 """Frames that have to be passed over before a jump to a key frame is cheaper."""
-SKIPS_EXACTLY = ("h264", "hevc")
-"""Codecs whose decoders are faster and still exact when they skip non-reference frames."""
-UNRELIABLE_TIMES = ("mpeg4", "avi")
-"""In AVI, MPEG-4 packs two frames into one packet and then tells their times in the wrong order."""
+SPACED, COMPARED = 24, 4
+"""A full decode tries key frames so many frames apart, and compares so many frames after each."""
+REMEMBERED = 4096
+_proofs: OrderedDict[int, Proof] = OrderedDict()
+"""Of this process, by the checksum of the packets: what is decoded in full is so once."""
 
 
-class BrokenVideo(BrokenImage):
-    """This one video cannot be used; the text says why."""
+class Check(NamedTuple):
+    """What a full decode of a video came to: frames that were lost, and damaged ones among the
+    others."""
+
+    lost: int
+    corrupt: int
+
+
+class _Pose(NamedTuple):
+    """How a recording was held; see the properties of a `VideoReader`."""
+
+    rotation: int
+    mirrored: bool
+
+    @classmethod
+    def of(cls, frame: Any) -> Self:
+        """From its display matrix, which takes x, y to ax + cy, bx + dy."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls(0, False)
+        a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+        mirrored = a * d < b * c
+        if mirrored:
+            a = -a
+        if abs(a) >= abs(b):
+            return cls(0 if a >= 0 else 180, mirrored)
+        return cls(90 if b < 0 else 270, mirrored)
+
+
+class _OutOfOrder(Exception):
+    """The decoder's order is not what the packets told."""
 
 
 class VideoReader:
@@ -38,12 +72,15 @@ class VideoReader:
 
     Args:
         source: path, or the file's bytes.
+        proof: what `vistill prepare` found out about it; counts only for the very same packets.
 
     Attributes:
-        num_frames: frames that the file holds.
+        num_frames: frames that the file holds. Those before the first that can be decoded, in
+            a recording that begins between key frames, are none.
         times: seconds `[num_frames]` of every frame after the first.
         fps: frames per second, on average where the rate varies; 0 for a single frame.
         codec: name of the decoder.
+        proof: what a full decode found out; None where the packets alone tell as much.
         corrupt: frames so far that were damaged or could not be decoded, of those that were asked
             for.
 
@@ -51,18 +88,19 @@ class VideoReader:
         BrokenVideo: no video in it, or nothing that can be decoded.
     """
 
-    def __init__(self, source: bytes | str) -> None:
-        if source == b"":
-            raise BrokenVideo("the file is empty")
-        self._source = source
+    def __init__(self, source: bytes | str, proof: Proof | None = None) -> None:
         self._reformatter = VideoReformatter()
-        self._rotation: int | None = None
+        self._pose: _Pose | None = None
+        self._check: Check | None = None
+        self._order: Int[np.ndarray, " n"] = np.array([], dtype=np.int64)
+        self.proof: Proof | None = None
         self.corrupt = 0
-        self._open()
+        self._file = VideoFile(source)
+        self.codec = self._file.codec
         try:
-            self._index()
+            self._find_order(proof)
         except BaseException:
-            self._container.close()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -78,26 +116,35 @@ class VideoReader:
 
     def close(self) -> None:
         """Give file and decoder back; left to the garbage collector both would pile up."""
-        self._container.close()
+        self._file.close()
 
     @property
     def rotation(self) -> int:
         """Quarter turns, counterclockwise in degrees, that set the picture upright (applied)."""
-        if self._rotation is None:
-            self.read([0])
-        return self._rotation or 0
+        return self._known_pose().rotation
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether left and right have to change places after the turn (applied)."""
+        return self._known_pose().mirrored
 
     @property
     def width(self) -> int:
         """Pixels, upright."""
-        context = self._stream.codec_context
+        context = self._file.context
         return context.height if self.rotation % 180 else context.width
 
     @property
     def height(self) -> int:
         """Pixels, upright."""
-        context = self._stream.codec_context
+        context = self._file.context
         return context.width if self.rotation % 180 else context.height
+
+    def upright(self, pixels: UInt8[np.ndarray, "*t h w 3"]) -> UInt8[np.ndarray, "*t h w 3"]:
+        """A view of the pixels of frames, turned and mirrored."""
+        pose = self._known_pose()
+        turned = np.rot90(pixels, pose.rotation // 90, axes=(-3, -2))
+        return turned[..., ::-1, :] if pose.mirrored else turned
 
     def between(self, start: float, end: float) -> range:
         """Numbers of the frames shown from `start` to `end` in seconds, at least one."""
@@ -115,7 +162,11 @@ class VideoReader:
             BrokenVideo: more than half of the frames cannot be decoded.
         """
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        found = self._decode(wanted.tolist())
+        try:
+            found = self._collect(wanted.tolist())
+        except _OutOfOrder:
+            self._prove()
+            found = self._collect(wanted[wanted < self.num_frames].tolist())
         lost = len(wanted) - len(found)
         self.corrupt += lost
         if 2 * lost > len(wanted) or not found:
@@ -123,94 +174,105 @@ class VideoReader:
         known = np.array(sorted(found))
         nearest = np.maximum(np.searchsorted(known, wanted, side="right") - 1, 0)
         frames = np.stack([found[known[i]] for i in nearest[places]])
-        turned = np.rot90(frames, (self._rotation or 0) // 90 % 4, axes=(1, 2))
-        return torch.from_numpy(np.ascontiguousarray(turned)).permute(3, 0, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(self.upright(frames))).permute(3, 0, 1, 2)
 
-    def frames(self) -> Iterator[tuple[float, Any]]:
-        """Every frame that can be decoded, one after the other, with its time in seconds.
+    def frames(self) -> Iterator[tuple[int, Any]]:
+        """Every frame that can be decoded, one after the other, with its number.
 
         They are PyAV's frames: neither converted nor turned.
         """
-        self._rewind()
-        first = int(self._pts[0]) if len(self._pts) else 0
-        for number, frame in enumerate(self._decoded()):
+        for number, frame in self._numbered(None):
             self.corrupt += frame.is_corrupt
-            if self._by_count or frame.pts is None:
-                yield float(self.times[min(number, self.num_frames - 1)]), frame
-            else:
-                yield (frame.pts - first) * self._unit, frame
+            yield number, frame
 
     @property
     def told_frames(self) -> int:
         """Frames that the header tells; 0 where it tells none."""
-        return int(self._stream.frames)
+        return int(self._file.stream.frames)
 
-    # ---- opening
+    # ---- numbers
 
-    def _open(self) -> None:
-        source = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        try:
-            self._container: InputContainer = av.open(source, "r", metadata_errors="ignore")
-        except (FFmpegError, ValueError) as error:
-            raise BrokenVideo(_reason(error)) from error
-        stream = self._container.streams.best("video")
-        if stream is None:
-            kinds = sorted({other.type for other in self._container.streams})
-            self._container.close()
-            raise BrokenVideo(f"no video in it{', only ' + ', '.join(kinds) if kinds else ''}")
-        self._stream: Any = stream
-        self._stream.codec_context.thread_count = 1
-        self._fresh = True
-
-    def _index(self) -> None:
-        """Presentation times of all frames, and which of them are key frames."""
-        self._fresh = False
-        times, keys, timeless = [], [], 0
-        for packet in self._packets():
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.pts is None:
-                timeless += 1
-                continue
-            times.append(packet.pts)
-            keys.append(packet.is_keyframe)
-        order = np.argsort(times, kind="stable")
-        self._pts = np.array(times, dtype=np.int64)[order]
-        self._keys = np.flatnonzero(np.array(keys, dtype=bool)[order])
-        self.num_frames = len(times) + timeless
-        if self.num_frames == 0:
-            raise BrokenVideo("no frame in it")
-        self.codec: str = self._stream.codec_context.name
-        doubled = bool(np.any(np.diff(self._pts) == 0))
-        packed = (self.codec, self._container.format.name) == UNRELIABLE_TIMES
-        self._by_count = bool(timeless) or doubled or packed
-        seconds, rate = self._seconds(), self._stream.average_rate
-        last = float(seconds[-1]) if len(seconds) else 0.0
-        self.fps = (len(seconds) - 1) / last if last > 0 else float(rate or 0)
-        if timeless:
-            seconds = np.arange(self.num_frames) / (float(rate or 0) or 1.0)
-        self.times: Float[np.ndarray, " n"] = seconds
-
-    def _seconds(self) -> Float[np.ndarray, " n"]:
-        self._unit = float(self._stream.time_base or 0)
-        return (self._pts - self._pts[:1]) * self._unit
-
-    # ---- decoding
-
-    def _packets(self) -> Iterator[Any]:
-        """Packets up to the end, or up to where the file is too damaged to go on."""
-        try:
-            yield from self._container.demux(self._stream)
-        except FFmpegError:
+    def _find_order(self, proof: Proof | None) -> None:
+        packets = self._file.packets
+        checksum = packets.checksum
+        proof = proof if proof and proof.packets == checksum else _proofs.get(checksum)
+        if proof is not None:
+            self._use(proof)
             return
+        order = self._file.told_order()
+        if order is None:
+            self._prove()
+        else:
+            self._number(order, np.flatnonzero(packets.keys))
 
-    def _decode(self, wanted: list[int]) -> dict[int, np.ndarray]:
-        if self._by_count:
-            return self._from_the_start(wanted)
+    def _use(self, proof: Proof) -> None:
+        self.proof = proof
+        self._number(proof.order, proof.entries)
+
+    def _number(self, order: Int[np.ndarray, " n"], entries: Int[np.ndarray, " k"]) -> None:
+        """Set numbers and times of frames by the order of their packets, and where to begin."""
+        packets, stream = self._file.packets, self._file.stream
+        self._order, self.num_frames = order, len(order)
+        numbers = np.full(len(packets), -1)
+        numbers[order[::-1]] = np.arange(len(order))[::-1]
+        self._numbers: list[int] = numbers.tolist()
+        latest = np.maximum.accumulate(numbers)  # of what is decoded until then
+        self._keys = numbers[[place for place in entries if 0 <= numbers[place] == latest[place]]]
+        times, rate = packets.times(order), float(stream.average_rate or 0)
+        self.times: Float[np.ndarray, " n"] = np.arange(len(order)) / (rate or 1.0)
+        if times is not None:
+            self.times = (times - times[0]) * float(stream.time_base or 0)
+        last = float(self.times[-1])
+        self.fps = (len(order) - 1) / last if last > 0 else rate
+
+    def check(self) -> Check:
+        """Decode the whole file and compare with it what jumps to key frames give; sets `proof`.
+
+        Raises:
+            BrokenVideo: nothing can be decoded.
+        """
+        return self._check or self._prove()
+
+    def _prove(self) -> Check:
+        order: list[int] = []
+        digests: list[int] = []
+        corrupt, before = 0, self._file.undecodable
+        for place, frame in self._file.pictures():
+            order.append(place)
+            digests.append(_digest(frame))
+            corrupt += frame.is_corrupt
+        if not order:
+            raise BrokenVideo("no frame can be decoded")
+        refused, lost = self._file.undecodable - before, len(self._order) - len(order)
+        found = [self._numbers[place] for place in order] if len(self._order) else [-1]
+        told = found[0] >= 0 and 0 <= lost <= refused and bool((np.diff(found) > 0).all())
+        if not told:
+            lost, found = refused, list(range(len(order)))
+            self._number(np.array(order), np.flatnonzero(self._file.packets.keys))
+        self._check = Check(lost, corrupt)
+        decoded, spaced = dict(zip(found, digests, strict=True)), _spaced(self._keys.tolist())
+        entries = [int(self._order[key]) for key in spaced if self._is_entry(key, decoded)]
+        if not told or len(entries) < len(spaced):
+            arrays = (np.array(places, dtype=np.int32) for places in (self._order, entries))
+            proof = Proof(self._file.packets.checksum, *arrays)
+            self._use(proof)
+            _proofs[proof.packets] = proof
+            if len(_proofs) > REMEMBERED:
+                _proofs.popitem(last=False)
+        return self._check
+
+    def _is_entry(self, key: int, decoded: dict[int, int]) -> bool:
+        """Whether decoding from a key frame gives frames of the same digests."""
+        run = [number for number in range(key, key + COMPARED) if number in decoded]
+        return self._from_key(key, run, _digest) == {number: decoded[number] for number in run}
+
+    # ---- frames
+
+    def _collect(self, wanted: list[int]) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
         found: dict[int, np.ndarray] = {}
         for run in self._runs(wanted):
             for key in self._ways_in(run[0]):
-                part = self._from_key(key, run)
+                part = self._from_key(key, run, self._pixels)
                 if part is not None:
                     found |= part
                     break
@@ -225,7 +287,8 @@ class VideoReader:
                 yield run
                 run = []
             run.append(frame)
-        yield run
+        if run:
+            yield run
 
     def _ways_in(self, frame: int) -> Iterator[int | None]:
         """Key frames before `frame`, nearest first, each jump twice as far; at last the start."""
@@ -235,82 +298,72 @@ class VideoReader:
             place, step = place - step, 2 * step
         yield None
 
-    def _from_key(self, key: int | None, run: list[int]) -> dict[int, np.ndarray] | None:
-        """Decode a run of frames from a key frame, or from the start; None: it lies too late."""
-        if key is None:
-            self._rewind()
-        elif not self._seek(key):
-            return None
-        numbers = {int(self._pts[frame]): frame for frame in run}
-        skips = self._stream.codec_context.name in SKIPS_EXACTLY
-        found: dict[int, np.ndarray] = {}
-        first, last = int(self._pts[run[0]]), int(self._pts[run[-1]])
-        begun = started = False
-        for packet in self._packets():
-            if skips:
-                needed = not begun or packet.pts is None or packet.pts in numbers
-                self._stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
-            begun = True
-            for frame in _frames_of(packet):
-                if frame.pts is None:
-                    continue
-                if not started and key is not None and frame.pts > first:
-                    return None
-                started = True
-                if frame.pts in numbers:
-                    found[numbers[frame.pts]] = self._pixels(frame)
-                if len(found) == len(numbers) or frame.pts > last:
-                    return found
-        return found if started or key is None else None
-
-    def _from_the_start(self, wanted: list[int]) -> dict[int, np.ndarray]:
-        """Decode everything up to the last wanted frame and count."""
-        self._rewind()
-        found: dict[int, np.ndarray] = {}
-        asked = set(wanted)
-        for number, frame in enumerate(self._decoded()):
-            if number in asked:
-                found[number] = self._pixels(frame)
-                if len(found) == len(wanted):
-                    break
-        return found
-
-    def _decoded(self) -> Iterator[Any]:
-        for packet in self._packets():
-            yield from _frames_of(packet)
-
-    def _seek(self, key: int) -> bool:
-        self._fresh = False
+    def _from_key(
+        self, key: int | None, run: list[int], keep: Callable[[Any], Any]
+    ) -> dict[int, Any] | None:
+        """What is kept of a run of frames, decoded from a key frame or the start; None: the way in
+        does not lead to them."""
+        found: dict[int, Any] = {}
+        wanted, last = set(run), -1
         try:
-            self._container.seek(int(self._pts[key]), stream=self._stream, backward=True)
-        except FFmpegError:
-            return False
-        return True
+            for number, frame in self._numbered(key, run):
+                late = number > run[0] or (number == key and not frame.key_frame)
+                if key is not None and last < 0 and late:
+                    return None
+                if number <= last:
+                    if self.proof is None and self._check is None:
+                        raise _OutOfOrder
+                    if key is not None:
+                        return None
+                last = number
+                if number in wanted:
+                    found[number] = keep(frame)
+                if len(found) == len(wanted) or number > run[-1]:
+                    return found
+        except Elsewhere:
+            return None
+        return found if last >= 0 or key is None else None
 
-    def _rewind(self) -> None:
-        if not self._fresh:
-            self._container.close()
-            self._open()
-        self._fresh = False
+    def _numbered(
+        self, key: int | None, wanted: list[int] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Frames with their numbers, without those before the first; others than the wanted ones
+        may be left out."""
+        start = None if key is None else int(self._order[key])
+        places = None if wanted is None else set(self._order[wanted].tolist())
+        before, again = -1, 0
+        for place, frame in self._file.pictures(start, places):
+            again = again + 1 if place == before else 0  # two frames of one packet
+            before = place
+            number = self._numbers[place]
+            if number >= 0:
+                yield number + again, frame
+
+    def _known_pose(self) -> _Pose:
+        if self._pose is None:
+            self.read([0])
+        return self._pose or _Pose(0, False)
 
     def _pixels(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
-        if self._rotation is None:
-            self._rotation = round(frame.rotation / 90) * 90
+        if self._pose is None:
+            self._pose = _Pose.of(frame)
             self._shape = frame.width, frame.height
         self.corrupt += frame.is_corrupt
         width, height = self._shape  # of all frames, also where the stream changes its size
         return self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
 
 
-def _frames_of(packet: Any) -> list[Any]:
-    """What the decoder gives for a packet: nothing where its bytes are damaged."""
-    try:
-        return packet.decode()
-    except InvalidDataError:
-        return []
+def _spaced(keys: list[int]) -> list[int]:
+    chosen = keys[:1]
+    for key in keys:
+        if key >= chosen[-1] + SPACED:
+            chosen.append(key)
+    return chosen
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, InvalidDataError):
-        return "damaged or no video"
-    return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+def _digest(frame: Any) -> int:
+    """Of the first plane, which is the luma where there is one."""
+    plane, kind = frame.planes[0], frame.format
+    bits = 8 * -(-kind.components[0].bits // 8) if len(frame.planes) > 1 else kind.bits_per_pixel
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return zlib.crc32(rows[: plane.height, : plane.width * bits // 8].tobytes())

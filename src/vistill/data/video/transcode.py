@@ -67,7 +67,6 @@ def transcode(
     """
     encoder = ENCODERS[recipe.codec]
     with VideoReader(place) as video:
-        turns = video.rotation // 90 % 4
         scale = min(1.0, recipe.short_side / min(video.width, video.height))
         size = tuple(max(2, round(side * scale / 2) * 2) for side in (video.width, video.height))
         part = None if seconds is None else video.between(*seconds)
@@ -87,22 +86,22 @@ def transcode(
             }
             context = stream.codec_context
             context.thread_count, context.time_base = 1, Fraction(1, CLOCK)
-            count = _encode(video, container, stream, turns, part)
+            count = _encode(video, container, stream, part)
         if count == 0:
             raise BrokenVideo("no frame can be decoded")
     return count
 
 
-def _encode(video: VideoReader, container: Any, stream: Any, turns: int, part: range | None) -> int:
+def _encode(video: VideoReader, container: Any, stream: Any, part: range | None) -> int:
     scaler, last, count = VideoReformatter(), -1, 0
     try:
-        for number, (time, frame) in enumerate(video.frames()):
+        for number, frame in video.frames():
             if part is not None and number not in part:
                 if number >= part.stop:
                     break
                 continue
-            if turns:
-                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+            if video.rotation or video.mirrored:
+                pixels = video.upright(frame.to_ndarray(format="rgb24"))
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             small = scaler.reformat(
                 frame,
@@ -116,7 +115,7 @@ def _encode(video: VideoReader, container: Any, stream: Any, turns: int, part: r
             if count == 0:
                 stream.codec_context.colorspace = small.colorspace
                 stream.codec_context.color_range = small.color_range
-            last = max(last + 1, round(time * CLOCK))
+            last = max(last + 1, round(video.times[number] * CLOCK))
             small.pts, small.time_base = last, Fraction(1, CLOCK)
             small.pict_type = 0  # or the encoder repeats the types of the original
             container.mux(stream.encode(small))

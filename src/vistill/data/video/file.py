@@ -1,0 +1,203 @@
+"""An open video file, through PyAV: its packets by their place in the file, and the pictures that a
+decoder makes of them.
+
+No jump is taken on trust: every packet after it has to be the one that lies there. One decoder
+thread: loader processes are what runs in parallel.
+"""
+
+import io
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+from jaxtyping import Int
+
+from vistill.data.broken import BrokenImage
+from vistill.data.video.packets import NONE, Packets
+
+SKIPS_EXACTLY = ("h264", "hevc")
+"""Codecs whose decoders are faster and still exact when they skip non-reference frames."""
+KNOWS_ITS_START = "h264"
+"""Its decoder waits for a picture to begin with; others make grey ones up until a key frame."""
+
+
+class BrokenVideo(BrokenImage):
+    """This one video cannot be used; the text says why."""
+
+
+class Elsewhere(Exception):
+    """A jump led to other packets than those of the key frame."""
+
+
+class VideoFile:
+    """The video stream of a file.
+
+    Args:
+        source: path, or the file's bytes.
+
+    Attributes:
+        codec: name of the decoder.
+        packets: all of them.
+        undecodable: packets so far that the decoder refused.
+
+    Raises:
+        BrokenVideo: no video in it.
+    """
+
+    def __init__(self, source: bytes | str) -> None:
+        if source == b"":
+            raise BrokenVideo("the file is empty")
+        self._source = source
+        self.undecodable = 0
+        self._open()
+        self._fresh = False
+        self.codec: str = self.context.name
+        try:
+            extradata = self.context.extradata or b""
+            self.packets = Packets.of(self._demuxed(), self.codec, extradata)
+            if not self.packets.shown.any():
+                raise BrokenVideo("no frame in it")
+        except BaseException:
+            self.close()
+            raise
+        keys = np.flatnonzero(self.packets.keys)
+        self._start = int(keys[0]) if len(keys) and self.codec != KNOWS_ITS_START else 0
+
+    def close(self) -> None:
+        """Give file and decoder back."""
+        self._container.close()
+
+    def told_order(self) -> Int[np.ndarray, " t"] | None:
+        """Places of the packets as their pictures follow one another, from the first one that can
+        be decoded; None: only decoding all of it tells."""
+        context = self.context
+        fields = getattr(context, "field_order", 0)  # PyAV 18
+        order = self.packets.display_order(context.codec, context.has_b_frames, fields)
+        if order is None or (order[0] == 0 and self.packets.begins):
+            return order
+        for place, _ in self.pictures():
+            found = np.flatnonzero(order == place)
+            if len(found):
+                return order[found[0] :]
+        return None
+
+    def pictures(
+        self, key: int | None = None, wanted: Collection[int] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """What the decoder gives out, as PyAV's frames, and the place of the packet of each.
+
+        Args:
+            key: place of the key frame to begin with; None: the start.
+            wanted: places; other frames may be left out where nothing refers to them.
+
+        Raises:
+            Elsewhere: the file's seeking does not lead to the key frame.
+        """
+        context = self.context if key is not None or self._fresh else self._rewound()
+        skips = wanted is not None and self.codec in SKIPS_EXACTLY
+        begun = False
+        for place, packet in self._from_start() if key is None else self._jump(key):
+            if skips:
+                needed = not begun or place in (wanted or ())
+                context.skip_frame = "DEFAULT" if needed else "NONREF"
+                begun = True
+            packet.pts = place  # decoders hand it on, whatever time it stood for
+            for frame in self._decoded(packet):
+                yield frame.pts, frame
+        for frame in self._decoded(None):
+            yield frame.pts, frame
+
+    def _open(self) -> None:
+        source = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
+        try:
+            self._container: InputContainer = av.open(source, "r", metadata_errors="ignore")
+        except (FFmpegError, ValueError) as error:
+            raise BrokenVideo(_reason(error)) from error
+        streams = self._container.streams
+        best = streams.best("video")
+        usable = [stream for stream in streams.video if not _unusable(stream)]
+        if not usable:
+            kinds = sorted({_unusable(stream) or stream.type for stream in streams})
+            self._container.close()
+            raise BrokenVideo(f"no video in it{', only ' + ' and '.join(kinds) if kinds else ''}")
+        self.stream: Any = best if best in usable else usable[0]
+        self.context: Any = self.stream.codec_context
+        self.context.thread_count = 1
+        self._fresh = True
+
+    def _rewound(self) -> Any:
+        self._container.close()
+        self._open()
+        return self.context
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Packets up to the end, or up to where the file is too damaged to go on."""
+        try:
+            for packet in self._container.demux(self.stream):
+                if packet.size:
+                    yield packet
+        except FFmpegError:
+            return
+
+    def _from_start(self) -> Iterator[tuple[int, Any]]:
+        """All packets that a decoder is to be given, with their places."""
+        self._fresh = False
+        for place, packet in enumerate(self._demuxed()):
+            if place >= self._start:
+                yield place, packet
+
+    def _jump(self, key: int) -> Iterator[tuple[int, Any]]:
+        """The packets from a key frame on, that at place `key` or one before it."""
+        for told in (self.packets.pts[key], self.packets.dts[key]):  # some seek by the one
+            packets = self._after_seek(int(told))
+            packet = next(packets, None)
+            place = None if packet is None else self.packets.find(packet)
+            if place is not None and place <= key:
+                break
+        else:
+            raise Elsewhere
+        begun = False
+        while packet is not None:
+            if not self.packets.holds(packet, place):
+                raise Elsewhere
+            begun = begun or bool(self.packets.keys[place])
+            if begun:
+                yield place, packet
+            packet, place = next(packets, None), place + 1
+
+    def _after_seek(self, time: int) -> Iterator[Any]:
+        self._fresh = False
+        if time == NONE:
+            return
+        try:
+            self._container.seek(time, stream=self.stream, backward=True)
+        except FFmpegError:
+            return
+        yield from self._demuxed()
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        """What the decoder gives for a packet: nothing where its bytes are damaged."""
+        try:
+            return self.context.decode(packet)
+        except FFmpegError:
+            self.undecodable += 1
+            return []
+
+
+def _unusable(stream: Any) -> str | None:
+    """What a video stream is that is no clip, or None."""
+    if stream.type != "video":
+        return None
+    if stream.disposition & Disposition.attached_pic:
+        return "a cover picture"
+    return "video of an unknown codec" if stream.codec_context is None else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InvalidDataError):
+        return "damaged or no video"
+    return f"cannot be opened: {getattr(error, 'strerror', None) or error}"
