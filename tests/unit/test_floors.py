@@ -18,7 +18,7 @@ FLOORS = [
     {"api"},
     {"training", "evaluation", "analysis"},
     {"methods"},
-    {"models", "align", "views", "targets", "losses"},
+    {"models", "heads", "views", "targets", "losses"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 EVERYWHERE = {"batch", "errors", "files", "locking", "stopping"}
@@ -122,7 +122,7 @@ def test_loader_processes_start_light() -> None:
 
 def test_maths_reads_no_files() -> None:
     for module in MODULES:
-        if room(module) in {"methods", "align", "views", "targets", "losses"}:
+        if room(module) in {"methods", "heads", "views", "targets", "losses"}:
             used = {name.partition(".")[0] for name in imports(module)}
             assert not used & {"os", "io", "pathlib", "yaml", "json", "pydantic"}, module
 

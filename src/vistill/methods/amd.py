@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.align.generator import FeatureGenerator
-from vistill.align.projector import unbiased_projector
+from vistill.heads.generator import FeatureGenerator
+from vistill.heads.projector import unbiased_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.methods.amd_plan import (

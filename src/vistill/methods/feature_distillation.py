@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.align.projector import feature_projector
+from vistill.heads.projector import feature_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl

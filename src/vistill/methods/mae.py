@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.align.pixel_decoder import PixelDecoder
+from vistill.heads.pixel_decoder import PixelDecoder
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.reconstruction import masked_mse, normalize_patches

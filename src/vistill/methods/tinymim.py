@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.align.projector import linear_projector
+from vistill.heads.projector import linear_projector
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse, smooth_l1, softmax_kl

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.align.hidden_decoder import HiddenDecoder
+from vistill.heads.hidden_decoder import HiddenDecoder
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import mse

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vistill.align.hidden_decoder import beside_mask_tokens, initialize
+from vistill.heads.hidden_decoder import beside_mask_tokens, initialize
 from vistill.models.layers import LAYER_NORM_EPS, Block, QKVBias
 
 
