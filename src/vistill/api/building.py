@@ -9,7 +9,7 @@ from vistill.config.together import student_configs
 from vistill.errors import UserError
 from vistill.methods import build_method
 from vistill.methods.base import Ingredients, Method
-from vistill.methods.together import Together
+from vistill.methods.multi_student import Together
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.named_weights import load_named

@@ -16,7 +16,7 @@ from vistill.errors import UserError
 from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.methods.base import Method, TrainedModule, freeze_unreached
-from vistill.methods.sides import drop_path_noise
+from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.models.clip import CLIP_NORMALIZATION
 from vistill.models.swin import SwinBackbone

@@ -20,7 +20,7 @@ from vistill.methods.amd_plan import (
     choose_sight,
 )
 from vistill.methods.base import Ingredients, Method
-from vistill.methods.sides import drop_path_noise, pixels_for, rising
+from vistill.methods.side import drop_path_noise, pixels_for, rising
 from vistill.methods.videomae import HiddenPainter, Painting, TrainedOnSight, fixed_positions
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer

@@ -15,7 +15,7 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
 from vistill.methods.base import Ingredients, Method, TrainedModule
-from vistill.methods.sides import drop_path_noise, pixels_for, rising, set_drop_path
+from vistill.methods.side import drop_path_noise, pixels_for, rising, set_drop_path
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import WHITENINGS, Whitening

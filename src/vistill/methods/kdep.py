@@ -19,7 +19,7 @@ from vistill.losses.distances import mse
 from vistill.methods.base import Fitting, Ingredients, Method, TrainedModule
 from vistill.methods.first_look import FeatureMoments, calibration
 from vistill.methods.layers import Activation, layer_widths, read
-from vistill.methods.sides import set_drop_path
+from vistill.methods.side import set_drop_path
 from vistill.models.backbone import Backbone, Tap
 from vistill.targets.fixed_map import (
     OFFICIAL_STD,

@@ -10,7 +10,7 @@ from vistill.batch import Batch, Losses
 from vistill.errors import UserError
 from vistill.losses.reconstruction import masked_mse, normalize_patches
 from vistill.methods.base import Ingredients, Method, TrainedModule
-from vistill.methods.sides import drop_path_noise
+from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 from vistill.views.masking import Mask, random_mask

@@ -16,7 +16,7 @@ from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
 from vistill.methods.base import Ingredients, Method, TrainedModule
 from vistill.methods.mae import DECODER, Painter, check_mask_ratio
-from vistill.methods.sides import drop_path_noise, pixels_for, set_drop_path
+from vistill.methods.side import drop_path_noise, pixels_for, set_drop_path
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten

@@ -13,7 +13,7 @@ from vistill.losses.distances import mse
 from vistill.losses.reconstruction import normalize_cubes, normalize_patches
 from vistill.methods.base import Ingredients, Method, TrainedModule
 from vistill.methods.mae import DECODER
-from vistill.methods.sides import drop_path_noise, rising
+from vistill.methods.side import drop_path_noise, rising
 from vistill.models.backbone import Tap
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer

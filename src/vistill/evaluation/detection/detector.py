@@ -17,7 +17,7 @@ from vistill.batch import Batch, Losses
 from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, jitter_boxes
 from vistill.evaluation.detection.hue import color_shift
 from vistill.methods.base import TrainedModule
-from vistill.methods.sides import drop_path_noise
+from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.views.noise import Stream

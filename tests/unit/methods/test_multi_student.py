@@ -12,7 +12,7 @@ from vistill.methods.base import Method, TrainedModule
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.kdep import KDEP
 from vistill.methods.tinymim import TinyMIM
-from vistill.methods.together import Together
+from vistill.methods.multi_student import Together
 from vistill.models.vit import VisionTransformer
 
 
