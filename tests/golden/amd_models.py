@@ -28,7 +28,7 @@ def load(model: torch.nn.Module, state: dict[str, Tensor], absent=()) -> None:
 
 
 def training_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published names of a pre-training model to those of `TrainedAMD` and `TrainedVideoMAE`."""
+    """Published names of a pre-training model to those of `AMD` and `VideoMAE`."""
     renamed = {
         **{f"student.{k}": v for k, v in part(state, "encoder").items()},
         **{f"painter.decoder.{k}": v for k, v in part(state, "decoder").items()},

@@ -1,10 +1,17 @@
 """Published parameter names to vistill's, for loading golden states."""
 
+import torch
 from torch import Tensor
+
+from vistill.batch import Batch
+from vistill.models.backbone import Normalization
+
+AS_IT_IS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""For images that were normalised before."""
 
 
 def mae_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official MAE names to `TrainedMAE` names."""
+    """Official MAE names to names of the method `MAE`."""
     renamed = {}
     for name, tensor in state.items():
         if name == "mask_token":
@@ -20,3 +27,9 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries under `prefix.`, without it."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+
+
+def batch_of(pixels: Tensor) -> Batch:
+    """A batch of pictures or clips in [0, 1], or of images where nothing is normalised."""
+    rows = torch.arange(len(pixels))
+    return Batch(pixels, seeds=rows, ids=rows)

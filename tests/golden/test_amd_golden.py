@@ -3,9 +3,9 @@
 import pytest
 import torch
 from amd_models import clip_vit, load, training_names, unit
-from names import part
+from names import batch_of, part
 
-from vistill.batch import Batch
+from vistill.config.methods import AMDConfig, VideoMAEConfig
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE
 from vistill.models.backbone import Tap
@@ -36,11 +36,13 @@ def amd(config, **options) -> AMD:
     return AMD(
         student,
         teacher,
-        student_mask_ratio=config["mask_ratio"],
-        teacher_mask_ratio=config["mask_ratio_teacher"],
-        direct={"pairs": pairs},
-        generation=generation | {"mask_token": "frozen"} | options.get("generation", {}),
-        reconstruction={"decoder": decoder},
+        AMDConfig(
+            student_mask_ratio=config["mask_ratio"],
+            teacher_mask_ratio=config["mask_ratio_teacher"],
+            direct={"pairs": pairs},
+            generation=generation | {"mask_token": "frozen"} | options.get("generation", {}),
+            reconstruction={"decoder": decoder},
+        ),
     )
 
 
@@ -51,16 +53,16 @@ def loaded_amd(case, dtype=torch.float32, **options) -> AMD:
     tokens = {
         f"generators.{i}.mask_token": case.inputs[f"generator_mask_token_{i}"] for i in range(2)
     }
-    load(method.trained, training_names(part(case.state, "student")) | tokens)
+    load(method, training_names(part(case.state, "student")) | tokens)
     return method.to_device("cpu").to(dtype)
 
 
 def losses_of(method: AMD, case, step: int, dtype=torch.float32):
-    pixels = unit(case.inputs["video"][step].to(dtype))
-    mask = method.trained.sight.mask(case.inputs["perm"][step].to(dtype))
+    batch = batch_of(unit(case.inputs["video"][step].to(dtype)))
+    mask = method.sight.mask(case.inputs["perm"][step].to(dtype))
     method.teacher.to(dtype)
-    targets = method.observe(pixels, mask)
-    return method.trained.compare(pixels, targets, mask), targets, mask, pixels
+    method.mask = lambda _: mask
+    return method(batch), mask, batch
 
 
 def close(found, expected, case, name=""):
@@ -76,26 +78,27 @@ def case(golden):
 
 def test_amd_features_and_target(case):
     method = loaded_amd(case)
-    losses, targets, mask, pixels = losses_of(method, case, 0)
+    losses, mask, batch = losses_of(method, case, 0)
+    targets, pixels = method.targets(batch, mask), batch.pixels
     out = case.output
     kept = case.info["student_visible"]
     assert mask.extra.shape[1] == case.info["n_diff"]
     for i, block in enumerate(case.config["teacher_dir"]):
         close(targets[block][:, :kept], out[f"step0_teacher_dir_{i}"], case)
         close(targets[block][:, kept:], out[f"step0_teacher_gen_{i}"], case)
-    student = method.backbone
+    student = method.student
     taps = [Tap("block", block) for block in case.config["student_dir"]]
     taps.append(Tap("norm", student.depth))
     found = student.tap(student.normalization(pixels), taps, visible=mask.visible)
-    said = method.trained.predict({tap.block: found[tap] for tap in taps[:-1]}, mask)
+    said = method.predict({tap.block: found[tap] for tap in taps[:-1]}, mask)
     for i in range(2):
         close(said["direct"][i], out[f"step0_student_dir_{i}"], case)
         close(said["generation"][i], out[f"step0_student_gen_{i}"], case)
-    painting = method.trained.painter(found[taps[-1]], pixels, pixels, mask)
+    painting = method.painter(found[taps[-1]], pixels, pixels, mask)
     close(painting.prediction, out["step0_recon_pred"], case)
     close(painting.target, out["step0_recon_target"], case)
     close(losses.total.detach(), out["step0_loss_total"], case)
-    for i, (ours, theirs) in enumerate(method.trained.direct.pairs):
+    for i, (ours, theirs) in enumerate(method.direct.pairs):
         for kind in ("direct", "generation"):
             close(
                 losses.watched[f"{kind}_{ours}_{theirs}"],
@@ -119,15 +122,13 @@ def test_amd_in_float64(case):
 def test_amd_gradients(case):
     method = loaded_amd(case)
     losses_of(method, case, 0)[0].total.backward()
-    gradients = {n: p.grad for n, p in method.trained.named_parameters()}
+    gradients = {n: p.grad for n, p in method.named_parameters()}
     for name, expected in training_names(case.grad).items():
         if "__" not in name:
             close(gradients[name], expected, case, name)
     norm = torch.nn.utils.get_total_norm([g for g in gradients.values() if g is not None])
     close(norm, case.output["step0_grad_norm_unclipped"], case)
-    unreached = {
-        n for n, p in method.trained.named_parameters() if p.requires_grad and p.grad is None
-    }
+    unreached = {n for n, p in method.named_parameters() if p.requires_grad and p.grad is None}
     assert not unreached
 
 
@@ -135,15 +136,14 @@ def test_amd_learned_mask_tokens_change_no_other_gradient(case):
     method = loaded_amd(case, generation={"mask_token": "learned"})
     losses_of(method, case, 0)[0].total.backward()
     for i in range(2):
-        token = method.trained.generators[i].mask_token
+        token = method.generators[i].mask_token
         close(token.grad, case.grad[f"__generator_mask_token_{i}__would_be"], case)
 
 
 def test_amd_two_clipped_steps(case):
     config, method = case.config, loaded_amd(case)
-    trained = method.trained
     optimizer = torch.optim.AdamW(
-        pretrain_groups(trained, config["wd"][0], trained.no_decay), betas=tuple(config["betas"])
+        pretrain_groups(method, config["wd"][0], method.no_decay), betas=tuple(config["betas"])
     )
     totals, norms = [], []
     for step in range(config["steps"]):
@@ -152,22 +152,22 @@ def test_amd_two_clipped_steps(case):
         loss = losses_of(method, case, step)[0].total
         optimizer.zero_grad()
         loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(trained.parameters(), config["clip_grad"]))
+        norms.append(torch.nn.utils.clip_grad_norm_(method.parameters(), config["clip_grad"]))
         optimizer.step()
         totals.append(loss.detach())
     close(torch.stack(totals), case.output["loss_total_per_step"], case)
     close(torch.stack(norms), case.output["grad_norm_before_clip_per_step"], case)
-    parameters = dict(trained.named_parameters())
+    parameters = dict(method.named_parameters())
     for name, expected in training_names(case.updated).items():
         close(parameters[name].detach(), expected, case, name)
 
 
 def test_amd_groups(golden):
     case = golden("amd_groups", "amd")
-    trained = amd(case.config).trained
-    groups = pretrain_groups(trained, 0.05, trained.no_decay)
+    method = amd(case.config)
+    groups = pretrain_groups(method, 0.05, method.no_decay)
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    parameters = {n: p for n, p in trained.named_parameters() if p.requires_grad}
+    parameters = {n: p for n, p in method.named_parameters() if p.requires_grad}
     expected = training_names({n: g["weight_decay"] for n, g in case.info["groups"].items()})
     assert set(parameters) == set(expected)
     assert {n: decay[id(p)] for n, p in parameters.items()} == expected
@@ -187,19 +187,20 @@ def videomae(case) -> VideoMAE:
     decoder = {"embed_dim": config["d_dim"], "depth": config["d_depth"]}
     method = VideoMAE(
         student,
-        mask_ratio=config["mask_ratio"],
-        decoder=decoder | {"num_heads": config["d_heads"]},
+        VideoMAEConfig(
+            mask_ratio=config["mask_ratio"], decoder=decoder | {"num_heads": config["d_heads"]}
+        ),
     )
-    load(method.trained, training_names(case.state))
+    load(method, training_names(case.state))
     return method
 
 
 def test_videomae_step(golden):
     case = golden("videomae_step", "amd")
     method = videomae(case)
-    trained, student = method.trained, method.backbone
+    student = method.student
     pixels, noise = unit(case.inputs["video"]), case.inputs["perm"].float()
-    mask = trained.sight.mask(noise)
+    mask = method.sight.mask(noise)
     hidden = torch.zeros_like(case.output["mask"]).scatter(1, mask.hidden, 1)
     assert torch.equal(hidden, case.output["mask"])
     images = student.normalization(pixels)
@@ -207,27 +208,27 @@ def test_videomae_step(golden):
     tap = Tap("norm", student.depth)
     found = student.tap(images, [tap], visible=mask.visible)[tap]
     close(found, case.output["encoder_output"], case)
-    painting = trained.reconstruct(pixels, noise)
+    painting = method.reconstruct(batch_of(pixels), mask)
     close(painting.prediction, case.output["recon_pred"], case)
     close(painting.target, case.output["recon_target"], case)
     close(painting.loss, case.output["loss"], case)
     raw = pixel_patches(pixels, student.patch_size, 2)
     close(raw, case.output["target_raw_all"], case)
-    trained.painter.norm_pixels = False
+    method.painter.norm_pixels = False
     everything = torch.arange(raw.shape[1]).expand(2, -1)
-    close(trained.painter.target(pixels, mask._replace(hidden=everything)), raw, case)
-    trained.painter.norm_pixels = True
-    normed = trained.painter.target(pixels, mask._replace(hidden=everything))
+    close(method.painter.target(pixels, mask._replace(hidden=everything)), raw, case)
+    method.painter.norm_pixels = True
+    normed = method.painter.target(pixels, mask._replace(hidden=everything))
     close(normed, case.output["target_all"], case)
     assert torch.equal(channels_last(patchify(pixels, student.patch_size, 2)), raw)
 
     optimizer = torch.optim.AdamW(
-        pretrain_groups(trained, case.config["wd"][0], trained.no_decay),
+        pretrain_groups(method, case.config["wd"][0], method.no_decay),
         lr=case.config["lr"][0],
         betas=tuple(case.config["betas"]),
     )
     painting.loss.backward()
-    parameters = dict(trained.named_parameters())
+    parameters = dict(method.named_parameters())
     for name, expected in training_names(case.grad).items():
         close(parameters[name].grad, expected, case, name)
     norm = torch.nn.utils.get_total_norm(
@@ -241,22 +242,13 @@ def test_videomae_step(golden):
 
 def test_videomae_in_float64(golden):
     case = golden("videomae_step", "amd")
-    trained = videomae(case).trained.double()
-    video, noise = unit(case.inputs["video"].double()), case.inputs["perm"].double()
-    painting = trained.reconstruct(video, noise)
+    method = videomae(case).double()
+    mask = method.sight.mask(case.inputs["perm"].double())
+    painting = method.reconstruct(batch_of(unit(case.inputs["video"].double())), mask)
     torch.testing.assert_close(painting.loss, case.output64["loss"], rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(
         painting.prediction, case.output64["recon_pred"], rtol=1e-6, atol=1e-6
     )
-
-
-def test_a_batch_goes_the_same_way(case):
-    """`method(batch)` is `observe` and `compare` with the mask of the seeds."""
-    method = loaded_amd(case)
-    batch = Batch(unit(case.inputs["video"][0]), torch.tensor([3, 4]), torch.arange(2))
-    mask = method.trained.draw(batch)
-    by_hand = method.trained.compare(batch.pixels, method.observe(batch.pixels, mask), mask)
-    assert torch.equal(method(batch).total, by_hand.total)
 
 
 def test_rates_of_every_step(golden):

@@ -48,7 +48,7 @@ def load(classifier: Classifier, state: dict) -> None:
 
 def build(case, **options) -> Classifier:
     config = case.config
-    method = build_classifier(
+    classifier = build_classifier(
         vit(config),
         config["num_classes"],
         image_size=config["img_size"],
@@ -56,7 +56,6 @@ def build(case, **options) -> Classifier:
         options=PLAIN.model_copy(update=options),
         seed=0,
     )
-    classifier = method.trained
     assert isinstance(classifier, Classifier)
     load(classifier, case.state)
     return classifier
@@ -194,7 +193,7 @@ def test_transfer_of_a_student(golden, kind):
     backbone = vit(student | {"depth": 12}, student["num_heads"])
     backbone.load_state_dict({k: v for k, v in case.state.items() if k not in fresh and
                               not k.startswith("new.")}, strict=True)  # fmt: skip
-    method = build_classifier(
+    classifier = build_classifier(
         backbone,
         target["num_classes"],
         image_size=target["img_size"],
@@ -202,7 +201,6 @@ def test_transfer_of_a_student(golden, kind):
         options=PLAIN.model_copy(update={"num_heads": target["num_heads"]}),
         seed=0,
     )
-    classifier = method.trained
     assert isinstance(classifier, Classifier)
     _, unexpected = classifier.load_state_dict(fresh, strict=False)
     assert not unexpected

@@ -72,8 +72,9 @@ def test_finetune_vit(golden, tmp_path):
     assert backbone.relative_position == "shared"
     settings = case.config["resolved"]["TRAIN"]
     options = FineTuneConfig(layer_decay=settings["LAYER_DECAY"], drop_path=0.0)
-    method = build_classifier(backbone, 10, image_size=32, pool="avg", options=options, seed=0)
-    classifier = method.trained.double()
+    classifier = build_classifier(
+        backbone, 10, image_size=32, pool="avg", options=options, seed=0
+    ).double()
     classifier.head.load_state_dict(part(case.state, "head"))
     classifier.fc_norm.load_state_dict(part(case.state, "fc_norm"))
     names = beit_names(classifier.student.state_dict())
@@ -121,7 +122,7 @@ def test_finetune_groups(golden):
     method = build_classifier(
         small_student(case.config), 1000, image_size=32, pool="avg", options=options, seed=0
     )
-    check_groups(method.trained, options, case.info)
+    check_groups(method, options, case.info)
 
 
 def test_pretrain_groups(golden):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from names import part
+from names import batch_of, part
 from test_student_vit_golden import student
 
+from vistill.config.methods import FeatureDistillationConfig
 from vistill.losses.distances import smooth_l1
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Backbone, Normalization
@@ -69,7 +70,7 @@ def whole_method(case) -> FeatureDistillation:
     method = FeatureDistillation(
         student(config, part(case.state, "encoder")), teacher.to(case.inputs["image0"].dtype)
     )
-    method.trained.projector = linear(case.state, "decoder.0")
+    method.projector = linear(case.state, "decoder.0")
     return method
 
 
@@ -79,9 +80,9 @@ def test_training_steps(golden, name):
     check_training_steps(case, whole_method(case))
 
 
-def published_names(trained) -> dict[str, torch.nn.Parameter]:
-    """Parameters of a method's trained half under the published names."""
-    found = beit_names(dict(trained.named_parameters()))
+def published_names(method) -> dict[str, torch.nn.Parameter]:
+    """Parameters of a method under the published names."""
+    found = beit_names(dict(method.named_parameters()))
     found = {k.replace("student.", "encoder.", 1): p for k, p in found.items()}
     return {k.replace("projector.", "decoder.0.", 1): p for k, p in found.items()}
 
@@ -97,9 +98,8 @@ def check_training_steps(case, method, names=published_names, no_decay=("cls_tok
     """Targets, predictions, losses, gradients and AdamW steps of a published run."""
     config, settings = case.config, case.config["resolved"]["TRAIN"]
     close = {"atol": case.atol, "rtol": case.rtol}
-    trained = method.trained
-    parameters = names(trained)
-    groups = pretrain_groups(trained, settings["WEIGHT_DECAY"], no_decay)
+    parameters = names(method)
+    groups = pretrain_groups(method, settings["WEIGHT_DECAY"], no_decay)
     by_identity = {id(p): name for name, p in parameters.items()}
     expected = {g["weight_decay"]: set(g["params"]) for g in case.info["param_groups"]}
     found = {g["weight_decay"]: {by_identity[id(p)] for p in g["params"]} for g in groups}
@@ -121,22 +121,23 @@ def check_training_steps(case, method, names=published_names, no_decay=("cls_tok
         for group in groups:
             group["lr"] = rate
         images = case.inputs[f"image{step}"]
-        pixels = unit_pixels(images)
+        batch = batch_of(unit_pixels(images))
+        method.ours.images = lambda _, images=images: images
         with torch.no_grad():
-            target = method.teach(method.teacher.normalization(pixels))
-        losses = trained.compare(images, target)
+            target = method.target_of(method.features(batch))
+        losses = method.compare(batch, target)
         optimizer.zero_grad()
         losses.total.backward()
         if step == 0:
             torch.testing.assert_close(target, case.output["target"], **close)
-            torch.testing.assert_close(trained.predict(images), case.output["pred"], **close)
+            torch.testing.assert_close(method.predict(batch), case.output["pred"], **close)
             for key, value in case.grad.items():
                 gradient = parameters[key].grad
                 torch.testing.assert_close(gradient.reshape(value.shape), value, **close, msg=key)
         torch.testing.assert_close(
             losses.total.detach(), case.output["losses"][step].to(images), **close
         )
-        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), settings["CLIP_GRAD"])
+        norm = torch.nn.utils.clip_grad_norm_(method.parameters(), settings["CLIP_GRAD"])
         torch.testing.assert_close(norm, case.output["grad_norms"][step].to(images), **close)
         optimizer.step()
     for key, value in part(
@@ -183,15 +184,16 @@ def test_target_kinds(golden, options, target_name, loss_name):
     case = golden("target_kinds", "fd")
     close = {"atol": case.atol, "rtol": case.rtol}
     teacher = Fixed(case.inputs["teacher_normed"], case.inputs["teacher_logits"])
-    method = FeatureDistillation(Fixed(case.inputs["student"]), teacher, **options)
+    config = FeatureDistillationConfig(**options)
+    method = FeatureDistillation(Fixed(case.inputs["student"]), teacher, config)
     head = "logit_head" if options.get("target") == "logits" else "decoder.0"
-    method.trained.projector = linear(case.state, head)
-    images = torch.zeros(3, 3, 8, 8)
-    target = method.teach(images)
+    method.projector = linear(case.state, head)
+    batch = batch_of(torch.zeros(3, 3, 8, 8))
+    target = method.target_of(method.features(batch))
     if target_name is not None:
         torch.testing.assert_close(target, case.output[target_name], **close)
     if loss_name is not None:
-        loss = method.trained.compare(images, target).total
+        loss = method.compare(batch, target).total
         torch.testing.assert_close(loss, case.output[loss_name], **close)
 
 
@@ -204,5 +206,5 @@ def test_drop_path_rates(golden):
     expected = golden("init_statistics", "fd").info["drop_path_rates_rate03_depth4"]
     sizes = {"image_size": 8, "patch_size": 8, "embed_dim": 8, "num_heads": 1}
     student = VisionTransformer(**sizes, depth=4)
-    FeatureDistillation(student, VisionTransformer(**sizes, depth=1), student_drop_path=0.3)
+    FeatureDistillation(student, VisionTransformer(**sizes, depth=1), drop_path=0.3)
     assert student.drop_path_rates == pytest.approx(expected, rel=1e-6)

@@ -7,10 +7,12 @@ from names import part
 from torch import nn
 
 from vistill.batch import Batch
+from vistill.config.methods import KDEPConfig
 from vistill.config.schema import OptimConfig
+from vistill.heads.projector import conv1x1
 from vistill.losses.distances import mse
 from vistill.methods.base import freeze_unreached
-from vistill.methods.kdep import KDEP, conv1x1
+from vistill.methods.kdep import KDEP
 from vistill.models.backbone import Normalization, Tap
 from vistill.targets.scaling import power_temperature
 from vistill.training.optim import build_optimizer, pretrain_groups, set_lr
@@ -68,8 +70,8 @@ def build_kdep(case, student_state, teacher_state, **options):
     config = case.config
     student = resnet(student_state, config["s_block"], *sizes(config, "s_"))
     teacher = resnet(teacher_state, "bottleneck", *sizes(config, "t_"))
-    method = KDEP(student, teacher, color_jitter=None, lighting_std=0, **options)
-    method.map.fit(given_svd(teacher_state))
+    method = KDEP(student, teacher, KDEPConfig(color_jitter=None, lighting_std=0, **options))
+    method.maps["feature"].fit(given_svd(teacher_state))
     return method
 
 
@@ -93,13 +95,13 @@ def test_teacher_forward(golden):
     from vistill.models.pooled import PooledBackbone
 
     student = PooledBackbone(Narrow(), image_size=224)
-    method = KDEP(student, teacher, color_jitter=None, lighting_std=0)
-    method.map.fit(given_svd(case.state))
+    method = KDEP(student, teacher, KDEPConfig(color_jitter=None, lighting_std=0))
+    method.maps["feature"].fit(given_svd(case.state))
     batch = batch_of(case.inputs["image_u8"])
-    pooled = method.teacher_output(batch)
+    pooled = method.features(batch)
     close(pooled, case.output["pooled"], case)
-    close(method.map.aligned(pooled), case.output["projected"], case)
-    target = method.targets(batch).feature
+    close(method.maps["feature"].aligned(pooled), case.output["projected"], case)
+    target = method.target_of(method.features(batch))["feature"]
     close(target, case.output["target"], case, atol=5e-3)
     close(power_temperature(case.output["projected"]), case.output["target"], case)
     assert bool(target.requires_grad) == bool(case.output["requires_grad"])
@@ -141,14 +143,14 @@ def test_training_steps(golden, name):
     # The published normalisation holds its constants in fp32, whatever the dtype of the case.
     published = Normalization()
     constants = [tuple(torch.tensor(c).tolist()) for c in (published.mean, published.std)]
-    method.backbone.normalization = method.teacher.normalization = Normalization(*constants)
-    net = method.backbone.module
+    method.student.normalization = method.teacher.normalization = Normalization(*constants)
+    net = method.student.module
     frozen = freeze_unreached(method, batch_of(pixels[0]))
     assert frozen == ["student.module.fc.weight", "student.module.fc.bias"]
     optim = OptimConfig(
         optimizer="sgd", schedule="step", weight_decay=config["weight_decay"], decay_biases=True
     )
-    groups = pretrain_groups(method.trained, optim.weight_decay, decay_biases=True)
+    groups = pretrain_groups(method, optim.weight_decay, decay_biases=True)
     optimizer = build_optimizer([group for group in groups if group["params"]], optim)
     assert len(optimizer.param_groups) == 1
     for step in range(config["steps"]):

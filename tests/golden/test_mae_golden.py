@@ -2,16 +2,18 @@
 
 import pytest
 import torch
-from names import mae_state
+from names import AS_IT_IS, batch_of, mae_state
 
-from vistill.methods.mae import TrainedMAE
+from vistill.config.methods import MAEConfig
+from vistill.heads.pixel_decoder import Reconstruction
+from vistill.methods.mae import MAE
 from vistill.models.positions import resize_position_table, sincos_2d
 from vistill.models.vit import VisionTransformer
 from vistill.views.masking import gather_tokens, random_mask
 from vistill.views.patches import pixel_patches, unpatch_pixels
 
 
-def build_mae(config: dict, state: dict) -> TrainedMAE:
+def build_mae(config: dict, state: dict) -> MAE:
     student = VisionTransformer(
         image_size=config["img_size"],
         patch_size=config["patch_size"],
@@ -25,10 +27,17 @@ def build_mae(config: dict, state: dict) -> TrainedMAE:
         "depth": config["decoder_depth"],
         "num_heads": config["decoder_num_heads"],
     }
-    trained = TrainedMAE(student, config["mask_ratio"], config["norm_pix_loss"], decoder)
-    trained.to(next(iter(state.values())).dtype)
-    trained.load_state_dict(mae_state(state), strict=True)
-    return trained
+    student.normalization = AS_IT_IS
+    options = {"mask_ratio": config["mask_ratio"], "norm_pixels": config["norm_pix_loss"]}
+    method = MAE(student, MAEConfig(**options, decoder=decoder))
+    method.to(next(iter(state.values())).dtype)
+    method.load_state_dict(mae_state(state), strict=True)
+    return method
+
+
+def reconstruct(method: MAE, images: torch.Tensor, noise: torch.Tensor) -> Reconstruction:
+    """Of normalised images, masked by a given noise."""
+    return method.reconstruct(batch_of(images), random_mask(noise, method.config.mask_ratio))
 
 
 def test_sincos_table(golden):
@@ -74,14 +83,17 @@ def test_random_mask(golden, name):
 )
 def test_forward_and_gradients(golden, name):
     case = golden(name)
-    trained = build_mae(case.config, case.state)
-    result = trained.reconstruct(case.inputs["imgs"], case.inputs["noise"])
+    method = build_mae(case.config, case.state)
+    mask = random_mask(case.inputs["noise"], case.config["mask_ratio"])
+    latents = []
+    method.painter.register_forward_pre_hook(lambda _, given: latents.append(given[0]))
+    result = reconstruct(method, case.inputs["imgs"], case.inputs["noise"])
     found = {
-        "latent": result.latent,
+        "latent": latents[0],
         "pred": result.prediction,
         "target": result.target,
-        "mask": result.mask.hidden,
-        "ids_restore": result.mask.restore,
+        "mask": mask.hidden,
+        "ids_restore": mask.restore,
         "loss": result.loss,
     }
     for key, expected in case.output.items():
@@ -89,7 +101,7 @@ def test_forward_and_gradients(golden, name):
             found[key], expected, atol=case.atol, rtol=case.rtol, check_dtype=False
         )
     result.loss.backward()
-    parameters = dict(trained.named_parameters())
+    parameters = dict(method.named_parameters())
     for key, expected in mae_state(case.grad).items():
         torch.testing.assert_close(
             parameters[key].grad, expected, atol=case.atol, rtol=case.rtol, msg=key

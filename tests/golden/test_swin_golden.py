@@ -18,7 +18,7 @@ from vistill.training.optim import pretrain_groups
 
 
 def published(name: str) -> str:
-    """Published name of a parameter of the trained half or of a classifier."""
+    """Published name of a parameter of a method or of a classifier."""
     words = name.replace("cpb_mlp", "rpe_mlp").replace("projector.", "decoder.0.").split(".")
     if "module" in words:
         words = words[words.index("module") + 1 :]
@@ -108,7 +108,7 @@ def test_training_steps(golden):
         backbone_from_state(part(case.state, "encoder"), "the student"),
         backbone_from_state(part(case.state, "feature_model"), "the teacher"),
     )
-    method.trained.projector = linear(case.state, "decoder.0")
+    method.projector = linear(case.state, "decoder.0")
 
     def names(trained):
         parameters = {published(k): p for k, p in trained.named_parameters()}
@@ -122,7 +122,7 @@ def test_finetuning(golden):
     state = slashed(case.inputs, "ckpt/")
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     options = FineTuneConfig(layer_decay=0.8, drop_path=0.0)
-    method = build_classifier(
+    classifier = build_classifier(
         backbone_from_state(encoder, "the case"),
         6,
         image_size=32,
@@ -130,7 +130,6 @@ def test_finetuning(golden):
         options=options,
         seed=0,
     )
-    classifier = method.trained
     classifier.head.load_state_dict(part(case.state, "head"))
     names = {published(k): p for k, p in classifier.named_parameters()}
     for key, value in slashed(case.output, "loaded/").items():
@@ -175,7 +174,7 @@ def test_finetune_groups(golden):
     method = build_classifier(
         small_swin(case.config), 1000, image_size=32, pool="avg", options=options, seed=0
     )
-    check_groups(method.trained, options, case.info, published)
+    check_groups(method, options, case.info, published)
 
 
 def test_initial_weights(golden):

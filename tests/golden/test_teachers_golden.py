@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from names import batch_of
 from test_feature_distillation_golden import unit_pixels
 
+from vistill.config.methods import FeatureDistillationConfig
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.checkpoints import vit_from_state
@@ -19,8 +21,11 @@ def check_targets(case, teacher: Backbone, images: torch.Tensor, student: Backbo
     for tap, name in zip(taps, ("featuremap", "featuremap_normed"), strict=True):
         torch.testing.assert_close(found[tap], case.output[name], **close)
     for after_norm, name in ((True, "target"), (False, "target_without_final_norm")):
-        method = FeatureDistillation(student, teacher, after_norm=after_norm)
-        torch.testing.assert_close(method.teach(images), case.output[name], **close)
+        config = FeatureDistillationConfig(after_norm=after_norm)
+        method = FeatureDistillation(student, teacher, config)
+        method.theirs.images = lambda *_, **__: images
+        found = method.target_of(method.features(batch_of(images)))
+        torch.testing.assert_close(found, case.output[name], **close)
 
 
 @pytest.mark.parametrize("name", ["teacher_dino_vit", "teacher_deit_vit", "teacher_clip_vit"])

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from names import part
+from names import AS_IT_IS, batch_of, part
 
+from vistill.batch import Losses
+from vistill.config.methods import TinyMIMConfig
 from vistill.losses.distances import smooth_l1, softmax_kl
 from vistill.losses.relation import relation_kl_from_logits, relation_logits, relation_loss
 from vistill.methods.tinymim import TinyMIM
@@ -88,32 +90,37 @@ def test_relation_loss_from_logits(golden, suffix):
 
 def build_tinymim(case, **options) -> TinyMIM:
     teacher_config, student_config = case.config["teacher"], case.config["student"]
-    method = TinyMIM(
-        vit(student_config, part(case.state, "student")),
-        vit(teacher_config, part(case.state, "teacher")),
-        relation={"heads": student_config["last_heads"]},
-        teacher_block=teacher_config["intermediate"],
-        student_drop_path=student_config["drop_path"],
-        **options,
+    student = vit(student_config, part(case.state, "student"))
+    teacher = vit(teacher_config, part(case.state, "teacher"))
+    student.normalization = teacher.normalization = AS_IT_IS
+    return TinyMIM(
+        student,
+        teacher,
+        TinyMIMConfig(relation={"heads": student_config["last_heads"]}, **options),
+        block=teacher_config["intermediate"],
+        drop_path=student_config["drop_path"],
     )
-    method.trained.train()
-    return method
+
+
+def whole_step(method: TinyMIM, inputs: dict) -> Losses:
+    """`method(batch)` on given views, drop path noise and mask instead of drawn ones."""
+    method.student_view = lambda _: batch_of(inputs["student_view"])
+    method.ours.draws = lambda _: inputs.get("uniform")
+    if "noise" in inputs:
+        method.mask = lambda _: random_mask(inputs["noise"], method.config.mask_ratio)
+    return method(batch_of(inputs["teacher_view"]))
 
 
 @pytest.mark.parametrize("kind", ["droppath", "nodrop", "float64"])
 def test_whole_step(golden, kind):
     case = golden(f"tinymim_total_step_{kind}")
     method = build_tinymim(case)
-    tap = method.target.teacher_tap
-    targets = method.teacher.tap(case.inputs["teacher_view"], [tap])[tap]
-    losses = method.trained.compare(
-        case.inputs["student_view"], targets, drop_path_noise=case.inputs.get("uniform")
-    )
+    losses = whole_step(method, case.inputs)
     found = {"qk_loss": losses.terms["qk"], "vv_loss": losses.terms["vv"], "total": losses.total}
     for key, value in found.items():
         torch.testing.assert_close(value, case.output[key], atol=case.atol, rtol=case.rtol)
     losses.total.backward()
-    parameters = dict(method.backbone.named_parameters())
+    parameters = dict(method.student.named_parameters())
     for key, expected in part(case.grad, "student").items():
         torch.testing.assert_close(
             parameters[key].grad, expected, atol=case.atol, rtol=case.rtol, msg=key
@@ -128,9 +135,7 @@ def test_masked_relation(golden):
     method = build_tinymim(case, input="masked", mask_ratio=case.config["mask_ratio"])
     mask = random_mask(case.inputs["noise"], case.config["mask_ratio"])
     assert torch.equal(mask.hidden, case.output["mask"])
-    tap = method.target.teacher_tap
-    targets = method.teacher.tap(case.inputs["teacher_view"], [tap], visible=mask.visible)[tap]
-    losses = method.trained.compare(case.inputs["student_view"], targets, mask)
+    losses = whole_step(method, case.inputs)
     found = {"qk_loss": losses.terms["qk"], "vv_loss": losses.terms["vv"], "total": losses.total}
     for key, value in found.items():
         torch.testing.assert_close(value, case.output[key], atol=case.atol, rtol=case.rtol)

@@ -2,8 +2,8 @@
 
 import torch
 from names import mae_state, part
-from test_mae_golden import build_mae
-from test_tinymim_golden import build_tinymim
+from test_mae_golden import build_mae, reconstruct
+from test_tinymim_golden import build_tinymim, whole_step
 
 from vistill.training.optim import pretrain_groups
 from vistill.training.schedule import learning_rate
@@ -51,37 +51,33 @@ def assert_parameters(module, expected, case):
 
 def test_mae(golden):
     case = golden("mae_train_steps")
-    trained = build_mae(case.config, case.state)
+    method = build_mae(case.config, case.state)
     images, noise = case.inputs["imgs"], case.inputs["noise"]
     losses, rates = train(
-        trained, case.config, lambda i: trained.reconstruct(images[i], noise[i]).loss
+        method, case.config, lambda i: reconstruct(method, images[i], noise[i]).loss
     )
     torch.testing.assert_close(losses, case.output["loss"].float(), atol=case.atol, rtol=case.rtol)
     torch.testing.assert_close(rates, case.output["lr"].double(), atol=1e-12, rtol=1e-6)
-    assert_parameters(trained, mae_state(part(case.output, "param")), case)
+    assert_parameters(method, mae_state(part(case.output, "param")), case)
 
 
 def test_tinymim(golden):
     case = golden("tinymim_train_steps")
     method = build_tinymim(case)
-    before = {n: p.detach().clone() for n, p in method.backbone.named_parameters()}
-    tap = method.target.teacher_tap
+    before = {n: p.detach().clone() for n, p in method.student.named_parameters()}
     terms = []
 
     def step_loss(i):
-        targets = method.teacher.tap(case.inputs["teacher_view"][i], [tap])[tap]
-        losses = method.trained.compare(
-            case.inputs["student_view"][i], targets, drop_path_noise=case.inputs["uniform"][i]
-        )
+        losses = whole_step(method, {name: value[i] for name, value in case.inputs.items()})
         terms.append(losses.terms["qk"])
         return losses.total
 
-    losses, rates = train(method.trained, case.config, step_loss)
+    losses, rates = train(method, case.config, step_loss)
     close = {"atol": case.atol, "rtol": case.rtol}
     torch.testing.assert_close(losses, case.output["loss"].float(), **close)
     torch.testing.assert_close(torch.stack(terms), case.output["qk"].float(), **close)
     torch.testing.assert_close(rates, case.output["lr"].double(), atol=1e-12, rtol=1e-6)
-    assert_parameters(method.backbone, part(case.output, "student"), case)
-    after = dict(method.backbone.named_parameters())
+    assert_parameters(method.student, part(case.output, "student"), case)
+    after = dict(method.student.named_parameters())
     for name in case.info.get("grad_none", []):
         assert torch.equal(after[name], before[name])

@@ -40,7 +40,7 @@ def clip_vit(config: dict) -> VisionTransformer:
 
 
 def classifier_of(backbone: VisionTransformer, classes: int, options=PLAIN) -> Classifier:
-    method = build_classifier(
+    return build_classifier(
         backbone,
         classes,
         image_size=backbone.image_size[0],
@@ -49,8 +49,6 @@ def classifier_of(backbone: VisionTransformer, classes: int, options=PLAIN) -> C
         seed=0,
         num_frames=backbone.num_frames,
     )
-    assert isinstance(method.trained, Classifier)
-    return method.trained
 
 
 def load(classifier: Classifier, state: dict) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vistill.config.methods import VideoMAEConfig
 from vistill.errors import UserError
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE
@@ -38,7 +39,7 @@ def test_names_and_counts_of_amd():
     expected = layout("amd_pretrain_vit_base")
     with torch.device("meta"):
         method = AMD(clip_vit("vit_base"), clip_vit("vit_large"))
-    state = published_names(method.trained.state_dict())
+    state = published_names(method.state_dict())
     assert shapes(state) == without_unused_norms(expected["keys"])
     unused = set(expected["keys"]) - set(state)
     assert len(unused) == 4
@@ -55,10 +56,10 @@ def test_names_and_counts_of_videomae():
         deep = 1 + max(int(k.split(".")[2]) for k in depth if k.startswith("decoder.blocks."))
         heads = {"embed_dim": depth["mask_token"][2], "depth": deep}
         with torch.device("meta"):
-            method = VideoMAE(clip_vit(f"vit_{size}"), decoder=heads)
-        assert shapes(published_names(method.trained.state_dict())) == depth
+            method = VideoMAE(clip_vit(f"vit_{size}"), VideoMAEConfig(decoder=heads))
+        assert shapes(published_names(method.state_dict())) == depth
         assert (
-            sum(p.numel() for p in method.trained.parameters() if p.requires_grad)
+            sum(p.numel() for p in method.parameters() if p.requires_grad)
             == (expected["n_parameters"])
         )
 
@@ -72,7 +73,8 @@ def tiny_videomae() -> VideoMAE:
     for name, parameter in student.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
-    return VideoMAE(student, mask_ratio=0.5, decoder={"embed_dim": 8, "depth": 1, "num_heads": 2})
+    decoder = {"embed_dim": 8, "depth": 1, "num_heads": 2}
+    return VideoMAE(student, VideoMAEConfig(mask_ratio=0.5, decoder=decoder))
 
 
 def same_weights(found, expected, but=()):
@@ -85,7 +87,7 @@ def same_weights(found, expected, but=()):
 def test_a_pretraining_checkpoint_is_a_teacher(golden, tmp_path):
     expected = golden("teacher_loading", "amd").info
     method = tiny_videomae()
-    state = published_names(method.trained.state_dict())
+    state = published_names(method.state_dict())
     assert sorted(state) == expected["checkpoint_keys"]
     torch.save({"model": state, "epoch": 3}, tmp_path / "checkpoint.pth")
     teacher = load_backbone(
@@ -94,10 +96,10 @@ def test_a_pretraining_checkpoint_is_a_teacher(golden, tmp_path):
     # The published loader leaves the final norm aside; ours keeps it, and AMD does not read it.
     loaded = {n for n, _ in teacher.named_parameters()} - {"pos_embed"}
     assert loaded == {*expected["loaded_into_teacher"], "norm.weight", "norm.bias"}
-    same_weights(teacher, method.backbone)
-    assert torch.equal(teacher.pos_embed, method.backbone.pos_embed)
+    same_weights(teacher, method.student)
+    assert torch.equal(teacher.pos_embed, method.student.pos_embed)
     clips = torch.rand(1, 3, 4, 16, 16)
-    assert torch.equal(teacher(clips), method.backbone(clips))
+    assert torch.equal(teacher(clips), method.student(clips))
 
 
 def test_a_fine_tuned_checkpoint(tmp_path):
@@ -105,7 +107,7 @@ def test_a_fine_tuned_checkpoint(tmp_path):
     method = tiny_videomae()
     state = {
         name.removeprefix("encoder."): value
-        for name, value in published_encoder(method.backbone).items()
+        for name, value in published_encoder(method.student).items()
         if not name.startswith("encoder.norm.")
     }
     kinds = {name.split(".")[0] for name in layout("video_finetune")["keys"]}
@@ -115,13 +117,13 @@ def test_a_fine_tuned_checkpoint(tmp_path):
     for prefix in ("", "backbone."):
         torch.save({"module": {f"{prefix}{k}": v for k, v in state.items()}}, tmp_path / "ft.pt")
         found = load_backbone(f"file:{tmp_path}/ft.pt,num_heads=3", image_size=16, num_frames=4)
-        same_weights(found, method.backbone, but=("norm.",))
+        same_weights(found, method.student, but=("norm.",))
     with pytest.raises(UserError, match="classifier of a model of clips"):
         load_backbone(f"file:{tmp_path}/ft.pt,classifier=keep")
 
 
 def test_missing_blocks_are_named(tmp_path):
-    state = published_encoder(tiny_videomae().backbone)
+    state = published_encoder(tiny_videomae().student)
     del state["encoder.blocks.0.mlp.fc2.weight"]
     torch.save({"model": state}, tmp_path / "cut.pth")
     with pytest.raises(UserError, match=r"cut.pth does not fit.*missing blocks.0.mlp.fc2.weight"):

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from names import mae_state
+from names import AS_IT_IS, batch_of, mae_state
 
-from vistill.methods.mae import TrainedMAE
+from vistill.config.methods import MAEConfig
+from vistill.methods.mae import MAE
 from vistill.models.beit import own_names
 from vistill.models.layers import Block
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import clip_sight, nested_mask, tube_visible
+from vistill.views.masking import clip_sight, nested_mask, random_mask, tube_visible
 
 
 def flags(length, *index):
@@ -86,23 +87,24 @@ def test_mae(golden):
         num_heads=config["heads"],
     )
     decoder = {"embed_dim": config["d_dim"], "depth": config["d_depth"]}
-    trained = TrainedMAE(
-        student,
-        config["mask_ratio"],
-        config["norm_pix"],
-        decoder | {"num_heads": config["d_heads"]},
-    )
-    trained.load_state_dict(mae_state(case.state))
-    found = trained.reconstruct(case.inputs["image"], case.inputs["noise"])
+    student.normalization = AS_IT_IS
+    options = {"mask_ratio": config["mask_ratio"], "norm_pixels": config["norm_pix"]}
+    method = MAE(student, MAEConfig(**options, decoder=decoder | {"num_heads": config["d_heads"]}))
+    method.load_state_dict(mae_state(case.state))
+    mask = random_mask(case.inputs["noise"], config["mask_ratio"])
+    latents = []
+    method.painter.register_forward_pre_hook(lambda _, given: latents.append(given[0]))
+    found = method.reconstruct(batch_of(case.inputs["image"]), mask)
     close = {"atol": case.atol, "rtol": case.rtol}
-    assert torch.equal(found.mask.visible, case.output["ids_keep"])
-    assert torch.equal(found.mask.restore, case.output["ids_restore"])
-    assert torch.equal(found.mask.hidden, case.output["mask"])
-    for name in ("latent", "target", "loss"):
+    assert torch.equal(mask.visible, case.output["ids_keep"])
+    assert torch.equal(mask.restore, case.output["ids_restore"])
+    assert torch.equal(mask.hidden, case.output["mask"])
+    torch.testing.assert_close(latents[0], case.output["latent"], **close)
+    for name in ("target", "loss"):
         torch.testing.assert_close(getattr(found, name), case.output[name], **close)
     torch.testing.assert_close(found.prediction, case.output["pred"], **close)
     found.loss.backward()
     gradients = mae_state(case.grad)
-    parameters = dict(trained.named_parameters())
+    parameters = dict(method.named_parameters())
     for name, expected in gradients.items():
         torch.testing.assert_close(parameters[name].grad, expected, **close)

@@ -68,7 +68,7 @@ def may_import(importer: str, imported: str) -> bool:
     if a == b or b in EVERYWHERE or imported == "vistill":
         return True
     if b == "config":
-        return FLOOR.get(a, 9) <= 2
+        return FLOOR.get(a, 9) <= 3
     if b == "data":
         return FLOOR.get(a, 9) in (1, 2)
     if a not in FLOOR or b not in FLOOR:

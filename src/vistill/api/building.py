@@ -3,13 +3,13 @@
 import torch
 
 from vistill.api.custom import build_custom
-from vistill.config.methods import CustomConfig
 from vistill.config.schema import RunConfig
 from vistill.config.together import student_configs
 from vistill.errors import UserError
 from vistill.methods import build_method
-from vistill.methods.base import Ingredients, Method
-from vistill.methods.multi_student import Together
+from vistill.methods.base import Method
+from vistill.methods.ingredients import Ingredients
+from vistill.methods.multi_student import MultiStudent
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.named_weights import load_named
@@ -58,28 +58,19 @@ def build(
             num_frames=frames,
         )
     torch.manual_seed(for_aligners)
-    if isinstance(config.method, CustomConfig):
-        given = Ingredients(
-            student,
-            teacher,
-            config.method.options,
-            config.teacher.block,
-            config.teacher.drop_path,
-            sizes.drop_path,
-        )
-        return build_custom(config.method, given)
-    return build_method(
+    given = Ingredients(
         config.method.name,
         student,
         teacher,
-        options=config.method.model_dump(exclude={"name"}),
-        teacher_block=config.teacher.block,
-        teacher_drop_path=config.teacher.drop_path,
-        student_drop_path=sizes.drop_path,
+        config.method,
+        config.teacher.block,
+        config.teacher.drop_path,
+        sizes.drop_path,
     )
+    return build_custom(given) if config.method.name == "custom" else build_method(given)
 
 
-def build_together(config: RunConfig, *, teacher: Backbone | None = None) -> Together:
+def build_several(config: RunConfig, *, teacher: Backbone | None = None) -> MultiStudent:
     """All of `config.students` around one teacher.
 
     Raises:
@@ -91,9 +82,9 @@ def build_together(config: RunConfig, *, teacher: Backbone | None = None) -> Tog
             method = build(own, teacher=teacher)
         except UserError as error:
             raise UserError(f"students.{name}: {error}") from error
-        method.trained.lr_scale = _peak_lr(own) / _peak_lr(config)
+        method.lr_scale = _peak_lr(own) / _peak_lr(config)
         methods[name], teacher = method, method.teacher
-    return Together(methods)
+    return MultiStudent(methods)
 
 
 def _peak_lr(config: RunConfig) -> float:

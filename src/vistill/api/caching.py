@@ -16,6 +16,7 @@ from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.methods.base import Method
+from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import World
 from vistill.training.run_folder import difference
@@ -113,16 +114,21 @@ def plan_cache(
         raise UserError(f"{config.method.name} has no teacher, so cache={settings.path} has no use")
     # Where the cache is complete, the teacher is only needed to check it, and may be large.
     method.teacher_rests = True
-    folder, observed = Path(settings.path).expanduser(), method.observation()
-    return world.once(lambda: _plan(config, folder, method, teacher, observed, pictures, world))
+    if not isinstance(method, SharedView):
+        raise UserError(
+            f"the targets of {config.method.name} cannot be cached: its teacher sees views of its "
+            "own; feature_distillation and kdep have a teacher that sees what the student sees"
+        )
+    folder, key = Path(settings.path).expanduser(), method.cache_key()
+    return world.once(lambda: _plan(config, folder, method, teacher, key, pictures, world))
 
 
 def _plan(
     config: RunConfig,
     folder: Path,
-    method: Method,
+    method: SharedView,
     teacher: Backbone,
-    observed: dict[str, Any],
+    key: dict[str, Any],
     pictures: Pictures,
     world: World,
 ) -> Planned:
@@ -141,7 +147,7 @@ def _plan(
         "teacher": teacher_identity(teacher),
         "pictures": pictures.source.fingerprint(),
         "transform": config.data.model_dump(mode="json", include=_TRANSFORM),
-        "observed": {key: _plain(value) for key, value in observed.items()},
+        "observed": {name: _plain(value) for name, value in key.items()},
         "stored": {"views": cache.views, "precision": precision, "shape": list(shape)},
     }
     there = read_index(folder)
@@ -194,13 +200,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _record_shape(config: RunConfig, method: Method, teacher: Backbone) -> tuple[int, ...]:
+def _record_shape(config: RunConfig, method: SharedView, teacher: Backbone) -> tuple[int, ...]:
     """Shape of one record, found by a look at a black picture."""
     side, place = config.data.image_size, next(teacher.parameters()).device
     one = torch.zeros(1, dtype=torch.int64, device=place)
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=place)
     with torch.no_grad():
-        return tuple(method.teacher_output(Batch(black, seeds=one, ids=one)).shape[1:])
+        return tuple(method.teacher_features(Batch(black, seeds=one, ids=one)).shape[1:])
 
 
 def _found(cache: TeacherCache, pictures: Pictures) -> list[tuple[int, np.ndarray]]:
@@ -232,7 +238,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 @torch.no_grad()
 def _check_view(
     cache: TeacherCache,
-    method: Method,
+    method: SharedView,
     pictures: Pictures,
     view: int,
     few: np.ndarray,
@@ -257,7 +263,8 @@ def _check_view(
     worst = 0.0
     for batch in batches:
         seen = method.view(batch.to(world.device), augment=not test)
-        remembered, live = method.observed(seen).flatten(1), method.ask(seen).float().flatten(1)
+        remembered = method.features(seen).flatten(1)
+        live = method.live_features(seen).float().flatten(1)
         errors = (remembered - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
         worst = max(worst, float(errors.max()))
         if not worst <= _WRONG:  # NaN counts as wrong

@@ -7,26 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from vistill.config.methods import CustomConfig
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
-from vistill.methods.base import Ingredients, Method
+from vistill.methods.base import Method
+from vistill.methods.ingredients import Ingredients
 
 
-def build_custom(config: CustomConfig, given: Ingredients) -> Method:
+def build_custom(given: Ingredients) -> Method:
     """What the function named by `method.builder` makes of `given`.
 
     Raises:
-        UserError: there is no such function, or it does not give a method.
+        UserError: there is no such function, it does not give a method, or a setting has no use.
     """
-    if config.builder is None:
+    builder = given.config.builder
+    if builder is None:
         raise UserError("custom needs a function: set method.builder=FILE.py:NAME or MODULE:NAME")
-    method = find_builder(config.builder)(given)
+    method = find_builder(builder)(given)
     if not isinstance(method, Method):
         raise UserError(
-            f"method.builder={config.builder} gives a {type(method).__name__}, not a "
+            f"method.builder={builder} gives a {type(method).__name__}, not a "
             "vistill.methods.base.Method"
         )
+    given.check_all_used()
     return method
 
 

@@ -27,7 +27,7 @@ def describe(run: "Prepared") -> list[str]:
             f"weights: {teacher.origin}"
         )
     for name, own in models.items():
-        student = run.method.students[name]
+        student = run.method.exports[name]
         lines.append(
             f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
             f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"

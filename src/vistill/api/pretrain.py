@@ -207,9 +207,9 @@ def _run_chain(
     teachers = [None, *(f"run:{folder}" for folder in folders)]
     stages = [stage_config(config, i, teachers[i]) for i in range(len(folders))]
     prepared = prepare(stages[0], **objects)
-    pupil = deepcopy(prepared.method.backbone)
+    pupil = deepcopy(prepared.method.student)
     for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
-        pupil = build(stage, teacher=pupil, untrained=True).backbone
+        pupil = build(stage, teacher=pupil, untrained=True).student
     with claim_chain(config, out, overwrite=overwrite, dry_run=dry_run):
         if dry_run:
             rehearse(prepared, folders[0], overwrite=overwrite)

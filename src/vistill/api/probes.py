@@ -74,7 +74,7 @@ class Probes:
         self.method.eval()
         values = {_key(name, "held_out_loss"): x for name, x in self._held_out_losses().items()}
         if self.config.train.knn_probe and len(self.bank) and len(self.queries):
-            for name, student in self.method.students.items():
+            for name, student in self.method.exports.items():
                 values[_key(name, "knn")] = self._knn(student)
         return values
 
@@ -86,7 +86,7 @@ class Probes:
 
     def _held_out_losses(self) -> dict[str, float]:
         """The loss of each student."""
-        totals, count = dict.fromkeys(self.method.students, 0.0), 0
+        totals, count = dict.fromkeys(self.method.exports, 0.0), 0
         dtype = _AUTOCAST.get(self.config.train.precision)
         for batch in self._batches(self.held_out, self.cache):
             with torch.autocast(

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save
 
 import vistill
-from vistill.api.building import build, build_together
+from vistill.api.building import build, build_several
 from vistill.api.caching import Pictures, Planned, plan_cache
 from vistill.api.describe import describe
 from vistill.api.probes import Probes
@@ -104,7 +104,7 @@ def prepare(
     if config.students is None:
         method = build(config, teacher=teacher, student=student)
     else:
-        method = build_together(config, teacher=teacher)
+        method = build_several(config, teacher=teacher)
     fitting = method.fitting(len(train))
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
@@ -166,7 +166,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         if broken:
             text = json.dumps(broken, indent=2) + "\n"
             write_atomic(out / f"broken_{prepared.reading.source.media.noun}s.json", text)
-        folder, student = out / "export" / name / which, method.students[name]
+        folder, student = out / "export" / name / which, method.exports[name]
         if student.build is None:  # a module of the user's own: only they can build it
             folder.mkdir(parents=True, exist_ok=True)
             state = student.state_dict()
@@ -200,12 +200,12 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         ),
         on_export=export,
     )
-    for name, student in method.students.items():
+    for name, student in method.exports.items():
         student.origin = f"run {out / name}"
     bests = {name: vars(best) for name, best in fitted.bests.items()}
     result = PretrainResult(
         out=out,
-        backbone=out / "export" / next(iter(method.students)) / "best",
+        backbone=out / "export" / next(iter(method.exports)) / "best",
         steps=fitted.steps,
         epochs=fitted.epochs,
         terms=fitted.terms,
@@ -213,7 +213,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         seconds=fitted.seconds,
         students={
             name: StudentResult(out / "export" / name / "best", bests.get(name))
-            for name in method.students
+            for name in method.exports
             if name
         },
     )

@@ -36,7 +36,8 @@ def stage_config(config: RunConfig, stage: int, teacher: str | None) -> RunConfi
         method = method.model_copy(update={"relation": relation})
     update: dict[str, object] = {"chain": None, "student": student, "method": method}
     if teacher is not None:
+        block = "last" if method.name == "tinymim" else None
         update["teacher"] = config.teacher.model_copy(
-            update={"model": teacher, "weights": None, "block": None}
+            update={"model": teacher, "weights": None, "block": block}
         )
     return config.model_copy(update=update)

@@ -23,8 +23,9 @@ class TeacherConfig(Section):
     `run:PATH` or `file:PATH`; none for methods without a teacher."""
     weights: Literal["random"] | None = Field(default=None)
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
-    block: PositiveInt | None = Field(default=None)
-    """Block whose signal is the target, counted from 1; default: 18 of 24, else the last."""
+    block: PositiveInt | Literal["last"] | None = Field(default=None)
+    """Block whose signal is the target, counted from 1, or `last`; default: 18 of 24, else the
+    last."""
     image_size: PositiveInt | None = Field(default=None)
     """Side of the teacher's input, to which the student's picture is resized; default: the same
     picture."""

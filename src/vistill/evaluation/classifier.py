@@ -15,7 +15,7 @@ from vistill.config.evaluation import FineTuneConfig, Statistics
 from vistill.errors import UserError
 from vistill.evaluation.erasing import random_erasing
 from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
-from vistill.methods.base import Method, TrainedModule, freeze_unreached
+from vistill.methods.base import Method, freeze_unreached
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.models.clip import CLIP_NORMALIZATION
@@ -48,7 +48,7 @@ def head_dropout(
     return features * kept.to(features.dtype) / (1 - rate)
 
 
-class Classifier(TrainedModule):
+class Classifier(Method):
     """Backbone, pooling, linear head; its forward is the training loss.
 
     With `avg` the patch tokens of the last block, before the backbone's final norm, are averaged
@@ -73,8 +73,7 @@ class Classifier(TrainedModule):
         options: FineTuneConfig | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.student = backbone
+        super().__init__(backbone)
         self.num_classes, self.pool = num_classes, pool
         self.options = options or FineTuneConfig()
         normed = pool == "avg" and "pooled_act" not in backbone.taps
@@ -120,7 +119,7 @@ class Classifier(TrainedModule):
         """Class scores of normalised pictures or clips."""
         return self.head(self.features(images, drop_path_noise))
 
-    def forward(self, batch: Batch, targets: None = None) -> Losses:
+    def forward(self, batch: Batch) -> Losses:
         assert batch.labels is not None
         options = self.options
         images = self.student.normalization(batch.unit_pixels())
@@ -156,8 +155,8 @@ def build_classifier(
     options: FineTuneConfig,
     seed: int,
     num_frames: int | None = None,
-) -> Method:
-    """A method that fine-tunes a copy of `backbone`; the original is left as it is.
+) -> Classifier:
+    """A classifier around a copy of `backbone`; the original is left as it is.
 
     Every parameter of the copy is trained, except those that the loss does not reach (the final
     norm under average pooling) and the fixed position table of clips; that of pictures is trained.
@@ -191,9 +190,9 @@ def build_classifier(
         set_drop_path([rate * i / last for i in range(backbone.depth)])
     if options.reset_last_block == "zero_residual":
         _zero_residual(_ability(backbone, "blocks", "finetune.reset_last_block")[-1])
-    method = Method(Classifier(backbone, num_classes, pool=pool, options=options, seed=seed))
-    freeze_unreached(method, _two_grey_samples(method.backbone, image_size))
-    return method
+    classifier = Classifier(backbone, num_classes, pool=pool, options=options, seed=seed)
+    freeze_unreached(classifier, _two_grey_samples(backbone, image_size))
+    return classifier
 
 
 def _zero_residual(block: nn.Module) -> None:

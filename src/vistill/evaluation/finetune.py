@@ -84,7 +84,7 @@ def fine_tune(
     if told is not None:
         stream.broken.told = told
     epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
-    method = build_classifier(
+    classifier = build_classifier(
         backbone,
         num_classes,
         image_size=inputs.image_size,
@@ -93,8 +93,6 @@ def fine_tune(
         seed=seed,
         num_frames=None if inputs.clips is None else inputs.clips.frames,
     )
-    classifier = method.trained
-    assert isinstance(classifier, Classifier)
     optim = OptimConfig(
         optimizer=options.optimizer,
         momentum=options.momentum,
@@ -117,7 +115,7 @@ def fine_tune(
     )
     groups = finetune_groups(classifier, options)
     fit(
-        method,
+        classifier,
         stream,
         optim=optim,
         train=train,

@@ -1,12 +1,18 @@
 """The light decoder that paints hidden patches from visible tokens (MAE, section 3; spec 2.1)."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vistill.losses.reconstruction import masked_mse, normalize_patches
 from vistill.models.layers import LAYER_NORM_EPS, Block
 from vistill.models.positions import sincos_2d
-from vistill.views.masking import gather_tokens
+from vistill.models.vit import VisionTransformer
+from vistill.views.masking import Mask, gather_tokens
+from vistill.views.patches import pixel_patches
 
 
 class PixelDecoder(nn.Module):
@@ -63,3 +69,45 @@ class PixelDecoder(nn.Module):
         for block in self.blocks:
             x, _ = block(x)
         return self.pred(self.norm(x)[:, 1:])
+
+
+class Reconstruction(NamedTuple):
+    """Painted and true patches, and the mean squared error of the hidden ones."""
+
+    prediction: Float[Tensor, "b l p"]
+    target: Float[Tensor, "b l p"]
+    loss: Float[Tensor, ""]
+
+
+class Painter(nn.Module):
+    """The decoder and its pixel target: what MAE adds to an encoder.
+
+    Args:
+        encoder: whose normed tokens are decoded; needs a class token.
+        sizes: `embed_dim`, `depth`, `num_heads` of the decoder.
+        norm_pixels: whether each target patch is normalised by its own statistics.
+    """
+
+    def __init__(
+        self, encoder: VisionTransformer, sizes: Mapping[str, int], norm_pixels: bool
+    ) -> None:
+        super().__init__()
+        self.patch_size = encoder.patch_size
+        self.norm_pixels = norm_pixels
+        self.decoder = PixelDecoder(
+            encoder.width,
+            **sizes,
+            grid=encoder.grid,
+            patch_dim=3 * encoder.patch_size**2,
+            mlp_ratio=encoder.mlp_ratio,
+        )
+
+    def forward(
+        self, latent: Float[Tensor, "b n d"], images: Float[Tensor, "b 3 h w"], mask: Mask
+    ) -> Reconstruction:
+        """Paint every patch of normalised `images` from the tokens that `mask` left visible."""
+        target = pixel_patches(images, self.patch_size)
+        if self.norm_pixels:
+            target = normalize_patches(target)
+        prediction = self.decoder(latent, mask.restore)
+        return Reconstruction(prediction, target, masked_mse(prediction, target, mask.hidden))

@@ -42,3 +42,11 @@ def feature_projector(
     if kind == "linear":
         return first
     return nn.Sequential(first, nn.GELU(), nn.Linear(teacher_dim, teacher_dim))
+
+
+def conv1x1(student_dim: int, teacher_dim: int) -> nn.Sequential:
+    """KDEP's parametric baseline: linear layer and batch norm on a feature (spec kdep 6)."""
+    linear = nn.Linear(student_dim, teacher_dim)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, nn.BatchNorm1d(teacher_dim))

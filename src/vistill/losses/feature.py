@@ -1,5 +1,7 @@
 """Distances between pooled features, the published one and its variants (KDEP; spec kdep 8)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -68,3 +70,15 @@ def _distances(x: Tensor) -> Tensor:
 def _angles(x: Tensor) -> Tensor:
     edges = F.normalize(x[None] - x[:, None], dim=2)
     return (edges @ edges.mT).flatten()
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": mse,
+    "normalized": normalized_mse,
+    "exponential": exponential_mse,
+    "softmax": softmax_squared,
+    "sign_aligned": sign_aligned_mse,
+    "angle": angle,
+    "relational": relational,
+}
+"""By the name that `method.loss` of KDEP gives them."""

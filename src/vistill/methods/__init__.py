@@ -1,52 +1,43 @@
 """One file a method; `build_method` finds it by name."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
 from vistill.errors import UserError
-from vistill.methods.amd import build_amd
-from vistill.methods.base import Ingredients, Method
-from vistill.methods.feature_distillation import build_feature_distillation
-from vistill.methods.kdep import build_kdep
-from vistill.methods.mae import build_mae
-from vistill.methods.tinymim import build_tinymim
-from vistill.methods.videomae import build_videomae
-from vistill.models.backbone import Backbone
+from vistill.methods.amd import AMD
+from vistill.methods.base import Method
+from vistill.methods.feature_distillation import FeatureDistillation
+from vistill.methods.ingredients import Ingredients
+from vistill.methods.kdep import KDEP
+from vistill.methods.mae import MAE
+from vistill.methods.tinymim import TinyMIM
+from vistill.methods.videomae import VideoMAE
 
-BUILDERS: dict[str, Callable[[Ingredients], Method]] = {
-    "amd": build_amd,
-    "feature_distillation": build_feature_distillation,
-    "kdep": build_kdep,
-    "mae": build_mae,
-    "tinymim": build_tinymim,
-    "videomae": build_videomae,
+
+class Buildable(Protocol):
+    """A class that makes a method of ingredients."""
+
+    def build(self, given: Ingredients) -> Method:
+        """The method, or a UserError where student, teacher and settings do not fit together."""
+
+
+METHODS: dict[str, Buildable] = {
+    "amd": AMD,
+    "feature_distillation": FeatureDistillation,
+    "kdep": KDEP,
+    "mae": MAE,
+    "tinymim": TinyMIM,
+    "videomae": VideoMAE,
 }
 
 
-def build_method(
-    name: str,
-    student: Backbone,
-    teacher: Backbone | None,
-    *,
-    options: Mapping[str, Any],
-    teacher_block: int | None = None,
-    teacher_drop_path: float = 0.0,
-    student_drop_path: float | None = None,
-) -> Method:
-    """The method `name` around a student and, where it has one, a teacher.
-
-    Args:
-        options: the method's own switches, as in `vistill.config.methods`.
-        teacher_block: block of the teacher that is read, counted from 1.
-        teacher_drop_path: drop path rate of the teacher.
-        student_drop_path: drop path rate of the student; None: the method's own.
+def build_method(given: Ingredients) -> Method:
+    """The method `given.method` around a student and, where it has one, a teacher.
 
     Raises:
-        UserError: if method, student and teacher do not fit together.
+        UserError: method, student and teacher do not fit together, or a setting has no use.
     """
-    if name not in BUILDERS:
-        raise UserError(f"unknown method {name!r}; there are {', '.join(BUILDERS)}")
-    given = Ingredients(
-        student, teacher, options, teacher_block, teacher_drop_path, student_drop_path
-    )
-    return BUILDERS[name](given)
+    if given.method not in METHODS:
+        raise UserError(f"unknown method {given.method!r}; there are {', '.join(METHODS)}")
+    method = METHODS[given.method].build(given)
+    given.check_all_used()
+    return method

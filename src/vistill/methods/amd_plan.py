@@ -4,16 +4,21 @@ paired, which losses are on (spec amd 4, 6, 8)."""
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from vistill.config.methods import AMDConfig, DirectConfig, GenerationConfig
 from vistill.errors import UserError
+from vistill.heads.generator import FeatureGenerator
+from vistill.heads.hidden_painter import fixed_positions
+from vistill.heads.projector import unbiased_projector
 from vistill.losses.distances import l1, mse, smooth_l1
+from vistill.methods.side import Side
 from vistill.methods.videomae import check_sight
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import Sight, clip_sight, picture_sight
+from vistill.views.masking import NestedMask, Sight, clip_sight, picture_sight
 
 Pairs = Sequence[tuple[int, int]]
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -31,11 +36,36 @@ class Alignment:
         pairs: (student block, teacher block), ascending on both sides.
         distance: mean over samples, tokens and channels.
         weight: in the total.
+        extra: whether it compares the tokens that the teacher alone sees, or those of both sides.
+        sum_channels: whether channels are summed instead of averaged.
     """
 
     pairs: tuple[tuple[int, int], ...]
     distance: Callable[[Tensor, Tensor], Tensor]
     weight: float
+    extra: bool
+    sum_channels: bool
+
+    def losses(
+        self,
+        predictions: Sequence[Float[Tensor, "b n d"]],
+        targets: Mapping[int, Float[Tensor, "b m d"]],
+        mask: NestedMask,
+    ) -> dict[tuple[int, int], Tensor]:
+        """The loss of every pair.
+
+        Args:
+            predictions: by pair, of the tokens that are compared.
+            targets: by block of the teacher: prefix, tokens of both sides, tokens of its own.
+            mask: what is seen.
+        """
+        kept, extra = mask.visible.shape[1], mask.extra.shape[1]
+        found = {}
+        for prediction, pair in zip(predictions, self.pairs, strict=True):
+            patches = targets[pair[1]][:, -(kept + extra) :]
+            loss = self.distance(prediction, patches[:, kept:] if self.extra else patches[:, :kept])
+            found[pair] = loss * prediction.shape[2] if self.sum_channels else loss
+        return found
 
 
 def _choose_pairs(
@@ -65,48 +95,124 @@ def _choose_pairs(
     return pairs
 
 
-def choose_alignment(
-    name: str, options: Mapping[str, Any], student: Backbone, teacher: Backbone
-) -> Alignment:
-    """The loss that `method.NAME` describes: its pairs, distance and weight.
+def plan_alignments(
+    config: AMDConfig, student: VisionTransformer, teacher: VisionTransformer, sight: Sight
+) -> tuple[Alignment, Alignment | None]:
+    """The direct loss, and the generation where the teacher sees more than the student.
 
     Raises:
-        UserError: a block is not there, comes twice, or the two sides do not ascend together.
+        UserError: a block is not there, comes twice, the two sides do not ascend together, or a
+            generator has no projection to read.
     """
-    pairs = _choose_pairs(name, options["pairs"], student, teacher)
-    return Alignment(pairs, _DISTANCES[options["loss"]], options["weight"])
+    sums = config.channel_reduction == "sum"
+
+    def alignment(
+        name: str, wanted: DirectConfig | GenerationConfig, pairs: Pairs | None
+    ) -> Alignment:
+        chosen = _choose_pairs(name, pairs, student, teacher)
+        extra = name == "generation"
+        return Alignment(chosen, _DISTANCES[wanted.loss], wanted.weight, extra, sums)
+
+    direct, wanted = alignment("direct", config.direct, config.direct.pairs), config.generation
+    if not wanted.weight or sight.seen == sight.visible:
+        return direct, None
+    generation = alignment("generation", wanted, wanted.pairs or direct.pairs)
+    if wanted.input == "serial" and len(generation.pairs) > len(direct.pairs):
+        raise UserError(
+            f"method.generation.pairs has {len(generation.pairs)} pairs, but there are only "
+            f"{len(direct.pairs)} projections, one for each of method.direct.pairs"
+        )
+    return direct, generation
 
 
-def choose_sight(
-    student: VisionTransformer, student_ratio: float, teacher_ratio: float, *, tube: bool
-) -> Sight:
+def plan_sight(config: AMDConfig, student: VisionTransformer) -> Sight:
     """What both sides see of the student's input.
 
     Raises:
         UserError: the teacher would see less than the student, or the student nothing.
     """
-    if student_ratio < teacher_ratio:
+    clips = student.tubelet_size is not None
+    ratio, teacher_ratio = (0.9, 0.75) if clips else (0.75, 0.5)
+    ratio = ratio if config.student_mask_ratio is None else config.student_mask_ratio
+    if config.teacher_mask_ratio is not None:
+        teacher_ratio = config.teacher_mask_ratio
+    if ratio < teacher_ratio:
         raise UserError(
-            f"method.student_mask_ratio={student_ratio} is below "
+            f"method.student_mask_ratio={ratio} is below "
             f"method.teacher_mask_ratio={teacher_ratio}, but the teacher has to see whatever the "
             "student sees"
         )
     positions = student.grid[0] * student.grid[1]
-    if student.tubelet_size is None:
-        sight = picture_sight(positions, student_ratio, teacher_ratio)
+    if clips:
+        tube = config.mask == "tube"
+        sight = clip_sight(student.slots, positions, ratio, teacher_ratio, tube=tube)
     else:
-        sight = clip_sight(student.slots, positions, student_ratio, teacher_ratio, tube=tube)
-    check_sight(sight, "method.student_mask_ratio", student_ratio)
-    if sight.seen == sight.visible and student_ratio > teacher_ratio:
+        sight = picture_sight(positions, ratio, teacher_ratio)
+    check_sight(sight, "method.student_mask_ratio", ratio)
+    if sight.seen == sight.visible and ratio > teacher_ratio:
         raise UserError(
-            f"of {sight.positions} positions both mask ratios, {student_ratio} and "
-            f"{teacher_ratio}, leave {sight.visible}: lower method.teacher_mask_ratio, or give "
-            "both the same for a teacher that sees no more than the student"
+            f"of {sight.positions} positions both mask ratios, {ratio} and {teacher_ratio}, leave "
+            f"{sight.visible}: lower method.teacher_mask_ratio, or give both the same for a "
+            "teacher that sees no more than the student"
         )
     return sight
 
 
-def check_grids(student: VisionTransformer, teacher: VisionTransformer) -> None:
+def projections(
+    config: AMDConfig, student: VisionTransformer, teacher: VisionTransformer, count: int
+) -> nn.ModuleList:
+    """From the student's width to the teacher's: one per pair, or one for all."""
+    return nn.ModuleList(
+        unbiased_projector(config.projection, student.width, teacher.width)
+        for _ in range(1 if config.shared_projection else count)
+    )
+
+
+def generator(
+    options: GenerationConfig, student: VisionTransformer, teacher: VisionTransformer
+) -> FeatureGenerator:
+    """Completes the teacher's features where the student saw nothing.
+
+    Raises:
+        UserError: the teacher's width cannot be split into the heads.
+    """
+    heads = options.num_heads or max(1, teacher.width // 64)
+    if teacher.width % heads:
+        raise UserError(
+            f"the teacher's width {teacher.width} cannot be split into {heads} heads of a "
+            "generator; set method.generation.num_heads"
+        )
+    return FeatureGenerator(
+        options.depth,
+        heads,
+        positions=fixed_positions(student, teacher.width),
+        num_prefix=student.num_prefix_tokens,
+        mask_token=options.mask_token,
+        final_norm=options.final_norm,
+        qkv_bias="all" if student.tubelet_size is None else "no_key",
+        mlp_ratio=student.mlp_ratio,
+    )
+
+
+def plain_vits(ours: Side, theirs: Side) -> tuple[VisionTransformer, VisionTransformer]:
+    """Student and teacher, whose tokens can be hidden and compared one by one.
+
+    Raises:
+        UserError: one is no plain ViT, or they cut their inputs into other tokens.
+    """
+    student, teacher = ours.model, theirs.model
+    for side in (ours, theirs):
+        if not isinstance(side.model, VisionTransformer):
+            raise UserError(
+                f"amd hides tokens, so it needs a plain ViT, and the {side.name} is none"
+            )
+    assert isinstance(student, VisionTransformer)
+    assert isinstance(teacher, VisionTransformer)
+    _check_grids(student, teacher)
+    return student, teacher
+
+
+def _check_grids(student: VisionTransformer, teacher: VisionTransformer) -> None:
     """Raise a UserError if the two do not cut their inputs into the same tokens."""
     if (student.tubelet_size is None) != (teacher.tubelet_size is None):
         sides = ("clips", "pictures") if student.tubelet_size else ("pictures", "clips")
@@ -132,3 +238,11 @@ def check_losses(direct: Alignment, generation: Alignment | None, reconstruction
             "nothing is left to learn: raise method.direct.weight, method.generation.weight (with "
             "a teacher that sees more than the student) or method.reconstruction.weight"
         )
+
+
+def token_norms(side: str, features: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """Mean length of a token's feature by block."""
+    return {
+        f"{side}_norm_{block}": tokens.detach().float().norm(dim=-1).mean()
+        for block, tokens in features.items()
+    }

@@ -1,69 +1,20 @@
-"""What a method is to the training loop: targets from a frozen teacher, losses from what learns.
+"""What a method is to the training loop: one module, `method(batch) -> Losses`.
 
-A method holds two halves. `trained` is one module with the student, its projectors and decoders;
-only its `forward` is called, so that DDP and FSDP can wrap it. The frozen teacher stays outside.
+Student, projectors and decoders are registered; the frozen teacher stands behind a `Side`, which is
+no module, so that it is never saved, never wrapped and never trained.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
-from vistill.errors import UserError
+from vistill.methods.side import Side
 from vistill.models.backbone import Backbone
-
-
-class TrainedModule(nn.Module, ABC):
-    """The half that learns: student, aligners, decoders. The loop wraps it in DDP or FSDP."""
-
-    student: Backbone
-    no_decay: tuple[str, ...] = ()
-    """Parts of names of parameters that the paper exempts from weight decay."""
-    lr_scale: float = 1.0
-    """Factor of the run's learning rate."""
-
-    def parts(self) -> dict[str, "TrainedModule"]:
-        """What learns on its own, by the name of its student: itself, unless several do."""
-        return {"": self}
-
-    @abstractmethod
-    def forward(self, batch: Batch, targets: Any) -> Losses:
-        """Run the student on its view of the batch and compare with `targets`."""
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What a method is built from.
-
-    Attributes:
-        student: the model to be trained.
-        given_teacher: the frozen model, or None.
-        options: the method's own switches, as in `vistill.config.methods`.
-        teacher_block: block of the teacher that is read, counted from 1; None: the method's own.
-        teacher_drop_path: drop path rate of the teacher.
-        student_drop_path: drop path rate of the student; None: the method's own.
-    """
-
-    student: Backbone
-    given_teacher: Backbone | None
-    options: Mapping[str, Any]
-    teacher_block: int | None = None
-    teacher_drop_path: float = 0.0
-    student_drop_path: float | None = None
-
-    def teacher(self, method: str) -> Backbone:
-        """The teacher; a UserError where there is none."""
-        if self.given_teacher is None:
-            raise UserError(
-                f"{method} needs a teacher: give --teacher timm/NAME:pretrained, file:PATH or "
-                "run:DIR"
-            )
-        return self.given_teacher
+from vistill.views.noise import Stream
 
 
 class Fitting(Protocol):
@@ -93,85 +44,57 @@ class Fitting(Protocol):
         """What `Method.install` takes."""
 
 
-class Method(nn.Module):
-    """A distillation (or reconstruction) method: `method(batch) -> Losses`.
+class Method(nn.Module, ABC):
+    """A distillation (or reconstruction) method.
 
-    Subclasses set `trained` and, where there is one, `teacher`, and implement `targets`. Where the
-    target is a cheap map of one output of the teacher for a view that both sides share, that output
-    is `teacher_output`: it may then come from a cache instead.
+    Args:
+        student: the model to be trained; registered, as whatever a subclass adds to itself.
+        teacher: a frozen model, or None.
 
     Attributes:
+        ours: the student as a side.
+        no_decay: parts of names of parameters that the paper exempts from weight decay.
+        lr_scale: factor of the run's learning rate.
         teacher_rests: leave the teacher where it is until it is asked.
     """
 
-    trained: TrainedModule
+    student: Backbone
+    no_decay: ClassVar[tuple[str, ...]] = ()
+    lr_scale: float = 1.0
     teacher_rests: bool = False
 
-    def __init__(self, trained: TrainedModule, teacher: Backbone | None = None) -> None:
+    def __init__(self, student: Backbone, teacher: Backbone | None = None) -> None:
         super().__init__()
-        self.trained = trained
-        self.student = (trained.student,)  # a tuple: reachable after wrapping, not registered twice
-        self._teacher = (teacher,)  # not registered: never saved, never wrapped, never trained
+        self.student = student
+        self.ours = Side(student, "student", Stream.DROP_PATH)
+        self._theirs: Side | None = None
         if teacher is not None:
             teacher.requires_grad_(False).eval()
+            self._theirs = Side(teacher, "teacher", Stream.TEACHER_DROP_PATH)
 
     @property
-    def backbone(self) -> Backbone:
-        """The student, which is what a run exports."""
-        return self.student[0]
-
-    @property
-    def students(self) -> dict[str, Backbone]:
-        """All students by name; the only one of most runs has none."""
-        return {"": self.backbone}
+    def theirs(self) -> Side:
+        """The teacher as a side."""
+        assert self._theirs is not None
+        return self._theirs
 
     @property
     def teacher(self) -> Backbone | None:
         """The frozen teacher, or None."""
-        return self._teacher[0]
+        return self._theirs.model if self._theirs is not None else None
 
-    def targets(self, batch: Batch) -> Any:
-        """What the teacher says about the batch, without gradients; None without a teacher."""
-        return None
+    @property
+    def exports(self) -> dict[str, Backbone]:
+        """What a run exports, by name; the only model of most methods has none."""
+        return {"": self.student}
 
-    def observation(self) -> dict[str, Any]:
-        """What `teacher_output` depends on besides pictures, crops and the teacher's weights.
+    def parts(self) -> dict[str, "Method"]:
+        """What learns on its own, by the name of its export: itself, unless several do."""
+        return {"": self}
 
-        Raises:
-            UserError: it depends on more than that, so nothing can be cached.
-        """
-        raise UserError(
-            "this method's targets cannot be cached: its teacher sees views of its own; "
-            "feature_distillation and kdep have a teacher that sees what the student sees"
-        )
-
-    def teacher_output(self, batch: Batch) -> Float[Tensor, "b *n d"]:
-        """The teacher's output for the view that both sides share."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it reads")
-
-    def target_of(self, observed: Float[Tensor, "b *n d"]) -> Any:
-        """The target from `teacher_output`."""
-        raise NotImplementedError(f"{type(self).__name__} has no target of one output")
-
-    def view(self, batch: Batch, *, augment: bool) -> Batch:
-        """The picture that both sides share."""
-        return batch
-
-    def ask(self, seen: Batch) -> Float[Tensor, "b *n d"]:
-        """`teacher_output`, by a teacher that is woken first."""
-        device = seen.pixels.device
-        if self.teacher is not None and next(self.teacher.parameters()).device != device:
-            self.teacher.to(device)
-        return self.teacher_output(seen)
-
-    @torch.no_grad()
-    def observed(self, seen: Batch) -> Float[Tensor, "b *n d"]:
-        """`teacher_output` as a cache remembers it; without one, what the teacher says."""
-        if seen.remembered is None:
-            return self.ask(seen)
-        return seen.remembered.recall(
-            lambda rows: self.ask(seen if rows is None else seen.take(rows))
-        )
+    @abstractmethod
+    def forward(self, batch: Batch) -> Losses:
+        """The total, which has a gradient, and every term of it by name, which has none."""
 
     def fitting(self, pictures: int) -> Fitting | None:
         """The pass that has to come before the first step; None where there is none.
@@ -192,40 +115,49 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} fits nothing")
 
-    def forward(self, batch: Batch) -> Losses:
-        batch = self.view(batch, augment=self.training)
-        with torch.no_grad():
-            targets = self.targets(batch)
-        return self.trained(batch, targets)
-
-    def to_device(self, device: torch.device | str) -> "Method":
-        """Move both halves, the teacher included unless it rests."""
+    def to_device(self, device: torch.device | str) -> Self:
+        """Move everything, the teacher included unless it rests."""
         self.to(device)
         if self.teacher is not None and not self.teacher_rests:
             self.teacher.to(device)
         return self
 
 
+def weighted(
+    terms: Mapping[str, tuple[float, Tensor]], watched: Mapping[str, Tensor] | None = None
+) -> Losses:
+    """Losses of terms, each with its weight in the total.
+
+    Args:
+        terms: weight and value by name.
+        watched: further numbers to log.
+    """
+    total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    detached = {name: value.detach() for name, (_, value) in terms.items()}
+    return Losses(
+        total, detached, {name: value.detach() for name, value in (watched or {}).items()}
+    )
+
+
 def freeze_unreached(method: Method, batch: Batch) -> list[str]:
-    """Freeze the parameters of `method.trained` that `batch` sends no gradient to, and name them.
+    """Freeze the parameters that `batch` sends no gradient to, and name them.
 
     A parameter behind the deepest tap (for TinyMIM: the last block's projection and MLP, spec 4.4)
     would otherwise sit in the optimiser and make DDP wait for a gradient that never comes. One
     forward and backward pass finds them for any method and any student; buffers are put back.
     """
-    trained = method.trained
-    buffers = {name: buffer.clone() for name, buffer in trained.named_buffers()}
-    was_training = trained.training
-    trained.train()
+    buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    was_training = method.training
+    method.train()
     method(batch).total.backward()
     unreached = [
-        name for name, p in trained.named_parameters() if p.requires_grad and p.grad is None
+        name for name, p in method.named_parameters() if p.requires_grad and p.grad is None
     ]
-    for name, parameter in trained.named_parameters():
+    for name, parameter in method.named_parameters():
         parameter.grad = None
         if name in unreached:
             parameter.requires_grad_(False)
-    for name, buffer in trained.named_buffers():
+    for name, buffer in method.named_buffers():
         buffer.copy_(buffers[name])
-    trained.train(was_training)
+    method.train(was_training)
     return unreached

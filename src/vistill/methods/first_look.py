@@ -1,37 +1,36 @@
 """What a method learns about its teacher's features before the first step: mean and scatter of each
 part of them, from which the singular directions come (KDEP; spec kdep 5)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from torch import Tensor
 
 from vistill.batch import Batch
-from vistill.methods.base import Method
 from vistill.targets.calibration import Calibration
 from vistill.targets.moments import Moments
 
 
 class FeatureMoments:
-    """Mean and scatter of a method's `teacher_output` `[B, D]` over the training pictures.
+    """Mean and scatter of a teacher's features `[B, D]` over the training pictures.
 
     Args:
-        method: whose teacher is asked, for the view that both sides share.
-        widths: channels of each part of the output, by name and in order; what is left of the
-            output is not looked at. The part named "" needs no name in the result.
+        features: what the teacher says about a batch, without gradients.
+        widths: channels of each part of the features, by name and in order; what is left of them is
+            not looked at. The part named "" needs no name in the result.
         view: pictures as in training or as in tests.
         centred: whether the directions are those of the centred features.
     """
 
     def __init__(
         self,
-        method: Method,
+        features: Callable[[Batch], Tensor],
         widths: Mapping[str, int],
         view: Literal["train", "eval"] = "train",
         *,
         centred: bool = True,
     ) -> None:
-        self._method, self._widths, self._centred = method, dict(widths), centred
+        self._features, self._widths, self._centred = features, dict(widths), centred
         self._moments = {name: Moments(width) for name, width in widths.items()}
         self.view: Literal["train", "eval"] = view
 
@@ -42,10 +41,8 @@ class FeatureMoments:
 
     def add(self, batch: Batch) -> None:
         """See a batch."""
-        view = self._method.view(batch, augment=self.view == "train")
-        observed = self._method.observed(view)
         widths = [*self._widths.values()]
-        looked_at = observed[:, : sum(widths)].split(widths, dim=1)
+        looked_at = self._features(batch)[:, : sum(widths)].split(widths, dim=1)
         for moments, part in zip(self._moments.values(), looked_at, strict=True):
             moments.add(part)
 

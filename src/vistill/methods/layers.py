@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vistill.batch import Batch
 from vistill.errors import UserError
+from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Tap, TapKind
 
 Activation = Literal["before", "after"]
@@ -34,22 +36,25 @@ class Reading(NamedTuple):
 
 
 def read(
-    model: Backbone,
-    images: Float[Tensor, "b 3 h w"],
+    side: Side,
+    batch: Batch,
     activation: Activation,
     layers: Sequence[str] = (),
     *,
     activated: bool = False,
     scores: bool = False,
 ) -> Reading:
-    """Run normalised `images` as far as needed, and read.
+    """Run a model on the batch as far as needed, and read.
 
     Args:
+        side: the model, with its drop path's draws.
+        batch: pictures.
         activation: where `pooled` of a CNN is read.
         layers: dotted names of modules in front of the pooled feature.
         activated: whether that is wanted; otherwise it equals `pooled`.
         scores: whether they are wanted; the model has to offer them.
     """
+    model = side.model
     kind: TapKind = "pooled" if activation == "before" else "pooled_act"
     cnn = kind in model.taps
     kinds: list[TapKind] = [kind] if cnn else ["norm"]
@@ -58,37 +63,40 @@ def read(
     if scores:
         kinds.append("logits")
     with _watched(model, layers) as seen:
-        if cnn or scores:
-            taps = [Tap(one, model.depth) for one in kinds]
-            found = {tap.kind: signal for tap, signal in model.tap(images, taps).items()}
-            pooled = found[kind] if cnn else found["norm"][:, model.num_prefix_tokens :].mean(dim=1)
-        else:
-            pooled, found = model.pooled(images), {}
+        taps = [Tap(one, model.depth) for one in kinds]
+        found = {tap.kind: signal for tap, signal in side.see(batch, taps).items()}
+    pooled = found[kind] if cnn else found["norm"][:, model.num_prefix_tokens :].mean(dim=1)
     means = [seen[name] for name in layers]
     return Reading(pooled, found.get("pooled_act", pooled), means, found.get("logits"))
 
 
 @torch.no_grad()
-def layer_widths(model: Backbone, layers: Sequence[str], side: str) -> list[int]:
+def layer_widths(side: Side, layers: Sequence[str]) -> list[int]:
     """Channels of the named layers, found by one grey picture.
 
     Raises:
         UserError: there is no such layer, or it gives no feature in front of the pooled one.
     """
+    if not layers:
+        return []
+    model = side.model
     root, known = _root(model), None
     for name in layers:
         if name not in (known := known or dict(root.named_modules())):
             near = get_close_matches(name, [one for one in known if one], n=3, cutoff=0.3)
             raise UserError(
-                f"method.stages: the {side} has no layer {name!r}; near: {', '.join(near)}"
+                f"method.stages: the {side.name} has no layer {name!r}; near: {', '.join(near)}"
             )
     was_training = model.training
     grey = next(model.parameters()).new_zeros(2, 3, *model.image_size)
+    rows = torch.arange(2, device=grey.device)
+    model.eval()
     try:
-        found = read(model.eval(), grey, "before", layers).layers
+        found = read(side, Batch(grey, seeds=rows, ids=rows), "before", layers).layers
     except KeyError as error:
         raise UserError(
-            f"method.stages: the {side}'s layer {error} is not run in front of its pooled feature"
+            f"method.stages: the {side.name}'s layer {error} is not run in front of its pooled "
+            "feature"
         ) from None
     finally:
         model.train(was_training)

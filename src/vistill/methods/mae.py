@@ -1,142 +1,72 @@
-"""Masked autoencoder (He et al., arXiv 2111.06377; spec 2): baseline and teacher factory."""
+"""Masked autoencoder (He et al., arXiv 2111.06377; spec 2): baseline and teacher factory.
 
-from typing import Any, NamedTuple
+Hide most patches of a picture, encode the others, paint what is hidden; no teacher.
+"""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from typing import Self
 
-from vistill.heads.pixel_decoder import PixelDecoder
 from vistill.batch import Batch, Losses
+from vistill.config.methods import MAEConfig
 from vistill.errors import UserError
-from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.methods.base import Ingredients, Method, TrainedModule
-from vistill.methods.side import drop_path_noise
-from vistill.models.backbone import Tap
+from vistill.heads.pixel_decoder import Painter, Reconstruction
+from vistill.methods.base import Method, weighted
+from vistill.methods.ingredients import Ingredients
+from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.views.masking import Mask, random_mask
 from vistill.views.noise import Stream, per_sample_uniform
-from vistill.views.patches import pixel_patches
-
-DECODER = {"embed_dim": 512, "depth": 8, "num_heads": 16}
 
 
-class Reconstruction(NamedTuple):
-    """One MAE forward pass: normed encoder tokens, painted and true patches, loss."""
-
-    latent: Float[Tensor, "b n d"]
-    prediction: Float[Tensor, "b l p"]
-    target: Float[Tensor, "b l p"]
-    mask: Mask
-    loss: Float[Tensor, ""]
-
-
-class Painter(nn.Module):
-    """The decoder and its pixel target: what MAE adds to an encoder.
+class MAE(Method):
+    """See `MAEConfig` for the switches.
 
     Args:
-        student: encoder whose normed tokens are decoded; needs a class token.
-        decoder: `embed_dim`, `depth`, `num_heads` of the decoder.
-        norm_pixels: whether each target patch is normalised by its own statistics.
+        student: the encoder; a plain ViT with a class token.
+        config: the switches.
+        drop_path: constant rate of the encoder's blocks.
+
+    Raises:
+        UserError: the student cannot be masked, or no patch would be left.
     """
-
-    def __init__(
-        self, student: VisionTransformer, decoder: dict[str, int], norm_pixels: bool
-    ) -> None:
-        super().__init__()
-        self.patch_size = student.patch_size
-        self.norm_pixels = norm_pixels
-        self.decoder = PixelDecoder(
-            student.width,
-            **decoder,
-            grid=student.grid,
-            patch_dim=3 * student.patch_size**2,
-            mlp_ratio=student.mlp_ratio,
-        )
-
-    def forward(
-        self, latent: Float[Tensor, "b n d"], images: Float[Tensor, "b 3 h w"], mask: Mask
-    ) -> Reconstruction:
-        target = pixel_patches(images, self.patch_size)
-        if self.norm_pixels:
-            target = normalize_patches(target)
-        prediction = self.decoder(latent, mask.restore)
-        loss = masked_mse(prediction, target, mask.hidden)
-        return Reconstruction(latent, prediction, target, mask, loss)
-
-
-class TrainedMAE(TrainedModule):
-    """Encoder on visible patches, decoder, reconstruction loss."""
 
     student: VisionTransformer
 
     def __init__(
-        self,
-        student: VisionTransformer,
-        mask_ratio: float,
-        norm_pixels: bool,
-        decoder: dict[str, int],
+        self, student: Backbone, config: MAEConfig | None = None, *, drop_path: float = 0.0
     ) -> None:
-        super().__init__()
-        self.student = student
-        self.painter = Painter(student, decoder, norm_pixels)
-        self.mask_ratio = mask_ratio
+        super().__init__(student)
+        self.config = config = config or MAEConfig()
+        if not isinstance(student, VisionTransformer) or not student.num_prefix_tokens:
+            raise UserError("mae needs a plain ViT student with a class token")
+        check_mask_ratio(student, config.mask_ratio)
+        self.ours.drop_path([drop_path] * student.depth)
+        self.painter = Painter(student, config.decoder.model_dump(), config.norm_pixels)
 
-    def reconstruct(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        noise: Float[Tensor, "b l"],
-        drop_path_noise: Float[Tensor, "rows b"] | None = None,
-    ) -> Reconstruction:
-        """Mask normalised `images` by `noise`, encode what is left, paint the rest."""
-        mask = random_mask(noise, self.mask_ratio)
-        tap = Tap("norm", self.student.depth)
-        latent = self.student.tap(
-            images, [tap], visible=mask.visible, drop_path_noise=drop_path_noise
-        )[tap]
-        return self.painter(latent, images, mask)
+    @classmethod
+    def build(cls, given: Ingredients) -> Self:
+        """From a configuration."""
+        return cls(given.student, given.config, drop_path=given.student_drop_path or 0.0)
 
-    def forward(self, batch: Batch, targets: Any) -> Losses:
-        images = self.student.normalization(batch.unit_pixels())
-        noise = per_sample_uniform(batch.seeds, self.student.num_patches, Stream.MASK)
-        drops = drop_path_noise(self.student, batch.seeds, Stream.DROP_PATH)
-        loss = self.reconstruct(images, noise, drops).loss
-        return Losses(loss, {"reconstruction": loss.detach()})
+    def mask(self, batch: Batch) -> Mask:
+        """Which patches of every sample are hidden."""
+        return picture_mask(self.student, batch, self.config.mask_ratio)
 
+    def reconstruct(self, batch: Batch, mask: Mask) -> Reconstruction:
+        """Encode what `mask` leaves visible and paint the rest."""
+        images = self.ours.images(batch)
+        norm = self.ours.tap("norm")
+        found = self.ours.see(batch, [norm], visible=mask.visible, images=images)
+        return self.painter(found[norm], images, mask)
 
-class MAE(Method):
-    """Hide most patches, encode the others, paint what is hidden; no teacher.
-
-    Args:
-        student: the encoder; a ViT with a class token.
-        mask_ratio: share of hidden patches.
-        norm_pixels: normalise each target patch.
-        decoder: `embed_dim`, `depth`, `num_heads`.
-    """
-
-    def __init__(
-        self,
-        student: VisionTransformer,
-        *,
-        mask_ratio: float = 0.75,
-        norm_pixels: bool = True,
-        decoder: dict[str, int] | None = None,
-    ) -> None:
-        super().__init__(TrainedMAE(student, mask_ratio, norm_pixels, decoder or DECODER))
+    def forward(self, batch: Batch) -> Losses:
+        painted = self.reconstruct(batch, self.mask(batch))
+        return weighted({"reconstruction": (1.0, painted.loss)})
 
 
-def build_mae(given: Ingredients) -> MAE:
-    """MAE from a configuration.
-
-    Raises:
-        UserError: if the student cannot be masked or leaves too few patches.
-    """
-    student = given.student
-    if not isinstance(student, VisionTransformer) or not student.num_prefix_tokens:
-        raise UserError("mae needs a plain ViT student with a class token")
-    if given.student_drop_path:
-        student.set_drop_path(given.student_drop_path)
-    check_mask_ratio(student, given.options.get("mask_ratio", 0.75))
-    return MAE(student, **given.options)
+def picture_mask(student: VisionTransformer, batch: Batch, mask_ratio: float) -> Mask:
+    """MAE's mask of every sample, drawn from its seed."""
+    noise = per_sample_uniform(batch.seeds, student.num_patches, Stream.MASK)
+    return random_mask(noise, mask_ratio)
 
 
 def check_mask_ratio(student: VisionTransformer, mask_ratio: float) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -10,26 +10,68 @@ from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
-from vistill.methods.base import Fitting, Method, TrainedModule
+from vistill.methods.base import Fitting, Method
+from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
 
 
-class TrainedTogether(TrainedModule):
-    """The trained halves of all students; their losses are added, which leaves gradients apart."""
+class MultiStudent(SharedView):
+    """Several students whose targets are maps of the same features of the same teacher.
 
-    def __init__(self, parts: Mapping[str, TrainedModule]) -> None:
-        super().__init__()
-        self.part = nn.ModuleDict(parts)
-        vars(self)["student"] = next(iter(parts.values())).student  # registered above
+    Their losses are added, which leaves their gradients apart.
 
-    def parts(self) -> dict[str, TrainedModule]:
-        return {name: cast(TrainedModule, part) for name, part in self.part.items()}
+    Args:
+        methods: by the name of the student; same kind, options and teacher, different students.
 
-    def forward(self, batch: Batch, targets: Mapping[str, Any]) -> Losses:
+    Raises:
+        UserError: the method reads its teacher in another way for every student.
+    """
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        nn.Module.__init__(self)
+        first = next(iter(methods.values()))
+        if not isinstance(first, SharedView):
+            raise UserError(
+                "this method teaches one student at a time; several together can learn by "
+                "feature_distillation or kdep, whose teacher sees what the students see"
+            )
+        self.part = nn.ModuleDict(methods)
+        # Registered above, once.
+        vars(self).update(student=first.student, ours=first.ours, _theirs=first.theirs)
+
+    @property
+    def methods(self) -> dict[str, SharedView]:
+        """Each student's own method."""
+        return cast("dict[str, SharedView]", dict(self.part))
+
+    @property
+    def _first(self) -> SharedView:
+        return next(iter(self.methods.values()))
+
+    @property
+    def exports(self) -> dict[str, Backbone]:
+        return {name: method.student for name, method in self.methods.items()}
+
+    def parts(self) -> dict[str, Method]:
+        return {**self.methods}
+
+    def cache_key(self) -> dict[str, Any]:
+        return self._first.cache_key()
+
+    def view(self, batch: Batch, *, augment: bool) -> Batch:
+        return self._first.view(batch, augment=augment)
+
+    def teacher_features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
+        return self._first.teacher_features(batch)
+
+    def target_of(self, features: Float[Tensor, "b *n d"]) -> dict[str, Any]:
+        return {name: method.target_of(features) for name, method in self.methods.items()}
+
+    def compare(self, batch: Batch, target: Mapping[str, Any]) -> Losses:
         each: dict[str, Losses] = {}
-        for name, part in self.part.items():
+        for name, method in self.methods.items():
             with _same_draws(batch.pixels.device):
-                each[name] = part(batch, targets[name])
+                each[name] = method.compare(batch, target[name])
         terms: dict[str, Tensor] = {}
         watched: dict[str, Tensor] = {}
         for name, losses in each.items():
@@ -38,6 +80,14 @@ class TrainedTogether(TrainedModule):
             watched |= {f"{name}/{key}": value for key, value in losses.watched.items()}
         total = torch.stack([losses.total for losses in each.values()]).sum()
         return Losses(total, terms, watched)
+
+    def fitting(self, pictures: int) -> Fitting | None:
+        found = [method.fitting(pictures) for method in self.methods.values()]  # all may refuse
+        return found[0]
+
+    def install(self, fitted: Mapping[str, Tensor]) -> str:
+        found = {name: method.install(fitted) for name, method in self.methods.items()}
+        return "\n         ".join(f"{name}: {text}" for name, text in found.items())
 
 
 @contextmanager
@@ -48,73 +98,3 @@ def _same_draws(device: torch.device) -> Iterator[None]:
         return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-class Together(Method):
-    """Several students whose targets are maps of one output of the same teacher.
-
-    Args:
-        methods: by name; same kind, options and teacher, different students.
-
-    Raises:
-        UserError: the method reads its teacher in another way for every student.
-    """
-
-    trained: TrainedTogether
-
-    def __init__(self, methods: Mapping[str, Method]) -> None:
-        first = next(iter(methods.values()))
-        if type(first).teacher_output is Method.teacher_output:
-            raise UserError(
-                "this method teaches one student at a time; several together can learn by "
-                "feature_distillation or kdep, whose teacher sees what the students see"
-            )
-        parts = {name: method.trained for name, method in methods.items()}
-        super().__init__(TrainedTogether(parts), first.teacher)
-        # A tuple: what they train is registered above.
-        self._methods = (dict(methods),)
-
-    @property
-    def methods(self) -> dict[str, Method]:
-        """Each student's own method."""
-        return self._methods[0]
-
-    @property
-    def _first(self) -> Method:
-        return next(iter(self.methods.values()))
-
-    def targets(self, batch: Batch) -> dict[str, Any]:
-        observed = self.observed(batch)
-        return {name: method.target_of(observed) for name, method in self.methods.items()}
-
-    def observation(self) -> dict[str, Any]:
-        return self._first.observation()
-
-    def teacher_output(self, batch: Batch) -> Float[Tensor, "b *n d"]:
-        return self._first.teacher_output(batch)
-
-    def view(self, batch: Batch, *, augment: bool) -> Batch:
-        return self._first.view(batch, augment=augment)
-
-    def fitting(self, pictures: int) -> Fitting | None:
-        found = [method.fitting(pictures) for method in self.methods.values()]  # all may refuse
-        return found[0]
-
-    def install(self, fitted: Mapping[str, Tensor]) -> str:
-        found = {name: method.install(fitted) for name, method in self.methods.items()}
-        return "\n         ".join(f"{name}: {text}" for name, text in found.items())
-
-    def train(self, mode: bool = True) -> Self:
-        for method in getattr(self, "_methods", ({},))[0].values():
-            method.train(mode)
-        return super().train(mode)
-
-    def to_device(self, device: torch.device | str) -> "Together":
-        super().to_device(device)
-        for method in self.methods.values():
-            method.to(device)
-        return self
-
-    @property
-    def students(self) -> dict[str, Backbone]:
-        return {name: method.backbone for name, method in self.methods.items()}

@@ -1,4 +1,5 @@
-"""What student and teacher need alike: pixels at their own size, and per-sample drop path."""
+"""One model as a method sees it: pixels at its own size and in its own normalisation, noise of its
+own, signals by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +8,116 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.models.backbone import Backbone
+from vistill.models.backbone import Backbone, Tap, TapKind
+from vistill.models.taps import Visible
 from vistill.views.noise import Stream, per_sample_uniform
 
 
+class Side:
+    """A student or a teacher; no module, so that the model is not registered here.
+
+    Args:
+        model: the backbone.
+        name: `student` or `teacher`, as error messages call it.
+        stream: what its drop path draws from.
+    """
+
+    def __init__(self, model: Backbone, name: str, stream: int) -> None:
+        self.model, self.name, self.stream = model, name, stream
+
+    def images(self, batch: Batch, *, antialias: bool = True) -> Float[Tensor, "b 3 *size"]:
+        """The batch at the size the model was built for, normalised for it."""
+        pixels = pixels_for(self.model, batch.unit_pixels(), antialias=antialias)
+        return self.model.normalization(pixels)
+
+    def draws(self, batch: Batch) -> Float[Tensor, "rows b"] | None:
+        """Per-sample draws of the model's drop path; None where it drops nothing."""
+        return drop_path_noise(self.model, batch.seeds, self.stream)
+
+    def see(
+        self,
+        batch: Batch,
+        taps: Sequence[Tap],
+        *,
+        visible: Visible = None,
+        images: Tensor | None = None,
+    ) -> dict[Tap, Tensor]:
+        """What the taps give for the batch.
+
+        Args:
+            batch: what is looked at.
+            taps: which signals; the model runs no further than the deepest of them.
+            visible: patch indices that each sample keeps; None keeps all.
+            images: `self.images(batch)`, where the caller has it already.
+        """
+        images = self.images(batch) if images is None else images
+        noise = self.draws(batch)
+        return self.model.tap(images, taps, visible=visible, drop_path_noise=noise)
+
+    def tap(self, kind: TapKind, block: int | None = None) -> Tap:
+        """A tap that the model has, of its last block by default.
+
+        Raises:
+            UserError: it has none of that kind, or not so many blocks.
+        """
+        model = self.model
+        if kind not in model.taps:
+            offered = ", ".join(sorted(model.taps))
+            raise UserError(f"the {self.name} has no {kind!r} tap; it offers {offered}")
+        if block is not None and block > model.depth:
+            raise UserError(
+                f"{self.name}.block={block}, but the {self.name} has {model.depth} blocks"
+            )
+        return Tap(kind, block or model.depth)
+
+    def drop_path(self, rates: Sequence[float]) -> None:
+        """Stochastic depth, one rate per block.
+
+        Raises:
+            UserError: the model has none, and some rate is above zero.
+        """
+        setter: Any = getattr(self.model, "set_drop_path", None)
+        if setter is not None:
+            setter(rates)
+        elif any(rates):
+            raise UserError(
+                f"{self.name}.drop_path is only possible for vistill's own ViT; set "
+                f"{self.name}.drop_path=0"
+            )
+
+
+def same_tokens(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
+    """Raise a UserError unless both taps give the same number of prefix and patch tokens."""
+    a, b = ours.model.shape(our_tap), theirs.model.shape(their_tap)
+    if a.patches != b.patches:
+        raise UserError(
+            f"the student has {a.prefix + a.patches} tokens and the teacher "
+            f"{b.prefix + b.patches}: choose student.patch_size and data.image_size so that both "
+            "grids are equal"
+        )
+    if a.prefix != b.prefix:
+        raise UserError(
+            f"the student leads with {a.prefix} class or register tokens and the teacher with "
+            f"{b.prefix}, but tokens are compared one by one; take a teacher with {a.prefix}"
+            + ("" if b.prefix else ", or set student.class_token=false")
+        )
+
+
+def heads_fit(num_heads: int, **widths: int) -> None:
+    """Raise a UserError unless `num_heads` divides the width of every side; name those that do."""
+    for side, width in widths.items():
+        if width % num_heads:
+            fitting = [n for n in range(1, 65) if not any(w % n for w in widths.values())]
+            raise UserError(
+                f"the {side}'s width {width} cannot be split into {num_heads} relation heads; "
+                f"set method.relation.heads to one of {', '.join(map(str, fitting))}"
+            )
+
+
 def drop_path_noise(
-    model: Backbone, seeds: Int[Tensor, " b"], stream: Stream
+    model: Backbone, seeds: Int[Tensor, " b"], stream: int
 ) -> Float[Tensor, "rows b"] | None:
     """Per-sample draws for the model's residual branches; None where it drops none of them."""
     draws = getattr(model, "num_drop_path_draws", 0)
@@ -35,18 +139,3 @@ def pixels_for(
 def rising(rate: float, depth: int) -> list[float]:
     """Drop path rates from zero in the first block to `rate` in the last."""
     return [rate * i / max(1, depth - 1) for i in range(depth)]
-
-
-def set_drop_path(model: Backbone, rates: Sequence[float], side: str) -> None:
-    """Stochastic depth of `model`, one rate per block.
-
-    Raises:
-        UserError: if it has none and some rate is above zero.
-    """
-    setter: Any = getattr(model, "set_drop_path", None)
-    if setter is not None:
-        setter(rates)
-    elif any(rates):
-        raise UserError(
-            f"{side}.drop_path is only possible for vistill's own ViT; set {side}.drop_path=0"
-        )

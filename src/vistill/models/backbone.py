@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.errors import UserError
-from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.models.taps import Draws, Images, Shape, Taps, Visible
 from vistill.models.taps import Tap as Tap
 from vistill.models.taps import TapKind as TapKind
 
@@ -75,6 +75,24 @@ class Backbone(nn.Module, ABC):
             drop_path_noise: uniform draws in [0, 1), one row per residual branch with a non-zero
                 drop rate, in call order; None draws from the global generator.
         """
+
+    @torch.no_grad()
+    def shape(self, tap: Tap) -> Shape:
+        """What `tap` gives, found with a blank picture, as that is true of every adapter."""
+        was_training = self.training
+        clip = (self.num_frames,) if self.num_frames > 1 else ()
+        blank = next(self.parameters()).new_zeros(1, 3, *clip, *self.image_size)
+        found = self.eval().tap(blank, [tap])[tap]
+        self.train(was_training)
+        if found.dim() == 2:
+            return Shape(0, 1, (1, 1), found.shape[1])
+        if found.dim() == 4 and tap.kind != "qkv":
+            rows, columns = found.shape[2:]
+            return Shape(0, rows * columns, (rows, columns), found.shape[1])
+        patches = found.shape[1] - self.num_prefix_tokens
+        side = round(patches**0.5)
+        grid = (side, side) if side * side == patches else (1, patches)
+        return Shape(self.num_prefix_tokens, patches, grid, found.shape[-1])
 
     def forward(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b n d"]:
         """All tokens after the final norm."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -50,6 +50,22 @@ class Tap:
 
     kind: TapKind
     block: int
+
+
+class Shape(NamedTuple):
+    """What a tap gives.
+
+    Attributes:
+        prefix: class and register tokens in front.
+        patches: tokens, or places of a map, behind them; 1 for one vector.
+        grid: rows and columns of the patches (of a clip, those of one time slot).
+        width: channels.
+    """
+
+    prefix: int
+    patches: int
+    grid: tuple[int, int]
+    width: int
 
 
 Images = Float[Tensor, "b 3 *size"]

@@ -27,7 +27,7 @@ from vistill.models.positions import (
     sincos_2d,
 )
 from vistill.models.relative_bias import RelativePositionBias
-from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.models.taps import Draws, Images, Shape, Taps, Visible
 from vistill.views.masking import bias_of_visible
 
 TAPS: frozenset[TapKind] = frozenset(
@@ -165,6 +165,12 @@ class VisionTransformer(Backbone):
     def num_patches(self) -> int:
         """Patch tokens L of a full input."""
         return self.slots * self.grid[0] * self.grid[1]
+
+    def shape(self, tap: Tap) -> Shape:
+        """What `tap` gives, which needs no look."""
+        if tap.kind == "logits":
+            return super().shape(tap)
+        return Shape(self.num_prefix_tokens, self.num_patches, self.grid, self.width)
 
     @property
     def num_heads(self) -> tuple[int, ...]:  # type: ignore[override]

@@ -126,6 +126,8 @@ class FixedMap(nn.Module):
         return torch.arange(start, start + k)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        if not self.fitted:
+            raise RuntimeError("the teacher's features have to be seen once before the first step")
         features = at_least_fp32(features)
         # Autocast would round products, and the roots of small values amplify that.
         with torch.autocast(features.device.type, enabled=False):

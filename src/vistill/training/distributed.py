@@ -1,4 +1,4 @@
-"""Several ranks as one: where this process stands, and `method.trained` under DDP or FSDP2."""
+"""Several ranks as one: where this process stands, and a method under DDP or FSDP2."""
 
 import atexit
 import copy
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vistill.errors import UserError
-from vistill.methods.base import Method, TrainedModule
+from vistill.methods.base import Method
 from vistill.training.errors import TrainingError
 
 T = TypeVar("T")
@@ -146,45 +146,38 @@ def sharded_like(value: Any, reference: Any) -> Any:
 
 
 class Replicated:
-    """`method.trained` on one rank, or copied to all of them and synchronised by DDP.
+    """A method on one rank, or copied to all of them and synchronised by DDP.
 
     Attributes:
+        called: what a step calls instead of the method.
         module: what holds the trained parameters.
         collective: whether all ranks have to gather the state together; else rank 0 has it all.
     """
 
+    called: nn.Module
+    module: Method
     collective = False
 
     def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
-        self.method, self.world = method, world
-        self.plain = self.module = method.trained
-        called: nn.Module = method.trained
-        if compiled:
-            called = cast(nn.Module, torch.compile(called))
+        self.module = method
+        self.called = cast(nn.Module, torch.compile(method)) if compiled else method
         if world.size > 1:
             with warnings.catch_warnings():
                 # torch renames `broadcast_buffers`; the new name is missing from older versions.
                 warnings.simplefilter("ignore", FutureWarning)
-                called = DistributedDataParallel(
-                    called, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.called = DistributedDataParallel(
+                    self.called, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
-        self._called = cast(TrainedModule, called)
-        method.trained = self._called
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward pass; gradients travel in the last one of a step."""
-        if isinstance(self._called, DistributedDataParallel) and not last:
-            return cast(AbstractContextManager[None], self._called.no_sync())
+        if isinstance(self.called, DistributedDataParallel) and not last:
+            return cast(AbstractContextManager[None], self.called.no_sync())
         return nullcontext()
 
-    @contextmanager
-    def unwrapped(self) -> Iterator[None]:
-        """`method.trained` as it was given, with the present weights, on every rank."""
-        self.method.trained = self.plain
-        try:
-            yield
-        finally:
-            self.method.trained = self._called
+    def unwrapped(self) -> AbstractContextManager[None]:
+        """The method that the caller gave has the present weights, on every rank."""
+        return nullcontext()
 
     def state(self) -> dict[str, Tensor]:
         """All weights and buffers, whole, on the host."""
@@ -195,15 +188,15 @@ class Replicated:
         self.module.load_state_dict(state)
 
     def close(self) -> None:
-        """Give `method.trained` back for good."""
-        self.method.trained = self.plain
+        """Leave the method with its weights, for good."""
 
 
 class Sharded(Replicated):
-    """A twin of `method.trained` sharded by FSDP2; the module itself rests on the host meanwhile.
+    """A twin of a method sharded by FSDP2; the method itself rests on the host meanwhile.
 
-    `fully_shard` turns parameters into shards for good, so the module that the caller gave is kept
+    `fully_shard` turns parameters into shards for good, so the method that the caller gave is kept
     apart and filled again where somebody looks at it: for evaluation, for exports and at the end.
+    Both have the same teacher.
     """
 
     collective = True
@@ -213,18 +206,16 @@ class Sharded(Replicated):
         from torch.distributed.fsdp import fully_shard
 
         self.method, self.world = method, world
-        self.plain = method.trained
-        twin = copy.deepcopy(self.plain)
+        twin = copy.deepcopy(method, {id(method.teacher): method.teacher})
         mesh = init_device_mesh(world.device.type, (world.size,))
-        for part in twin.parts().values():
-            for block in getattr(part.student, "blocks", ()):
+        for student in twin.exports.values():
+            for block in cast(Any, getattr(student, "blocks", ())):
                 if compiled:
                     block.compile()
                 fully_shard(block, mesh=mesh)
         fully_shard(twin, mesh=mesh)
-        self.module = self._called = twin
-        self.plain.cpu()
-        method.trained = twin
+        self.module = self.called = twin.train()
+        method.cpu()
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
@@ -236,13 +227,11 @@ class Sharded(Replicated):
 
     @contextmanager
     def unwrapped(self) -> Iterator[None]:
-        self._refill()
-        self.method.trained = self.plain
+        self.close()
         try:
             yield
         finally:
-            self.plain.cpu()
-            self.method.trained = self.module
+            self.method.cpu()
 
     def load(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -250,18 +239,14 @@ class Sharded(Replicated):
                 tensor.copy_(sharded_like(state[name], tensor))
 
     def close(self) -> None:
-        self._refill()
-        super().close()
-
-    def _refill(self) -> None:
-        self.plain.load_state_dict(self.state())
-        self.plain.to(self.world.device)
+        self.method.load_state_dict(self.state())
+        self.method.to(self.world.device)
 
 
 def distribute(
     method: Method, world: World, strategy: Literal["ddp", "fsdp2"], *, compiled: bool
 ) -> Replicated:
-    """Put `method.trained` under `strategy`; on one rank both leave it as it is."""
+    """Put `method` under `strategy`; on one rank both leave it as it is."""
     kind = Sharded if strategy == "fsdp2" and world.size > 1 else Replicated
     return kind(method, world, compiled=compiled)
 

@@ -33,7 +33,7 @@ _SMALLEST_SCALE = 2.0**-14
 def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
     """Activation checkpointing and a compiled teacher, for as long as the run lasts."""
     teacher, before = method.teacher, {}
-    for student in method.students.values():
+    for student in method.exports.values():
         usual = getattr(student, "activation_checkpointing", None)
         if usual is not None:
             before[student] = usual
@@ -57,9 +57,9 @@ def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
 
 @contextmanager
 def _frozen(method: Method, batch: Batch) -> Iterator[list[str]]:
-    """Parameters of `method.trained` that get no gradient, frozen as long as the run lasts."""
+    """Parameters of `method` that get no gradient, frozen as long as the run lasts."""
     names = freeze_unreached(method, batch)
-    parameters = dict(method.trained.named_parameters())
+    parameters = dict(method.named_parameters())
     try:
         yield names
     finally:
@@ -101,7 +101,7 @@ class Learner:
         self.frozen = cleanup.enter_context(_frozen(method, sample.first(2).to(world.device)))
 
         chosen = trainable(self._pretraining() if groups is None else groups)
-        names = {parameter: name for name, parameter in method.trained.named_parameters()}
+        names = {parameter: name for name, parameter in method.named_parameters()}
         self.strategy = distribute(method, world, train.strategy, compiled=train.compile)
         cleanup.callback(self.strategy.close)
         distributed = dict(self.strategy.module.named_parameters())
@@ -115,7 +115,7 @@ class Learner:
 
     def _pretraining(self) -> list[Group]:
         optim, found = self.optim, []
-        for name, part in self.method.trained.parts().items():
+        for name, part in self.method.parts().items():
             if optim.layer_decay is None:
                 groups = pretrain_groups(
                     part,
@@ -145,7 +145,7 @@ class Learner:
         enabled = self.dtype is not None
         with self.strategy.accumulating(last):
             with torch.autocast(device.type, self.dtype or torch.bfloat16, enabled=enabled):
-                losses: Losses = self.method(batch.to(device))
+                losses: Losses = self.strategy.called(batch.to(device))
             self.scaler.scale(losses.total / share).backward()
         return losses
 
@@ -171,22 +171,22 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Weights, buffers, optimiser and scaler, whole, on the host. All ranks together."""
-        besides = {
-            name: value.cpu()
-            for name, value in self.method.state_dict().items()
-            if not name.startswith("trained.")
-        }
         return {
             "model": self.strategy.state(),
-            "besides": besides,
             "optimizer": optimizer_state(self.optimizer, self.strategy.module),
             "scaler": self.scaler.state_dict(),
         }
 
     def load(self, saved: dict[str, Any]) -> None:
         """The inverse of `state`; every rank passes the same."""
+        other = set(self.strategy.module.state_dict()) ^ set(saved["model"])
+        if other:
+            raise UserError(
+                f"this run was begun by a version of vistill whose method had other parts (such as "
+                f"{min(other)}): finish it with that version, which environment.json in the run's "
+                "folder names, or start anew with --overwrite"
+            )
         self.strategy.load(saved["model"])
-        self.method.load_state_dict(saved["besides"], strict=False)
         load_optimizer_state(self.optimizer, self.strategy.module, saved["optimizer"])
         if self.scaled and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])

@@ -46,10 +46,10 @@ def fit(
     progress: bool = True,
     log_seconds: float = 1.0,
 ) -> FitResult:
-    """Train `method.trained` on `stream`, from the newest checkpoint of `run` where there is one.
+    """Train `method` on `stream`, from the newest checkpoint of `run` where there is one.
 
     Args:
-        method: its `trained` half learns; parameters that get no gradient are left alone.
+        method: what learns; parameters that get no gradient are left alone.
         stream: micro-batches of this rank, a function of the step.
         optim: AdamW, schedule and clipping.
         train: length, batch, precision, hardware and cadences.
@@ -70,7 +70,7 @@ def fit(
     """
     world = connect(train.device)
     method.to_device(world.device)
-    agree(method.trained)
+    agree(method)
     with ExitStack() as cleanup:
         saved = None
         if run is not None:
@@ -365,7 +365,7 @@ class _Loop:
             which = f" (best: {', '.join(improved)})" if improved.keys() - {""} else " (best)"
             self.display.say(f"epoch {epoch}: {text}" + (which if improved else ""))
         if self.on_export is not None:
-            for name in self.learner.method.students:
+            for name in self.learner.method.exports:
                 self.on_export(name, "last")
                 # Without any evaluation the last weights are the best there are.
                 if name in improved or (name not in before and epoch == self.train.epochs):

@@ -4,6 +4,7 @@ Batch layout, ranks, accumulation and resuming therefore cannot change a run, an
 has to be saved. The mixer is splitmix64 (Steele, Lea, Flood 2014) in wrapping int64 arithmetic.
 """
 
+import hashlib
 from enum import IntEnum
 
 import torch
@@ -26,6 +27,12 @@ class Stream(IntEnum):
     BOX_JITTER = 10
 
 
+def own_stream(name: str) -> int:
+    """A stream of a method of the user's own, by a name such as `my_method.mask`."""
+    digest = hashlib.blake2b(name.encode(), digest_size=6).digest()
+    return int.from_bytes(digest) + 2**16  # apart from all of `Stream`
+
+
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -46,9 +53,15 @@ def _mix(x: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
 
 
 def per_sample_uniform(
-    seeds: Int[Tensor, " b"], count: int, stream: Stream
+    seeds: Int[Tensor, " b"], count: int, stream: int
 ) -> Float[Tensor, "b count"]:
-    """Uniform draws in [0, 1) with 24 bits, `count` for every sample, on the device of `seeds`."""
+    """Uniform draws in [0, 1) with 24 bits, `count` for every sample, on the device of `seeds`.
+
+    Args:
+        seeds: one per sample, such as `Batch.seeds`.
+        count: draws per sample.
+        stream: of `Stream`, or an `own_stream`.
+    """
     state = _mix(seeds + _signed(int(stream) * _GAMMA % (1 << 64)))
     steps = torch.arange(1, count + 1, device=seeds.device) * _GAMMA
     bits = _shift_right(_mix(state[:, None] + steps), 40)

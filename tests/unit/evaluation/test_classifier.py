@@ -82,9 +82,9 @@ def test_original_is_left_as_it_is():
 
 
 def test_everything_that_is_reached_is_trained():
-    frozen = {n for n, p in build(vit()).trained.named_parameters() if not p.requires_grad}
+    frozen = {n for n, p in build(vit()).named_parameters() if not p.requires_grad}
     assert frozen == {"student.norm.weight", "student.norm.bias"}
-    cls = build(vit(), pool="cls").trained
+    cls = build(vit(), pool="cls")
     assert all(p.requires_grad for p in cls.parameters())
 
 
@@ -107,13 +107,13 @@ def test_first_loss_is_that_of_no_knowledge():
 
 
 def test_drop_path_rises_linearly():
-    assert build(vit(), drop_path=0.2).backbone.drop_path_rates == [0.0, 0.1, 0.2]
-    assert build(vit()).backbone.drop_path_rates == [0.0, 0.05, 0.1]
-    assert build(vit(depth=1), drop_path=0.2).backbone.drop_path_rates == [0.0]
+    assert build(vit(), drop_path=0.2).student.drop_path_rates == [0.0, 0.1, 0.2]
+    assert build(vit()).student.drop_path_rates == [0.0, 0.05, 0.1]
+    assert build(vit(depth=1), drop_path=0.2).student.drop_path_rates == [0.0]
 
 
 def test_zero_residual_makes_the_last_block_the_identity():
-    backbone = build(vit(), reset_last_block="zero_residual").backbone.eval()
+    backbone = build(vit(), reset_last_block="zero_residual").student.eval()
     images = torch.randn(2, 3, 16, 16)
     taps = [Tap("block", 2), Tap("block", 3)]
     found = backbone.tap(images, taps)
@@ -125,12 +125,12 @@ def test_a_foreign_transformer_is_fine_tuned_with_layer_decay():
     options = FineTuneConfig(layer_decay=0.5)
     losses = method(batch())
     losses.total.backward()
-    trained = {n: p for n, p in method.trained.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
     assert all(p.grad is not None for p in trained.values())
     assert not any(name.startswith("student.module.norm.") for name in trained)
     scale = {
         id(p): group["lr_scale"]
-        for group in finetune_groups(method.trained, options)
+        for group in finetune_groups(method, options)
         for p in group["params"]
     }
     assert scale.keys() == {id(p) for p in trained.values()}

@@ -13,7 +13,7 @@ def test_a_cnn_is_classified_by_its_activated_feature() -> None:
     model = create_backbone("torchvision/resnet18", image_size=32)
     options = FineTuneConfig(layer_decay=0.5)
     method = build_classifier(model, 4, image_size=64, pool="avg", options=options, seed=0)
-    classifier = method.trained.eval()
+    classifier = method.eval()
     assert isinstance(classifier.fc_norm, nn.Identity)
     images = torch.randn(2, 3, 64, 64)
     network = classifier.student.module

@@ -83,7 +83,7 @@ def test_published_settings():
     options = FineTuneConfig(recipe="kdep_cifar100")
     torch.manual_seed(0)
     method = build_classifier(cnn(), 4, image_size=16, pool="avg", options=options, seed=0)
-    classifier = method.trained
+    classifier = method
     groups = finetune_groups(classifier, options)
     assert {group["weight_decay"] for group in groups} == {5e-4}
     assert {group["lr_scale"] for group in groups} == {1.0}
@@ -123,9 +123,9 @@ def test_tests_may_normalise_otherwise():
         torch.manual_seed(0)
         options = FineTuneConfig(test_normalization=statistics, head_init="uniform")
         method = build_classifier(cnn(), 4, image_size=16, pool="avg", options=options, seed=0)
-        method.trained.eval()
-        found.append(class_scores(method.trained)(Batch()))
-        assert method.trained.student.normalization.mean[0] == 0.485
+        method.eval()
+        found.append(class_scores(method)(Batch()))
+        assert method.student.normalization.mean[0] == 0.485
     assert not torch.equal(*found)
 
 

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from building import build
 
 from vistill.batch import Batch
-from vistill.config.methods import AMDConfig
 from vistill.errors import UserError
-from vistill.methods import build_method
 from vistill.methods.amd import AMD
 from vistill.methods.base import freeze_unreached
 from vistill.models.backbone import Tap
@@ -41,8 +40,7 @@ def pictures() -> Batch:
 def amd(student=None, teacher=None, **options) -> AMD:
     torch.manual_seed(0)
     given = {"reconstruction": RECONSTRUCTION} | options
-    defaults = AMDConfig.model_validate(given).model_dump(exclude={"name"})
-    return build_method("amd", student or clip_vit(), teacher or clip_vit(32), options=defaults)
+    return build("amd", student or clip_vit(), teacher or clip_vit(32), **given)
 
 
 AXES = [
@@ -72,14 +70,14 @@ def test_every_switch_trains_the_whole_student(options, kind):
     models = (clip_vit(), clip_vit(32)) if kind == "clips" else (vit(), vit(32))
     batch = clips() if kind == "clips" else pictures()
     method = amd(*models, **options)
-    names = {n for n, p in method.trained.named_parameters() if p.requires_grad}
+    names = {n for n, p in method.named_parameters() if p.requires_grad}
     frozen = set(freeze_unreached(method, batch))
     losses = method(batch)
     losses.total.backward()
     assert torch.isfinite(losses.total)
     painted = options.get("reconstruction", {}).get("weight", 1.0) > 0
     assert frozen == (set() if painted else {"student.norm.weight", "student.norm.bias"})
-    for name, parameter in method.trained.named_parameters():
+    for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == (name in names - frozen), name
 
 
@@ -111,7 +109,7 @@ def test_sums_are_means_times_their_number():
 def test_equal_ratios_leave_nothing_to_generate():
     method = amd(student_mask_ratio=0.75, teacher_mask_ratio=0.75)
     assert "generation" not in method(clips()).terms
-    assert not len(method.trained.generators)
+    assert not len(method.generators)
 
 
 def test_the_teacher_sees_no_more_than_its_tokens_and_stops_early():
@@ -122,14 +120,14 @@ def test_the_teacher_sees_no_more_than_its_tokens_and_stops_early():
     teacher.blocks[2].register_forward_hook(lambda *_: seen.append("too deep"))
     teacher.patch_embed.register_forward_hook(lambda _, __, out: seen.append(out.shape))
     method(clips())
-    count = method.trained.sight.seen * method.trained.sight.slots
+    count = method.sight.seen * method.sight.slots
     assert seen == [(2, count, 32), (2, count, 32)]
 
 
 def test_generation_reads_the_projection_of_the_direct_loss():
     method = amd()
     calls = []
-    for projection in method.trained.projections:
+    for projection in method.projections:
         projection.register_forward_hook(lambda *_: calls.append(1))
     method(clips())
     assert len(calls) == 2  # not four
@@ -138,7 +136,7 @@ def test_generation_reads_the_projection_of_the_direct_loss():
 def test_generated_features_do_not_see_the_target():
     """What the generator says about a token depends on the visible ones alone."""
     method, batch = amd().eval(), clips()
-    mask = method.trained.draw(batch)
+    mask = method.mask(batch)
     images = batch.unit_pixels()
     hidden = images.clone()
     flat = hidden.unfold(2, 2, 2).unfold(3, 8, 8).unfold(4, 8, 8)  # a view: B 3 T R C t r c
@@ -147,10 +145,10 @@ def test_generated_features_do_not_see_the_target():
         for t, r, c in grid[sample].tolist():
             flat[sample, :, t, r, c] = 0.123
     assert not torch.equal(hidden, images)
-    student = method.backbone
+    student = method.student
     tap = Tap("block", 2)
     said = [
-        method.trained.predict(
+        method.predict(
             {
                 block: student.tap(student.normalization(x), [Tap("block", block)],
                                    visible=mask.visible)[Tap("block", block)]
@@ -161,7 +159,9 @@ def test_generated_features_do_not_see_the_target():
         for x in (images, hidden)
     ]  # fmt: skip
     assert torch.equal(*said)
-    targets = [method.observe(x, mask)[tap.block] for x in (images, hidden)]
+    targets = [
+        method.targets(Batch(x, batch.seeds, batch.ids), mask)[tap.block] for x in (images, hidden)
+    ]
     assert not torch.equal(*targets)
 
 
@@ -178,25 +178,25 @@ def test_a_sample_is_seen_alike_in_any_batch():
 def test_copies_of_a_clip_have_masks_of_their_own():
     method, batch = amd(), clips(1)
     copies = Batch(batch.pixels.repeat(2, 1, 1, 1, 1), torch.tensor([5, 6]), torch.zeros(2).long())
-    mask = method.trained.draw(copies)
+    mask = method.mask(copies)
     assert not torch.equal(mask.visible[0], mask.visible[1])
 
 
 def test_frozen_mask_tokens_are_saved_and_learned_ones_do_not_decay():
-    frozen = amd(generation={"mask_token": "frozen"}).trained
+    frozen = amd(generation={"mask_token": "frozen"})
     assert "generators.0.mask_token" in frozen.state_dict()
     assert "generators.0.mask_token" not in dict(frozen.named_parameters())
     assert frozen.generators[0].mask_token.abs().max() <= 0.02
-    learned = amd().trained
+    learned = amd()
     assert "generators.0.mask_token" in dict(learned.named_parameters())
     assert any(part in "generators.0.mask_token" for part in learned.no_decay)
 
 
 def test_pictures_keep_class_tokens_out_of_the_losses():
     method = amd(vit(), vit(32))
-    mask = method.trained.draw(pictures())
+    mask = method.mask(pictures())
     features = {block: torch.randn(2, 1 + mask.visible.shape[1], 24) for block in (1, 2)}
-    said = method.trained.predict(features, mask)
+    said = method.predict(features, mask)
     assert said["direct"][0].shape == (2, mask.visible.shape[1], 32)
     assert said["generation"][0].shape == (2, mask.extra.shape[1], 32)
     assert (mask.visible.shape[1], mask.seen.shape[1]) == (4, 8)  # a quarter and half of 16
@@ -236,15 +236,15 @@ def test_a_teacher_of_another_picture_size():
 )  # fmt: skip
 def test_what_does_not_fit(models, options, message):
     if message is None:
-        assert amd(**models, **options).trained.sight.visible == 1
+        assert amd(**models, **options).sight.visible == 1
         return
     with pytest.raises(UserError, match=message):
         amd(**models, **options)
 
 
 def test_settings_of_other_methods_are_refused():
-    for extra in ({"teacher_block": 1}, {"teacher_drop_path": 0.1}):
-        with pytest.raises(UserError, match="has no use with amd"):
-            build_method("amd", clip_vit(), clip_vit(32), options={}, **extra)
+    for extra in ({"block": 1}, {"teacher_drop_path": 0.1}):
+        with pytest.raises(UserError, match="amd does not read teacher"):
+            build("amd", clip_vit(), clip_vit(32), **extra)
     with pytest.raises(UserError, match="amd needs a teacher"):
-        build_method("amd", clip_vit(), None, options={})
+        build("amd", clip_vit())

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from building import build
 
 from vistill.batch import Batch
 from vistill.data.cache import Layout, TeacherCache
-from vistill.methods.base import Method
-from vistill.methods.feature_distillation import FeatureDistillation
-from vistill.methods.kdep import KDEP
+from vistill.methods.shared_view import SharedView
 from vistill.models.vit import VisionTransformer
 
 
@@ -31,14 +30,14 @@ def batch(cache: TeacherCache | None, epoch: int) -> Batch:
     return replace(found, remembered=cache.remembered(0, ids, seeds, cache.read(0, ids.numpy())))
 
 
-def without_teacher(method: Method) -> None:
+def without_teacher(method: SharedView) -> None:
     def refuse(*_):
         raise AssertionError("the teacher was asked")
 
-    method.teacher_output = refuse  # type: ignore[method-assign]
+    method.teacher_features = refuse  # type: ignore[method-assign]
 
 
-def live_loss(method: Method, cache: TeacherCache) -> torch.Tensor:
+def live_loss(method: SharedView, cache: TeacherCache) -> torch.Tensor:
     """Of the view that the cache knows, by a teacher whose words nobody rounds."""
     asked = batch(cache, 0)
     exact = TeacherCache(cache.folder, Layout(cache.layout.shape, "fp32"), 1, 4)
@@ -50,7 +49,7 @@ def live_loss(method: Method, cache: TeacherCache) -> torch.Tensor:
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.0), ("bf16", 1e-3), ("int8", 1e-3)])
 def test_the_map_of_a_teacher_is_remembered(tmp_path: Path, precision, allowed: float):
-    method = FeatureDistillation(vit(24, 0), vit(16, 1)).train()
+    method = build("feature_distillation", vit(24, 0), vit(16, 1)).train()
     cache = TeacherCache(tmp_path / "c", Layout((17, 16), precision), 1, 4)
     cache.open_to_write({"format": 1})
     live = live_loss(method, cache)
@@ -66,7 +65,9 @@ def test_the_map_of_a_teacher_is_remembered(tmp_path: Path, precision, allowed: 
 
 def test_the_view_comes_again_and_the_rest_does_not(tmp_path: Path):
     teacher = vit(16, 1)
-    method = KDEP(vit(16, 0), teacher, align="identity", color_jitter=(0.4, 0.4, 0.4)).train()
+    method = build(
+        "kdep", vit(16, 0), teacher, align="identity", color_jitter=(0.4, 0.4, 0.4)
+    ).train()
     cache = TeacherCache(tmp_path / "c", Layout((16,), "fp32"), 1, 4)
     cache.open_to_write({"format": 1})
     first, again = batch(cache, 0), batch(cache, 1)
@@ -84,8 +85,8 @@ def test_the_view_comes_again_and_the_rest_does_not(tmp_path: Path):
 
 
 def test_a_teacher_rests_until_it_is_asked():
-    method = FeatureDistillation(vit(24, 0), vit(16, 1))
+    method = build("feature_distillation", vit(24, 0), vit(16, 1))
     method.teacher_rests = True
     method.to_device("meta")
-    assert next(method.trained.parameters()).device.type == "meta"
+    assert next(method.parameters()).device.type == "meta"
     assert next(method.teacher.parameters()).device.type == "cpu"

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from building import build
 from torch import nn
 
 from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.methods import build_method
 from vistill.methods.base import freeze_unreached
-from vistill.methods.feature_distillation import FeatureDistillation, resize_map
+from vistill.methods.feature_distillation import FeatureDistillation
+from vistill.methods.output_maps import resize_map
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
@@ -18,11 +19,20 @@ def vit(width: int, **changes) -> VisionTransformer:
     return VisionTransformer(**(sizes | changes))
 
 
+def fd(student, teacher, **options) -> FeatureDistillation:
+    return build("feature_distillation", student, teacher, **options)
+
+
 @pytest.fixture
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=generator)
     return Batch(pixels, seeds=torch.arange(3) * 977, ids=torch.arange(3))
+
+
+@torch.no_grad()
+def target(method: FeatureDistillation, batch: Batch) -> torch.Tensor:
+    return method.target_of(method.features(batch))
 
 
 BEIT = {
@@ -42,7 +52,7 @@ AXES = [
     {"beta": 0.5},
     {"projector": "mlp"},
     {"teacher_drop_path": 0.3},
-    {"student_drop_path": 0.3},
+    {"drop_path": 0.3},
 ]
 
 
@@ -50,14 +60,14 @@ AXES = [
 def test_every_switch_gives_gradients_to_the_student_alone(batch, options):
     torch.manual_seed(0)
     teacher = vit(24, num_classes=5)
-    method = FeatureDistillation(vit(16, **BEIT), teacher, **options)
-    method.trained.train()
+    method = fd(vit(16, **BEIT), teacher, **options)
+    method.train()
     losses = method(batch)
     assert torch.isfinite(losses.total)
     losses.total.backward()
     assert all(p.grad is None for p in teacher.parameters())
-    assert method.trained.projector is not None
-    parameters = dict(method.trained.named_parameters())
+    assert method.projector is not None
+    parameters = dict(method.named_parameters())
     without = [name for name, p in parameters.items() if p.grad is None]
     assert without == []
     assert teacher.training == ("teacher_drop_path" in options)
@@ -65,10 +75,10 @@ def test_every_switch_gives_gradients_to_the_student_alone(batch, options):
 
 def test_the_usual_loss_is_that_of_the_paper(batch):
     student, teacher = vit(16), vit(24)
-    method = FeatureDistillation(student, teacher, projector="linear")
+    method = fd(student, teacher, projector="linear")
     images = student.normalization(batch.unit_pixels())
     target = nn.functional.layer_norm(teacher(images), (24,))
-    prediction = method.trained.projector(student(images))
+    prediction = method.projector(student(images))
     expected = nn.functional.smooth_l1_loss(prediction, target, beta=2.0)
     torch.testing.assert_close(method(batch).total, expected)
 
@@ -76,21 +86,21 @@ def test_the_usual_loss_is_that_of_the_paper(batch):
 def test_teacher_tokens_without_a_counterpart_are_left_out(batch):
     teacher = vit(24, distillation_token=True)
     for class_token in (True, False):
-        method = FeatureDistillation(vit(16, class_token=class_token), teacher)
-        assert method.targets(batch).shape == (3, 4 + class_token, 24)
+        method = fd(vit(16, class_token=class_token), teacher)
+        assert target(method, batch).shape == (3, 4 + class_token, 24)
     tokens = teacher(teacher.normalization(batch.unit_pixels()))
     expected = nn.functional.layer_norm(tokens[:, 2:], (24,))
-    torch.testing.assert_close(method.targets(batch), expected)
+    torch.testing.assert_close(target(method, batch), expected)
 
 
 def test_a_teacher_at_its_own_resolution(batch):
     teacher = vit(24, image_size=32, patch_size=16)
-    method = FeatureDistillation(vit(16), teacher)
+    method = fd(vit(16), teacher)
     assert method(batch).total.isfinite()
     with pytest.raises(UserError, match=r"2x2 and the teacher's 4x4.*method.resize_map=true"):
-        FeatureDistillation(vit(16), vit(24, image_size=32))
-    method = FeatureDistillation(vit(16), vit(24, image_size=32), resize_map=True)
-    assert method.targets(batch).shape == (3, 5, 24)
+        fd(vit(16), vit(24, image_size=32))
+    method = fd(vit(16), vit(24, image_size=32), resize_map=True)
+    assert target(method, batch).shape == (3, 5, 24)
 
 
 def test_maps_are_resized_row_by_row():
@@ -109,17 +119,17 @@ def test_a_feature_map_is_a_target_for_a_student_without_class_token(batch):
     torch.manual_seed(0)
     cnn = nn.Sequential(nn.Conv2d(3, 24, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     teacher = PooledBackbone(cnn, image_size=16)
-    method = FeatureDistillation(vit(16, class_token=False), teacher)
+    method = fd(vit(16, class_token=False), teacher)
     images = teacher.normalization(batch.unit_pixels())
     tokens = cnn[1](cnn[0](images)).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(method.targets(batch), nn.functional.layer_norm(tokens, (24,)))
+    torch.testing.assert_close(target(method, batch), nn.functional.layer_norm(tokens, (24,)))
     method(batch).total.backward()
     student = PooledBackbone(nn.Sequential(*(m for m in cnn)), image_size=16)
-    assert FeatureDistillation(student, vit(16))(batch).total.isfinite()
+    assert fd(student, vit(16))(batch).total.isfinite()
 
 
 def test_nothing_is_left_untrained_by_the_usual_recipe(batch):
-    method = FeatureDistillation(vit(16, **BEIT), vit(24))
+    method = fd(vit(16, **BEIT), vit(24))
     assert freeze_unreached(method, batch) == []
 
 
@@ -128,21 +138,14 @@ def test_a_non_vit_teacher_is_read_by_hooks(batch):
 
     module = TimmViT(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
     teacher = ModuleBackbone(module, blocks="blocks", width=24, image_size=16, norm="norm")
-    method = FeatureDistillation(vit(16), teacher)
+    method = fd(vit(16), teacher)
     expected = module.eval().forward_features(teacher.normalization(batch.unit_pixels()))
-    torch.testing.assert_close(method.targets(batch), nn.functional.layer_norm(expected, (24,)))
+    torch.testing.assert_close(target(method, batch), nn.functional.layer_norm(expected, (24,)))
 
 
 def test_drop_path_rises_from_the_first_block(batch):
-    method = build_method(
-        "feature_distillation",
-        vit(16, depth=4),
-        vit(24),
-        options={},
-        student_drop_path=0.3,
-        teacher_drop_path=0.0,
-    )
-    assert method.backbone.drop_path_rates == pytest.approx([0, 0.1, 0.2, 0.3])
+    method = fd(vit(16, depth=4), vit(24), drop_path=0.3)
+    assert method.student.drop_path_rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize(
@@ -157,11 +160,13 @@ def test_drop_path_rises_from_the_first_block(batch):
 )
 def test_what_does_not_fit_is_refused(student, teacher, options, message):
     with pytest.raises(UserError, match=message):
-        FeatureDistillation(vit(16, **student), vit(24, **teacher), **options)
+        fd(vit(16, **student), vit(24, **teacher), **options)
 
 
 def test_a_teacher_is_needed():
     with pytest.raises(UserError, match="needs a teacher"):
-        build_method("feature_distillation", vit(16), None, options={})
-    with pytest.raises(UserError, match=r"teacher\.block is for tinymim"):
-        build_method("feature_distillation", vit(16), vit(24), options={}, teacher_block=1)
+        fd(vit(16), None)
+    with pytest.raises(
+        UserError, match=r"does not read teacher\.block, so teacher\.block=1 has no"
+    ):
+        fd(vit(16), vit(24), block=1)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from building import build
 from torch import nn
 
 from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.methods import build_method
 from vistill.methods.kdep import KDEP
 from vistill.models.build import create_backbone
 from vistill.models.pooled import PooledBackbone
@@ -35,6 +35,15 @@ def batch(n: int = 4, seed: int = 0) -> Batch:
     return Batch(pixels=pixels, seeds=ids, ids=ids)
 
 
+def kdep(student, teacher, **options) -> KDEP:
+    return build("kdep", student, teacher, **options)
+
+
+@torch.no_grad()
+def target_of(method: KDEP, batch: Batch) -> dict[str, torch.Tensor]:
+    return method.target_of(method.features(batch))
+
+
 def fitted(method: KDEP, pictures: int = 40) -> KDEP:
     fitting = method.fitting(pictures)
     if fitting is not None:
@@ -48,11 +57,11 @@ def fitted(method: KDEP, pictures: int = 40) -> KDEP:
 @pytest.mark.parametrize("transform", ["none", "pts", "sn", "sm_rank", "sm_linear"])
 @torch.no_grad()
 def test_svd_and_transforms(transform: str) -> None:
-    method = fitted(KDEP(cnn(5), cnn(9), transform=transform, fit_view="eval"))
-    x = torch.cat([method.teacher_output(batch(seed=seed)) for seed in range(10)])
-    target = method.map(x)
+    method = fitted(kdep(cnn(5), cnn(9), transform=transform, fit_view="eval"))
+    x = torch.cat([method.teacher_features(batch(seed=seed)) for seed in range(10)])
+    target = method.maps["feature"](x)
     assert target.shape == (40, 5)
-    aligned = method.map.aligned(x)
+    aligned = method.maps["feature"].aligned(x)
     torch.testing.assert_close(aligned.mean(0), torch.zeros(5), atol=1e-6, rtol=0)
     std = aligned.std(0)
     assert bool((std[:-1] > std[1:]).all())
@@ -73,36 +82,36 @@ def test_svd_and_transforms(transform: str) -> None:
 @torch.no_grad()
 def test_channels() -> None:
     plain = {"transform": "none", "fit_view": "eval"}
-    by_variance = fitted(KDEP(cnn(3), cnn(9), align="channel_var", **plain))
-    x = torch.cat([by_variance.teacher_output(batch(seed=seed)) for seed in range(10)])
+    by_variance = fitted(kdep(cnn(3), cnn(9), align="channel_var", **plain))
+    x = torch.cat([by_variance.teacher_features(batch(seed=seed)) for seed in range(10)])
     order = x.std(0).argsort(descending=True)[:3]
-    assert torch.equal(by_variance.map(x), x[:, order])
-    drawn = KDEP(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
+    assert torch.equal(by_variance.maps["feature"](x), x[:, order])
+    drawn = kdep(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
     assert drawn.fitting(40) is None
-    again = KDEP(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
-    assert torch.equal(drawn.map(x), again.map(x))
-    assert len(set(drawn.map.index.tolist())) == 3
-    nearest = KDEP(cnn(3), cnn(9), align="interpolate", **plain)
-    assert torch.equal(nearest.map(x), x[:, [0, 3, 6]])
+    again = kdep(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
+    assert torch.equal(drawn.maps["feature"](x), again.maps["feature"](x))
+    assert len(set(drawn.maps["feature"].index.tolist())) == 3
+    nearest = kdep(cnn(3), cnn(9), align="interpolate", **plain)
+    assert torch.equal(nearest.maps["feature"](x), x[:, [0, 3, 6]])
 
 
 def test_only_the_student_learns_and_only_towards_the_target() -> None:
-    method = fitted(KDEP(cnn(5), cnn(9))).train()
+    method = fitted(kdep(cnn(5), cnn(9))).train()
     losses = method(batch())
     torch.testing.assert_close(losses.total.detach(), 3 * losses.terms["feature"])
     losses.total.backward()
-    assert method.backbone.module.conv.weight.grad.abs().sum() > 0
+    assert method.student.module.conv.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in method.teacher.parameters())
     assert not method.teacher.training
-    assert not any(name.startswith("map.") for name in method.state_dict())
+    assert not any(name.startswith("maps.") for name in method.state_dict())
 
 
 @pytest.mark.parametrize("wider", ["pad", "interpolate"])
 def test_a_wider_student(wider: str) -> None:
     with pytest.raises(UserError, match=r"has 9 channels and the teacher's only 5, so no target"):
-        KDEP(cnn(9), cnn(5))
-    method = fitted(KDEP(cnn(9), cnn(5), wider=wider))
-    target = method.targets(batch()).feature
+        kdep(cnn(9), cnn(5))
+    method = fitted(kdep(cnn(9), cnn(5), wider=wider))
+    target = target_of(method, batch())["feature"]
     assert target.shape == (4, 9)
     if wider == "pad":
         assert bool((target[:, 5:] == 0).all())
@@ -113,7 +122,7 @@ def test_a_wider_student(wider: str) -> None:
 
 
 def test_too_few_pictures_are_told_before_the_pass() -> None:
-    method = KDEP(cnn(5), cnn(9))
+    method = kdep(cnn(5), cnn(9))
     with pytest.raises(UserError, match=r"only rank 4 on 5 pictures"):
         method.fitting(5)
     flat = Calibration.of(_moments_of(torch.ones(40, 9) * torch.rand(40, 1)))
@@ -131,97 +140,98 @@ def _moments_of(x: torch.Tensor):
 
 def test_a_target_that_nobody_fitted() -> None:
     with pytest.raises(RuntimeError, match="seen once before the first step"):
-        KDEP(cnn(5), cnn(9))(batch())
+        kdep(cnn(5), cnn(9))(batch())
 
 
 def test_dead_channels_have_no_std_ratio() -> None:
-    method = KDEP(cnn(3), cnn(9), transform="sm_linear")
+    method = kdep(cnn(3), cnn(9), transform="sm_linear")
     x = torch.randn(40, 9)
     x[:, 2] = 0
     with pytest.raises(UserError, match="1 of the teacher's 9 channels never vary"):
-        method.map.fit(Calibration.of(_moments_of(x)))
-    given = KDEP(cnn(3), cnn(9), transform="sm_linear", std_ratio=2.98)
-    given.map.fit(Calibration.of(_moments_of(x)))
-    torch.testing.assert_close(given.map.wanted[[0, -1]], torch.tensor([2.98, 1.0]))
+        method.maps["feature"].fit(Calibration.of(_moments_of(x)))
+    given = kdep(cnn(3), cnn(9), transform="sm_linear", std_ratio=2.98)
+    given.maps["feature"].fit(Calibration.of(_moments_of(x)))
+    torch.testing.assert_close(given.maps["feature"].wanted[[0, -1]], torch.tensor([2.98, 1.0]))
 
 
 def test_conv1x1_learns_on_the_side_of_the_student() -> None:
-    method = KDEP(cnn(5), cnn(9), align="conv1x1").train()
+    method = kdep(cnn(5), cnn(9), align="conv1x1").train()
     assert method.fitting(4) is None
-    target = method.targets(batch()).feature
+    target = target_of(method, batch())["feature"]
     assert target.shape == (4, 9)
     assert bool((target >= 0).all())  # after the last activation, untransformed
     method(batch()).total.backward()
-    assert method.trained.aligner[0].weight.grad.abs().sum() > 0
+    assert method.aligner[0].weight.grad.abs().sum() > 0
 
 
 def test_transformers_on_either_side() -> None:
     vit = create_backbone("vit", image_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2)
-    assert fitted(KDEP(vit, cnn(15)))(batch()).total.isfinite()
-    assert fitted(KDEP(cnn(5), vit))(batch()).total.isfinite()
+    assert fitted(kdep(vit, cnn(15)))(batch()).total.isfinite()
+    assert fitted(kdep(cnn(5), vit))(batch()).total.isfinite()
 
 
 def test_views_are_shared_bounded_and_for_training_only() -> None:
-    method = fitted(KDEP(cnn(5), cnn(9), lighting_std=5.0))
+    method = fitted(kdep(cnn(5), cnn(9), lighting_std=5.0))
     once, again = (method.view(batch(16), augment=True).pixels for _ in range(2))
     assert torch.equal(once, again)
     assert (once.min(), once.max()) == (0.0, 1.0)
     assert once.flatten(1).unique(dim=0).shape[0] > 1
     method.eval()
-    plain = KDEP(cnn(5), cnn(9), lighting_std=0, color_jitter=None)
+    plain = kdep(cnn(5), cnn(9), lighting_std=0, color_jitter=None)
     assert torch.equal(method.view(batch(), augment=False).pixels, batch().pixels)
     assert torch.equal(plain.view(batch(), augment=True).pixels, batch().unit_pixels())
 
 
 @torch.no_grad()
 def test_targets_stay_in_fp32_under_autocast() -> None:
-    method = fitted(KDEP(cnn(5), cnn(9)))
-    feature = method.teacher_output(batch())
-    expected = method.map(feature)
+    method = fitted(kdep(cnn(5), cnn(9)))
+    feature = method.teacher_features(batch())
+    expected = method.maps["feature"](feature)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(method.map(feature), expected)
+        assert torch.equal(method.maps["feature"](feature), expected)
 
 
 def test_settings_of_other_methods_are_refused() -> None:
-    def build(**reading: float) -> None:
-        build_method("kdep", cnn(5), cnn(9), options={}, **reading)
-
-    with pytest.raises(UserError, match=r"teacher\.block"):
-        build(teacher_block=3)
+    with pytest.raises(UserError, match=r"kdep does not read teacher\.block"):
+        kdep(cnn(5), cnn(9), block=3)
+    with pytest.raises(UserError, match=r"kdep does not read teacher\.drop_path"):
+        kdep(cnn(5), cnn(9), teacher_drop_path=0.1)
     with pytest.raises(UserError, match=r"student\.drop_path"):
-        build(student_drop_path=0.1)
+        kdep(cnn(5), cnn(9), drop_path=0.1)
     with pytest.raises(UserError, match="kdep needs a teacher"):
-        build_method("kdep", cnn(5), None, options={})
+        kdep(cnn(5), None)
     with pytest.raises(UserError, match="needs equal widths"):
-        KDEP(cnn(5), cnn(9), align="identity")
+        kdep(cnn(5), cnn(9), align="identity")
 
 
 @torch.no_grad()
 def test_other_directions() -> None:
     plain = {"transform": "none", "fit_view": "eval"}
-    whole = fitted(KDEP(cnn(9), cnn(9), **plain))
-    x = torch.cat([whole.teacher_output(batch(seed=seed)) for seed in range(10)])
-    all_nine = whole.map(x)
+    whole = fitted(kdep(cnn(9), cnn(9), **plain))
+    x = torch.cat([whole.teacher_features(batch(seed=seed)) for seed in range(10)])
+    all_nine = whole.maps["feature"](x)
     for columns, chosen in {"second": [3, 4, 5], "last": [6, 7, 8]}.items():
-        method = fitted(KDEP(cnn(3), cnn(9), columns=columns, **plain))
-        torch.testing.assert_close(method.map(x), all_nine[:, chosen])
+        method = fitted(kdep(cnn(3), cnn(9), columns=columns, **plain))
+        torch.testing.assert_close(method.maps["feature"](x), all_nine[:, chosen])
     drawn = [
-        fitted(KDEP(cnn(3), cnn(9), columns="random", channel_seed=seed, **plain)).map(x)
+        fitted(kdep(cnn(3), cnn(9), columns="random", channel_seed=seed, **plain)).maps["feature"](
+            x
+        )
         for seed in (1, 1, 2)
     ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     with pytest.raises(UserError, match=r"directions 6 to 10, but .* rank 9"):
-        fitted(KDEP(cnn(5), cnn(9), columns="second"))
+        fitted(kdep(cnn(5), cnn(9), columns="second"))
 
 
 @torch.no_grad()
 def test_directions_through_the_origin() -> None:
-    method = fitted(KDEP(cnn(3), cnn(9), transform="none", fit_view="eval", centred=False))
-    x = torch.cat([method.teacher_output(batch(seed=seed)) for seed in range(10)])
+    method = fitted(kdep(cnn(3), cnn(9), transform="none", fit_view="eval", centred=False))
+    x = torch.cat([method.teacher_features(batch(seed=seed)) for seed in range(10)])
     _, _, basis = torch.linalg.svd(x.double(), full_matrices=False)
     expected = (x.double() @ basis.T[:, :3]).abs().float()
-    torch.testing.assert_close(method.map(x).abs(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(method.maps["feature"](x).abs(), expected, atol=1e-5, rtol=1e-4)
 
 
 class Deep(nn.Module):
@@ -249,18 +259,18 @@ def deep(*widths: int) -> PooledBackbone:
 
 def test_layers_have_maps_of_their_own() -> None:
     teacher = deep(8, 12)
-    method = fitted(KDEP(deep(5, 6), teacher, stages=[("first", "first")], stage_weight=0.5))
-    assert method.map.basis.shape == (12, 6)
-    assert method.stage_maps[0].basis.shape == (8, 5)
+    method = fitted(kdep(deep(5, 6), teacher, stages=[("first", "first")], stage_weight=0.5))
+    assert method.maps["feature"].basis.shape == (12, 6)
+    assert method.maps["stage1"].basis.shape == (8, 5)
     seen = method.view(batch(), augment=True)
     images = teacher.normalization(seen.unit_pixels())
     mean = teacher.module.first(images).mean((2, 3))
-    targets = method.targets(seen)
-    torch.testing.assert_close(targets.layers[0], method.stage_maps[0](mean))
+    targets = target_of(method, seen)
+    torch.testing.assert_close(targets["stage1"], method.maps["stage1"](mean))
     losses = method.eval()(batch())
     expected = 3 * losses.terms["feature"] + 0.5 * losses.terms["stage1"]
     torch.testing.assert_close(losses.total.detach(), expected)
-    again = KDEP(deep(5, 6), teacher, stages=[("first", "first")])
+    again = kdep(deep(5, 6), teacher, stages=[("first", "first")])
     moments = method_moments(again)
     assert set(moments.result()) >= {"basis", "stage1.basis"}
 
@@ -277,39 +287,20 @@ def method_moments(method: KDEP):
 
 def test_class_scores() -> None:
     teacher = deep(8, 12)
-    both = fitted(KDEP(deep(5, 6), teacher, logits_weight=2.0)).train()
+    both = fitted(kdep(deep(5, 6), teacher, logits_weight=2.0)).train()
     losses = both(batch())
     expected = 3 * losses.terms["feature"] + 2 * losses.terms["logits"]
     torch.testing.assert_close(losses.total.detach(), expected)
     losses.total.backward()
-    assert both.trained.classifier.weight.shape == (7, 6)
-    assert both.trained.classifier.weight.grad.abs().sum() > 0
-    alone = KDEP(deep(5, 6), teacher, weight=0, logits_weight=1.0)
+    assert both.classifier.weight.shape == (7, 6)
+    assert both.classifier.weight.grad.abs().sum() > 0
+    alone = kdep(deep(5, 6), teacher, weight=0, logits_weight=1.0)
     assert alone.fitting(3) is None
     assert set(alone(batch()).terms) == {"logits"}
     scores = teacher.module.eval()(teacher.normalization(batch().unit_pixels()))
-    torch.testing.assert_close(alone.targets(batch()).scores, scores)
-    sure = KDEP(deep(5, 6), teacher, weight=0, logits_weight=1.0, logits_entropy=1e-6)
+    torch.testing.assert_close(target_of(alone, batch())["logits"], scores)
+    sure = kdep(deep(5, 6), teacher, weight=0, logits_weight=1.0, logits_entropy=1e-6)
     assert sure(batch()).total == 0  # an untrained teacher is sure of nothing
-
-
-class Wrapped(nn.Module):
-    """As DDP wraps what learns: nothing of it can be seen."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.inner = module
-
-    def forward(self, *given):
-        return self.inner(*given)
-
-
-def test_the_half_that_learns_may_be_wrapped() -> None:
-    options = {"logits_weight": 1.0, "stages": [("first", "first")]}
-    method = fitted(KDEP(deep(5, 6), deep(8, 12), **options)).eval()
-    expected = method(batch()).total
-    method.trained = Wrapped(method.trained)
-    assert torch.equal(method(batch()).total, expected)
 
 
 def test_what_cannot_be_matched_is_told() -> None:
@@ -321,8 +312,8 @@ def test_what_cannot_be_matched_is_told() -> None:
         ({"align": "conv1x1", "stages": [("conv", "conv")]}, "conv1x1 is none"),
     ]:
         with pytest.raises(UserError, match=message):
-            KDEP(cnn(5), cnn(9), **options)
+            kdep(cnn(5), cnn(9), **options)
     with pytest.raises(UserError, match=r"layer 'head' is not run in front"):
-        KDEP(cnn(5), deep(8, 12), stages=[("conv", "head")])
-    with pytest.raises(UserError, match=r"student's layer first has 9 channels and .* only 8"):
-        KDEP(deep(9, 6), deep(8, 12), stages=[("first", "first")])
+        kdep(cnn(5), deep(8, 12), stages=[("conv", "head")])
+    with pytest.raises(UserError, match=r"student's layer of stage1 has 9 channels and .* only 8"):
+        kdep(deep(9, 6), deep(8, 12), stages=[("first", "first")])

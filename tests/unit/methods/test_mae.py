@@ -1,10 +1,10 @@
 """MAE as a method: draws come from the seeds, and only hidden patches count."""
 
 import torch
+from building import build
 
 from vistill.batch import Batch
 from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.methods import build_method
 from vistill.models.vit import VisionTransformer
 
 DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -13,7 +13,7 @@ DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 def test_a_sample_is_masked_alike_in_any_batch():
     torch.manual_seed(0)
     student = VisionTransformer(image_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2)
-    method = build_method("mae", student, None, options={"decoder": DECODER})
+    method = build("mae", student, decoder=DECODER)
     pixels, seeds = torch.rand(4, 3, 16, 16), torch.tensor([5, 6, 7, 8])
     whole = method(Batch(pixels, seeds, torch.arange(4))).total
     halves = [

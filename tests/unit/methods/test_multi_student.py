@@ -4,15 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from building import build
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
-from vistill.methods.base import Method, TrainedModule
-from vistill.methods.feature_distillation import FeatureDistillation
-from vistill.methods.kdep import KDEP
-from vistill.methods.tinymim import TinyMIM
-from vistill.methods.multi_student import Together
+from vistill.methods.multi_student import MultiStudent
+from vistill.methods.shared_view import SharedView
 from vistill.models.vit import VisionTransformer
 
 
@@ -27,33 +25,32 @@ def batch(size: int = 4) -> Batch:
     return Batch(pixels, seeds=torch.arange(size), ids=torch.arange(size))
 
 
-class Trained(TrainedModule):
+class Stub(SharedView):
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.student = vit(width)
+        super().__init__(vit(width), vit(16, seed=1))
         self.dropout = nn.Dropout(0.5)  # draws from the global generator, like foreign models
 
-    def forward(self, batch: Batch, targets: Any) -> Losses:
-        return Losses(self.dropout(targets).square().mean(), {"term": targets.mean()})
+    def cache_key(self) -> dict[str, Any]:
+        return {}
 
-
-class Stub(Method):
-    def teacher_output(self, batch: Batch) -> Tensor:
+    def teacher_features(self, batch: Batch) -> Tensor:
         return batch.unit_pixels().flatten(1)
 
-    def target_of(self, observed: Tensor) -> Tensor:
-        return observed
+    def target_of(self, features: Tensor) -> Tensor:
+        return features
+
+    def compare(self, batch: Batch, target: Tensor) -> Losses:
+        return Losses(self.dropout(target).square().mean(), {"term": target.mean()})
 
 
 def test_what_one_student_draws_moves_no_other():
-    stubs = {"a": Stub(Trained(8)), "b": Stub(Trained(12))}
-    both = Together(stubs)
+    stubs = {"a": Stub(8), "b": Stub(12)}
+    both = MultiStudent(stubs)
     torch.manual_seed(3)
     found = both(batch())
     for name in stubs:
         torch.manual_seed(3)
-        observed = stubs[name].observed(batch())
-        alone = stubs[name].trained(batch(), stubs[name].target_of(observed))
+        alone = stubs[name](batch())
         assert torch.equal(found.terms[name], alone.total)
         assert torch.equal(found.terms[f"{name}/term"], alone.terms["term"])
     torch.testing.assert_close(found.total, found.terms["a"] + found.terms["b"])
@@ -65,8 +62,11 @@ def test_the_teacher_runs_once_for_all():
     teacher.register_forward_hook(lambda *_: asked.append("forward"))
     tap = teacher.tap
     teacher.tap = lambda *a, **k: asked.append("tap") or tap(*a, **k)
-    both = Together(
-        {name: FeatureDistillation(vit(width), teacher) for name, width in (("a", 8), ("b", 12))}
+    both = MultiStudent(
+        {
+            name: build("feature_distillation", vit(width), teacher)
+            for name, width in (("a", 8), ("b", 12))
+        }
     )
     both.train()
     asked.clear()
@@ -74,8 +74,8 @@ def test_the_teacher_runs_once_for_all():
     assert asked == ["tap"]
     assert set(losses.terms) == {"a", "a/feature", "b", "b/feature"}
     losses.total.backward()
-    assert all(p.grad is not None for p in both.trained.part["b"].projector.parameters())
-    assert [s.width for s in both.students.values()] == [8, 12]
+    assert all(p.grad is not None for p in both.methods["b"].projector.parameters())
+    assert [s.width for s in both.exports.values()] == [8, 12]
     assert both.teacher is teacher
     assert not any("teacher" in name for name in both.state_dict())
     # Nothing is trained twice over, and modes reach every student's own method.
@@ -83,13 +83,15 @@ def test_the_teacher_runs_once_for_all():
     assert len(parameters) == len(set(parameters))
     both.eval()
     assert not any(method.training for method in both.methods.values())
-    assert not both.methods["b"].trained.training
 
 
 def test_every_student_has_a_map_of_its_own():
     teacher = vit(16, seed=1)
-    both = Together(
-        {name: KDEP(vit(width), teacher, weight=1.0) for name, width in (("a", 8), ("b", 12))}
+    both = MultiStudent(
+        {
+            name: build("kdep", vit(width), teacher, weight=1.0)
+            for name, width in (("a", 8), ("b", 12))
+        }
     )
     fitting = both.fitting(40)
     assert fitting is not None
@@ -97,13 +99,15 @@ def test_every_student_has_a_map_of_its_own():
     text = both.install(fitting.result())
     assert "a: 40 pictures" in text
     assert "b: 40 pictures" in text
-    assert [m.map.basis.shape for m in both.methods.values()] == [(16, 8), (16, 12)]
+    assert [m.maps["feature"].basis.shape for m in both.methods.values()] == [(16, 8), (16, 12)]
     assert both(batch()).total > 0
     with pytest.raises(UserError, match="has 20 channels and the teacher's only"):
-        Together({"a": KDEP(vit(8), teacher), "b": KDEP(vit(20), teacher)})
+        MultiStudent({"a": build("kdep", vit(8), teacher), "b": build("kdep", vit(20), teacher)})
 
 
 def test_methods_whose_teacher_sees_views_of_its_own():
     teacher = vit(16, seed=1)
     with pytest.raises(UserError, match="teaches one student at a time"):
-        Together({"a": TinyMIM(vit(8), teacher), "b": TinyMIM(vit(12), teacher)})
+        MultiStudent(
+            {"a": build("tinymim", vit(8), teacher), "b": build("tinymim", vit(12), teacher)}
+        )

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from building import build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistill.batch import Batch
-from vistill.methods import build_method
 from vistill.models.vit import VisionTransformer
 from vistill.training.measure import Sums
 
@@ -52,7 +52,7 @@ def clip_vit(width):
 def test_forward_and_backward(name, options):
     torch.manual_seed(0)
     teacher = None if name == "mae" else vit(48, 6)
-    method = build_method(name, vit(24, 3), teacher, options=options, student_drop_path=0.1)
+    method = build(name, vit(24, 3), teacher, drop_path=0.1, **options)
     method.train()
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels=pixels, seeds=torch.arange(4), ids=torch.arange(4))
@@ -65,9 +65,7 @@ def test_forward_and_backward(name, options):
 def test_clips(name):
     torch.manual_seed(0)
     student, teacher = (clip_vit(width) for width in (24, 48))
-    method = build_method(
-        name, student, teacher if name == "amd" else None, options={}, student_drop_path=0.1
-    )
+    method = build(name, student, teacher if name == "amd" else None, drop_path=0.1)
     method.train()
     pixels = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels=pixels, seeds=torch.arange(2), ids=torch.arange(2))

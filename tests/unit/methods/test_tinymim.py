@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from building import build
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.methods import build_method
 from vistill.methods.base import freeze_unreached
 from vistill.methods.tinymim import TinyMIM
 from vistill.models.backbone import Tap
@@ -21,6 +21,10 @@ DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 def vit(width: int, depth: int = 2, heads: int = 2, **changes) -> VisionTransformer:
     sizes = {"image_size": 16, "patch_size": 8, "embed_dim": width, "depth": depth}
     return VisionTransformer(**(sizes | {"num_heads": heads} | changes))
+
+
+def tinymim(student, teacher, **options) -> TinyMIM:
+    return build("tinymim", student, teacher, **options)
 
 
 def hooked(**changes) -> ModuleBackbone:
@@ -44,18 +48,18 @@ def batch() -> Batch:
     return Batch(pixels, seeds=torch.arange(3) * 977, ids=torch.arange(3))
 
 
-KINDS = ("output", "block", "attention", "ffn", "qkv")
+KINDS = [*((k, False) for k in ("output", "block", "attention", "ffn", "qkv")),
+         ("attention", True), ("ffn", True)]  # fmt: skip
 PAIRS = (("qk", "vv"), ("qq", "kk", "vv"), ("qk",))
 AXES = [
-    *({"target": "feature", "feature": {"kind": k, "residual": r}}
-      for k, r in itertools.product(KINDS, (False, True))),
+    *({"target": "feature", "feature": {"kind": k, "residual": r}} for k, r in KINDS),
     *({"relation": {"pairs": p, "softmax": s}} for p, s in itertools.product(PAIRS, (True, False))),
     *({"target": "class_token", "class_token": {"loss": n}} for n in ("kl", "mse", "smooth_l1")),
     {"relation": {"heads": 4}},
     {"input": "masked", "mask_ratio": 0.5},
     {"input": "masked", "mask_ratio": 0.5,
      "aux_mim": {"weight": 1.0, "decoder": DECODER}},
-    {"teacher_block": 1},
+    {"block": 1},
     {"teacher_drop_path": 0.3},
     {"student_color_jitter": None},
 ]  # fmt: skip
@@ -64,13 +68,13 @@ AXES = [
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_every_switch_gives_a_loss_and_gradients(axis, batch):
     torch.manual_seed(0)
-    method = TinyMIM(vit(16), vit(24, depth=3), **axis)
+    method = tinymim(vit(16), vit(24, depth=3), **axis)
     losses = method(batch)
     losses.total.backward()
     assert torch.isfinite(losses.total)
     assert losses.total > 0
     torch.testing.assert_close(sum(losses.terms.values()), losses.total.detach())
-    gradient = method.backbone.blocks[0].attn.qkv.weight.grad
+    gradient = method.student.blocks[0].attn.qkv.weight.grad
     assert gradient.abs().sum() > 0
     assert all(p.grad is None for p in method.teacher.parameters())
     # The same batch gives the same loss: every draw comes from the seeds.
@@ -78,7 +82,7 @@ def test_every_switch_gives_a_loss_and_gradients(axis, batch):
 
 
 def test_parameters_behind_the_relation_are_frozen_and_no_others(batch):
-    method = TinyMIM(vit(16), vit(24))
+    method = tinymim(vit(16), vit(24))
     frozen = set(freeze_unreached(method, batch))
     last = "student.blocks.1"
     assert frozen == {
@@ -88,25 +92,25 @@ def test_parameters_behind_the_relation_are_frozen_and_no_others(batch):
         f"{last}.mlp.fc2.weight", f"{last}.mlp.fc2.bias",
         "student.norm.weight", "student.norm.bias",
     }  # fmt: skip
-    assert all(p.grad is None for p in method.trained.parameters())
+    assert all(p.grad is None for p in method.parameters())
 
 
 def test_the_teacher_stays_in_eval_and_out_of_the_state(batch):
-    method = TinyMIM(vit(16), vit(24))
+    method = tinymim(vit(16), vit(24))
     method.train()
     assert not method.teacher.training
     assert not any("teacher" in name for name in method.state_dict())
-    assert TinyMIM(vit(16), vit(24), teacher_drop_path=0.1).teacher.training
+    assert tinymim(vit(16), vit(24), teacher_drop_path=0.1).teacher.training
 
 
 def test_default_block_is_18_of_24():
-    assert TinyMIM(vit(16), vit(24, depth=24)).target.teacher_tap == Tap("qkv", 18)
-    assert TinyMIM(vit(16), vit(24, depth=3)).target.teacher_tap == Tap("qkv", 3)
+    assert tinymim(vit(16), vit(24, depth=24)).target.taps[1] == Tap("qkv", 18)
+    assert tinymim(vit(16), vit(24, depth=3)).target.taps[1] == Tap("qkv", 3)
 
 
 def test_student_jitter_is_for_training_only(batch):
-    method = TinyMIM(vit(16), vit(24), student_drop_path=0.0)
-    plain = TinyMIM(method.backbone, method.teacher, student_drop_path=0.0,
+    method = tinymim(vit(16), vit(24), drop_path=0.0)
+    plain = tinymim(method.student, method.teacher, drop_path=0.0,
                     student_color_jitter=None)  # fmt: skip
     assert not torch.equal(method(batch).total, plain(batch).total)
     method.eval()
@@ -117,19 +121,19 @@ def test_student_jitter_is_for_training_only(batch):
 @pytest.mark.parametrize(
     ("build", "part"),
     [
-        (lambda: TinyMIM(vit(16), vit(24), teacher_block=3), "the teacher has 2 blocks"),
-        (lambda: TinyMIM(vit(16), vit(24), relation={"heads": 3}), "width 16 cannot be split"),
-        (lambda: TinyMIM(vit(16, image_size=32), vit(24)), "17 tokens and the teacher 5"),
-        (lambda: TinyMIM(vit(16, class_token=False), vit(24)), "with 0 class or register tokens"),
-        (lambda: TinyMIM(vit(16), vit(24, class_token=False)), "or set student.class_token=false"),
-        (lambda: TinyMIM(vit(16), hooked(reg_tokens=4)), "and the teacher with 5, but tokens"),
-        (lambda: TinyMIM(vit(16, image_size=32), hooked()), "17 tokens and the teacher 5"),
+        (lambda: tinymim(vit(16), vit(24), block=3), "the teacher has 2 blocks"),
+        (lambda: tinymim(vit(16), vit(24), relation={"heads": 3}), "width 16 cannot be split"),
+        (lambda: tinymim(vit(16, image_size=32), vit(24)), "17 tokens and the teacher 5"),
+        (lambda: tinymim(vit(16, class_token=False), vit(24)), "with 0 class or register tokens"),
+        (lambda: tinymim(vit(16), vit(24, class_token=False)), "or set student.class_token=false"),
+        (lambda: tinymim(vit(16), hooked(reg_tokens=4)), "and the teacher with 5, but tokens"),
+        (lambda: tinymim(vit(16, image_size=32), hooked()), "17 tokens and the teacher 5"),
         (
-            lambda: TinyMIM(vit(16, class_token=False), vit(24), target="class_token"),
+            lambda: tinymim(vit(16, class_token=False), vit(24), target="class_token"),
             "the student has no class token",
         ),
-        (lambda: build_method("tinymim", vit(16), None, options={}), "needs a teacher"),
-        (lambda: build_method("mae", vit(16, class_token=False), None, options={}), "class token"),
+        (lambda: build("tinymim", vit(16)), "needs a teacher"),
+        (lambda: build("mae", vit(16, class_token=False)), "class token"),
     ],
 )
 def test_what_does_not_fit_is_refused(build, part):
@@ -141,7 +145,7 @@ def test_what_does_not_fit_is_refused(build, part):
 def test_a_teacher_of_another_input_size_sees_a_resized_picture(batch):
     torch.manual_seed(0)
     teacher = vit(24, image_size=32, patch_size=16)
-    method = TinyMIM(vit(16), teacher)
+    method = tinymim(vit(16), teacher)
     seen = []
     original = teacher.tap
     teacher.tap = lambda images, *a, **k: (seen.append(images.shape), original(images, *a, **k))[1]

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from building import build
 
 from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.losses.reconstruction import normalize_cubes
-from vistill.methods import build_method
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone, load_backbone
 from vistill.models.export import read_backbone, save_backbone, timm_build
@@ -26,7 +26,7 @@ def clips(count: int = 2) -> Batch:
 
 def test_a_clip_is_masked_alike_in_any_batch():
     torch.manual_seed(0)
-    method, batch = build_method("videomae", student(), None, options={}), clips(4)
+    method, batch = build("videomae", student()), clips(4)
     whole = method(batch).total
     halves = [
         method(Batch(batch.pixels[rows], batch.seeds[rows], batch.ids[rows])).total
@@ -37,8 +37,8 @@ def test_a_clip_is_masked_alike_in_any_batch():
 
 def test_learning_to_paint():
     torch.manual_seed(0)
-    method, batch = build_method("videomae", student(), None, options={"mask_ratio": 0.5}), clips()
-    optimizer = torch.optim.AdamW(method.trained.parameters(), lr=3e-3)
+    method, batch = build("videomae", student(), mask_ratio=0.5), clips()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
         loss = method(batch).total
@@ -73,8 +73,8 @@ def test_the_embedding_of_tubes_keeps_torchs_initialisation():
 
 
 def test_drop_path_rises():
-    method = build_method("videomae", student(depth=3), None, options={}, student_drop_path=0.2)
-    assert method.backbone.drop_path_rates == pytest.approx([0.0, 0.1, 0.2])
+    method = build("videomae", student(depth=3), drop_path=0.2)
+    assert method.student.drop_path_rates == pytest.approx([0.0, 0.1, 0.2])
 
 
 def test_one_feature_per_clip():
@@ -100,9 +100,9 @@ def test_an_exported_student_of_clips(tmp_path):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: build_method("videomae", student(), None, options={"mask_ratio": 0.01}),
+        (lambda: build("videomae", student(), mask_ratio=0.01),
          "method.mask_ratio=0.01 leaves all of 16 patches"),
-        (lambda: build_method("videomae", create_backbone("vit_tiny"), None, options={}),
+        (lambda: build("videomae", create_backbone("vit_tiny")),
          "set data.frames"),
         (lambda: student(num_frames=5), "5 frames are not a multiple of the tubelet size 2"),
         (lambda: create_backbone("swinv2_tiny", num_frames=4), "takes pictures, not clips"),

@@ -35,7 +35,7 @@ def run_fit(method=None, stream=None, run=None, train=None, optim=None, **option
 
 
 def weights(method):
-    return {name: value.clone() for name, value in method.trained.state_dict().items()}
+    return {name: value.clone() for name, value in method.state_dict().items()}
 
 
 def lines(run):
@@ -95,22 +95,22 @@ def test_accumulation_is_the_whole_batch():
 
 def test_unreached_parameters_and_teacher_stay(tmp_path):
     method = TinyMethod()
-    nn.init.normal_(method.trained.student.norm.weight)
+    nn.init.normal_(method.student.norm.weight)
     before, teacher = weights(method), [p.clone() for p in method.teacher.parameters()]
     run_fit(method, optim=optim_config(weight_decay=0.5))
     after = weights(method)
     assert torch.equal(before["student.norm.weight"], after["student.norm.weight"])
     assert not torch.equal(before["head.weight"], after["head.weight"])
     assert all(map(torch.equal, teacher, method.teacher.parameters()))
-    assert all(p.requires_grad for p in method.trained.parameters())
+    assert all(p.requires_grad for p in method.parameters())
 
 
 def test_groups_scale_the_rate_and_lose_frozen_parameters():
     method = TinyMethod()
     before = weights(method)
     groups = [
-        {"params": list(method.trained.student.parameters()), "lr_scale": 0.0},
-        {"params": list(method.trained.head.parameters())},
+        {"params": list(method.student.parameters()), "lr_scale": 0.0},
+        {"params": list(method.head.parameters())},
     ]
     run_fit(method, groups=groups, optim=optim_config(weight_decay=0.0))
     after = weights(method)
@@ -141,18 +141,18 @@ def test_clipping_bounds_the_step_but_logs_the_norm(tmp_path):
 def test_autocast_stays_near_fp32(precision):
     exact, rough = TinyMethod(dropout=0), TinyMethod(dropout=0)
     seen = []
-    head = rough.trained.head
+    head = rough.head
     head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     run_fit(exact)
     run_fit(rough, train=train_config(precision=precision))
     assert seen[-1] == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    assert all(p.dtype == torch.float32 for p in rough.trained.parameters())
+    assert all(p.dtype == torch.float32 for p in rough.parameters())
     same(weights(exact), weights(rough), atol=0.05, rtol=0.1)
 
 
 def test_fp16_that_always_overflows_stops():
     method = TinyMethod()
-    method.trained.head.register_full_backward_hook(lambda m, gi, go: tuple(g * 1e30 for g in gi))
+    method.head.register_full_backward_hook(lambda m, gi, go: tuple(g * 1e30 for g in gi))
     with pytest.raises(TrainingError, match="bf16"):
         run_fit(method, train=train_config(precision="fp16", epochs=20))
 
@@ -165,7 +165,7 @@ def test_activation_checkpointing_recomputes_with_the_same_result():
         def hook(*args):
             calls[method] += 1
 
-        method.trained.student.blocks[0].register_forward_pre_hook(hook)
+        method.student.blocks[0].register_forward_pre_hook(hook)
 
     count(plain)
     count(recomputed)
@@ -173,12 +173,12 @@ def test_activation_checkpointing_recomputes_with_the_same_result():
     run_fit(recomputed, train=train_config(activation_checkpointing=True))
     same(weights(plain), weights(recomputed), atol=0, rtol=0)
     assert (calls[plain], calls[recomputed]) == (10, 20)
-    assert recomputed.backbone.activation_checkpointing is False
+    assert recomputed.student.activation_checkpointing is False
 
 
 def test_activation_checkpointing_needs_a_backbone_that_can():
     method = TinyMethod()
-    del method.backbone.activation_checkpointing
+    del method.student.activation_checkpointing
     with pytest.raises(UserError, match="TinyBackbone"):
         run_fit(method, train=train_config(activation_checkpointing=True))
 

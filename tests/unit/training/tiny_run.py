@@ -20,13 +20,15 @@ from torch.utils.checkpoint import checkpoint
 
 from vistill.batch import Batch, Losses
 from vistill.config.schema import OptimConfig, TrainConfig
-from vistill.methods.base import Method, TrainedModule
+from vistill.methods.base import Method, weighted
+from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.stopping import Interrupted
 from vistill.training.distributed import connect
 from vistill.training.errors import TrainingError
 from vistill.training.loop import fit
 from vistill.training.run_folder import RunFolder
+from vistill.views.noise import Stream
 
 
 class Layer(nn.Module):
@@ -66,33 +68,25 @@ class TinyBackbone(Backbone):
         return {tap: found[tap] for tap in taps}
 
 
-class TinyTrained(TrainedModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.student = TinyBackbone()
-        self.head = nn.Linear(8, 8)
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, batch: Batch, targets: Tensor) -> Losses:
-        self.seen += 1
-        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
-        error = self.head(x) - targets
-        mse = error.square().mean()
-        l1 = error.abs().mean()
-        return Losses(mse + 0.1 * l1, {"mse": mse.detach(), "l1": l1.detach()})
-
-
 class TinyMethod(Method):
     """Learns from a random teacher; `student.norm` never gets a gradient."""
 
     def __init__(self, seed: int = 0, dropout: float = 0.1) -> None:
         torch.manual_seed(seed)
-        super().__init__(TinyTrained(), TinyBackbone())
-        self.trained.student.dropout.p = dropout
+        super().__init__(TinyBackbone())
+        self.head = nn.Linear(8, 8)
+        self.register_buffer("seen", torch.zeros(()))
+        teacher = TinyBackbone().requires_grad_(False).eval()
+        self._theirs = Side(teacher, "teacher", Stream.TEACHER_DROP_PATH)
+        self.student.dropout.p = dropout
 
-    def targets(self, batch: Batch) -> Tensor:
-        assert self.teacher is not None
-        return self.teacher(batch.unit_pixels())
+    def forward(self, batch: Batch) -> Losses:
+        self.seen += 1
+        with torch.no_grad():
+            target = self.teacher(batch.unit_pixels())
+        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
+        error = self.head(x) - target
+        return weighted({"mse": (1.0, error.square().mean()), "l1": (0.1, error.abs().mean())})
 
 
 class NoBroken:
@@ -221,7 +215,7 @@ def main() -> int:
     world = connect("cpu")
     method = TinyMethod(dropout=args.dropout)
     if args.wide:
-        method.trained.register_buffer("weight", torch.zeros(args.wide * 250_000))
+        method.register_buffer("weight", torch.zeros(args.wide * 250_000))
     stream = SyntheticStream(
         samples=args.samples,
         micro_batch_size=args.micro,
@@ -249,7 +243,7 @@ def main() -> int:
             run=run,
             on_evaluate=lambda epoch: {"held_out_loss": 1.0 / epoch},
             on_export=lambda _, name: torch.save(
-                method.trained.state_dict(), args.out / "export" / f"{name}.pt"
+                method.state_dict(), args.out / "export" / f"{name}.pt"
             ),
             progress=False,
             log_seconds=0.0,

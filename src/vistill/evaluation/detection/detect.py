@@ -27,7 +27,7 @@ from vistill.evaluation.detection.detector import PIXELS, ActionDetector, Detect
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
 from vistill.evaluation.finetune import fitting_micro_batch, unprobed
-from vistill.methods.base import Method, freeze_unreached
+from vistill.methods.base import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import device_kind
@@ -157,22 +157,22 @@ def _require_clips(backbone: Backbone) -> VisionTransformer:
 
 def build_detector(
     backbone: VisionTransformer, num_actions: int, options: DetectionConfig, seed: int
-) -> Method:
-    """A method that trains a detector around a copy of `backbone`."""
+) -> ActionDetector:
+    """A detector around a copy of `backbone`."""
     own = _require_clips(prepare_backbone(backbone, backbone.image_size[0], "avg"))
     own.requires_grad_(True)
     assert own.pos_embed is not None
     own.pos_embed.requires_grad_(False)
     last = max(1, own.depth - 1)
     own.set_drop_path([options.drop_path * number / last for number in range(own.depth)])
-    method = Method(ActionDetector(own, num_actions, seed=seed))
+    detector = ActionDetector(own, num_actions, seed=seed)
     height, width = own.image_size
     pixels = torch.full((1, 3, own.num_frames, height, width), 0.5)
     one = torch.zeros(1, dtype=torch.long)
     box = torch.tensor([[0.0, 0.0, 0.0, width - 1.0, height - 1.0]])
     actions = torch.zeros(1, num_actions)
-    freeze_unreached(method, DetectionBatch(pixels, one, one, boxes=box, actions=actions))
-    return method
+    freeze_unreached(detector, DetectionBatch(pixels, one, one, boxes=box, actions=actions))
+    return detector
 
 
 def _train(
@@ -196,9 +196,7 @@ def _train(
         broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
     )
     epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
-    method = build_detector(backbone, reader.num_actions, options, seed)
-    detector = method.trained
-    assert isinstance(detector, ActionDetector)
+    detector = build_detector(backbone, reader.num_actions, options, seed)
     shared: dict[str, Any] = {"weight_decay": options.weight_decay}
     optim = OptimConfig(
         base_lr=options.base_lr,
@@ -219,7 +217,7 @@ def _train(
         prefix="student.",
         **shared,
     )
-    fit(method, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
+    fit(detector, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
     return detector
 
 

@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 from vistill.batch import Batch, Losses
 from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, jitter_boxes
 from vistill.evaluation.detection.hue import color_shift
-from vistill.methods.base import TrainedModule
+from vistill.methods.base import Method
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.vit import VisionTransformer
@@ -62,7 +62,7 @@ def action_loss(logits: Float[Tensor, "k c"], actions: Float[Tensor, "k c"]) -> 
     return F.binary_cross_entropy_with_logits(logits, actions, reduction="sum") / actions.shape[1]
 
 
-class ActionDetector(TrainedModule):
+class ActionDetector(Method):
     """Backbone and head; its forward is the training loss.
 
     Args:
@@ -74,8 +74,7 @@ class ActionDetector(TrainedModule):
     student: VisionTransformer
 
     def __init__(self, backbone: VisionTransformer, num_actions: int, *, seed: int = 0) -> None:
-        super().__init__()
-        self.student = backbone
+        super().__init__(backbone)
         self.head = nn.Linear(backbone.width, num_actions)
         generator = torch.Generator().manual_seed(seed)
         nn.init.trunc_normal_(self.head.weight, std=2e-5, generator=generator)
@@ -117,7 +116,7 @@ class ActionDetector(TrainedModule):
         """Scores of detected people, whose boxes are enlarged a little."""
         return self.logits(clips, within(enlarge_boxes(boxes[:, 1:]), boxes, clips))
 
-    def forward(self, batch: Batch, targets: None = None) -> Losses:
+    def forward(self, batch: Batch) -> Losses:
         assert isinstance(batch, DetectionBatch)
         assert batch.boxes is not None
         assert batch.actions is not None

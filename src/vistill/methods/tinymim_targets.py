@@ -1,0 +1,116 @@
+"""What TinyMIM matches (section 3.2; spec 4, 5): relations, whitened features, or the class token.
+
+Each target is a small module: `taps`, of student and teacher, and `forward(ours, theirs)` with the
+two signals, which gives losses by name. Its projectors are thrown away after training.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vistill.config.methods import TinyMIMConfig
+from vistill.errors import UserError
+from vistill.heads.projector import linear_projector
+from vistill.losses.distances import mse, smooth_l1, softmax_kl
+from vistill.losses.relation import relation_loss
+from vistill.methods.side import Side, heads_fit, same_tokens
+from vistill.models.backbone import Tap, TapKind
+from vistill.targets.whitening import whiten
+
+_QKV = {"q": 0, "k": 1, "v": 2}
+_FEATURES: dict[tuple[str, bool], TapKind] = {
+    ("output", False): "block",
+    ("block", False): "block",
+    ("attention", False): "attention",
+    ("attention", True): "attention_residual",
+    ("ffn", False): "ffn",
+    ("ffn", True): "block",
+    ("qkv", False): "qkv",
+}
+
+
+class Target(nn.Module):
+    """Base of the three: taps of student and teacher."""
+
+    taps: tuple[Tap, Tap]
+
+
+class Relation(Target):
+    """KL between softmaxed q·kᵀ, v·vᵀ, … of both sides, head by head (equations 6 to 9)."""
+
+    def __init__(self, ours: Side, theirs: Side, config: TinyMIMConfig, block: int) -> None:
+        super().__init__()
+        options = config.relation
+        self.taps = ours.tap("qkv"), theirs.tap("qkv", block)
+        self.pairs, self.softmax = options.pairs, options.softmax
+        self.num_heads = options.heads or theirs.model.num_heads[block - 1]
+        heads_fit(self.num_heads, student=ours.model.width, teacher=theirs.model.width)
+        same_tokens(ours, self.taps[0], theirs, self.taps[1])
+
+    def forward(
+        self, ours: Float[Tensor, "b n 3 d"], theirs: Float[Tensor, "b n 3 e"]
+    ) -> dict[str, Tensor]:
+        def factors(qkv: Tensor, pair: str) -> tuple[Tensor, Tensor]:
+            return qkv[:, :, _QKV[pair[0]]], qkv[:, :, _QKV[pair[1]]]
+
+        return {
+            pair: relation_loss(
+                factors(ours, pair), factors(theirs, pair), self.num_heads, softmax=self.softmax
+            )
+            for pair in self.pairs
+        }
+
+
+class Feature(Target):
+    """Smooth L1 between projected and whitened features of the same kind (table 1; spec 5)."""
+
+    def __init__(self, ours: Side, theirs: Side, config: TinyMIMConfig, block: int) -> None:
+        super().__init__()
+        options = config.feature
+        kind = _FEATURES[options.kind, options.residual]
+        their_block = theirs.model.depth if options.kind == "output" else block
+        self.taps = ours.tap(kind), theirs.tap(kind, their_block)
+        self.parts = tuple(_QKV) if kind == "qkv" else ("feature",)
+        widths = ours.model.width, theirs.model.width
+        self.projectors = nn.ModuleList(linear_projector(*widths) for _ in self.parts)
+        same_tokens(ours, self.taps[0], theirs, self.taps[1])
+
+    def forward(self, ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
+        def signals(tokens: Tensor) -> tuple[Tensor, ...]:
+            return tokens.unbind(2) if len(self.parts) > 1 else (tokens,)
+
+        found = zip(self.parts, self.projectors, signals(ours), signals(theirs), strict=True)
+        return {name: smooth_l1(project(a), whiten(b)) for name, project, a, b in found}
+
+
+class ClassToken(Target):
+    """The projected class token against the teacher's, both behind the final norm."""
+
+    def __init__(self, ours: Side, theirs: Side, config: TinyMIMConfig, block: int) -> None:
+        super().__init__()
+        for side in (ours, theirs):
+            if not side.model.num_prefix_tokens:
+                raise UserError(
+                    f"method.target=class_token, but the {side.name} has no class token"
+                )
+        self.taps = ours.tap("norm"), theirs.tap("norm")
+        self.project = linear_projector(ours.model.width, theirs.model.width)
+        self.distance = _DISTANCES[config.class_token.loss]
+
+    def forward(
+        self, ours: Float[Tensor, "b n d"], theirs: Float[Tensor, "b n e"]
+    ) -> dict[str, Tensor]:
+        return {"class_token": self.distance(self.project(ours[:, 0]), theirs[:, 0])}
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": softmax_kl,
+    "mse": mse,
+    "smooth_l1": smooth_l1,
+}
+TARGETS = cast(
+    "dict[str, Callable[[Side, Side, TinyMIMConfig, int], Target]]",
+    {"relation": Relation, "feature": Feature, "class_token": ClassToken},
+)
