@@ -75,11 +75,13 @@ def clip_file(path: Path) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The page's code, in a file of the working folder."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "masked_svd.py").write_text(code)
+    """The page's code, in files of the working folder; that of the first method."""
+    codes = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    for name, code in zip(("masked_svd", "cosine_map"), codes, strict=True):
+        assert len(code.splitlines()) <= 60
+        (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    return code
+    return codes[0]
 
 
 def pretrain(out: str, **changes):
@@ -87,14 +89,13 @@ def pretrain(out: str, **changes):
         "custom",
         data=CELLS,
         teacher=clip_file(Path("clip.pth")),
-        student="vit",
+        student=changes.pop("student.model", "vit"),
         out=out,
-        overrides=QUICK | changes,
+        overrides={k: v for k, v in (QUICK | changes).items() if v is not None or "builder" in k},
     )
 
 
 def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
-    assert len(source.splitlines()) < 60
     result = pretrain("whole", **{"method.options.mask_ratio": 0.7})
     lines = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
@@ -127,9 +128,13 @@ def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
     )
 
 
-def test_the_method_reads_nothing_of_the_half_that_ranks_wrap(source):
-    code = source.partition("class MaskedSVD")[2]
-    assert "self.trained" not in code
+def test_a_cnn_learns_by_the_second_method(source):
+    sizes = {f"student.{name}": None for name in ("embed_dim", "depth", "num_heads")}
+    changes = {"method.builder": "cosine_map.py:build", "student.model": "timm/resnet10t"}
+    result = pretrain("cnn", **sizes, **changes, **{"student.patch_size": 16, "train.epochs": 2})
+    assert {"loss/pooled", "loss/map"} <= set(result.terms)
+    total = result.terms["loss/pooled"] + 0.5 * result.terms["loss/map"]
+    assert result.terms["loss"] == pytest.approx(total, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,10 @@ def test_the_method_reads_nothing_of_the_half_that_ranks_wrap(source):
         ({"method.builder": "masked_svd.py"}, r"names no function; write FILE\.py:NAME"),
         ({"method.builder": "masked_svd.py:seen_patches"}, "."),
         ({"method.builder": None}, r"set method\.builder=FILE\.py:NAME"),
+        ({"method.options.mask_ratoi": 0.7}, "did you mean method.options.mask_ratio"),
+        ({"method.options.mask_ratio": 2}, "method.options.mask_ratio must be at most 1"),
+        ({"teacher.block": 1}, r"custom does not read teacher\.block"),
+        ({"student.drop_path": 0.1}, r"custom does not read student\.drop_path"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(source, changes, message):
