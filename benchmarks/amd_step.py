@@ -44,7 +44,7 @@ class Plain:
     def __init__(self, method: AMD) -> None:
         device = next(method.parameters()).device
         self.trained = PlainAMD(method).to(device)
-        blocks = [theirs for _, theirs in method.trained.direct.pairs]
+        blocks = [theirs for _, theirs in method.direct.pairs]
         self.teacher = PlainViT(method.teacher, blocks).to(device).eval().requires_grad_(False)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -59,7 +59,7 @@ def agree(options: argparse.Namespace) -> dict[str, float]:
     return agreement(
         method(batch).total,
         plain.loss(batch),
-        method.trained.named_parameters(),
+        method.named_parameters(),
         plain.trained.named_parameters(),
     )
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from common import CLOCKS, clock_option, interleaved, machine, spread, synchronize
 
+from vistill.config.methods import KDEPConfig
 from vistill.config.schema import OptimConfig, TrainConfig
 from vistill.data import Source, TrainStream, TrainTransform, open_source
 from vistill.data.cache import Layout, TeacherCache
@@ -50,7 +51,9 @@ def make_method(options: argparse.Namespace) -> Method:
     if options.method == "fd":
         return FeatureDistillation(student, teacher).to_device(options.device).train()
     # Which channels are matched costs nothing and needs no pass over the pictures.
-    return KDEP(student, teacher, align="channel_random").to_device(options.device).train()
+    return (
+        KDEP(student, teacher, KDEPConfig(align="channel_random")).to_device(options.device).train()
+    )
 
 
 class Epoch:

@@ -64,7 +64,7 @@ def tinymim(options: argparse.Namespace) -> TinyMIM:
         create_backbone(name, image_size=options.image_size)
         for name in (options.student, options.teacher)
     )
-    method = TinyMIM(student, teacher, teacher_block=options.teacher_block)
+    method = TinyMIM(student, teacher, block=options.teacher_block)
     return method.to_device(options.device).train()
 
 
@@ -122,7 +122,7 @@ def describe(options: argparse.Namespace, method: TinyMIM) -> dict[str, Any]:
     """What was measured, and on what, for a reader elsewhere."""
     found: dict[str, Any] = {
         "student": options.student,
-        "teacher": f"{options.teacher}, block {method.target.teacher_tap.block}",
+        "teacher": f"{options.teacher}, block {method.target.taps[1].block}",
         "batch": f"{options.batch} x {options.image_size} px, {options.precision}",
         "rounds": options.rounds,
         "clock": options.clock,

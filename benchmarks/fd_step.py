@@ -59,7 +59,7 @@ def fd(options: argparse.Namespace) -> FeatureDistillation:
         norm_eps=1e-5,
         normalization=CLIP_NORMALIZATION,
     )
-    method = FeatureDistillation(student, teacher, student_drop_path=DROP_PATH)
+    method = FeatureDistillation(student, teacher, drop_path=DROP_PATH)
     return method.to_device(options.device).train()
 
 
@@ -68,10 +68,10 @@ class Plain:
 
     def __init__(self, method: FeatureDistillation) -> None:
         device = next(method.parameters()).device
-        projector = method.trained.projector
+        projector = method.projector
         self.parts = nn.ModuleDict(
             {
-                "student": PlainBeit(method.backbone),
+                "student": PlainBeit(method.student),
                 "projector": nn.Conv1d(projector.in_features, projector.out_features, 1),
             }
         ).to(device)
@@ -79,8 +79,8 @@ class Plain:
         self.parts["projector"].bias.data.copy_(projector.bias)
         self.parts["student"].index = self.parts["student"].index.to(device)
         self.teacher = PlainClip(method.teacher).to(device).eval().requires_grad_(False)
-        self.ours, self.theirs = method.backbone.normalization, method.teacher.normalization
-        self.rates = method.backbone.drop_path_rates[1:]
+        self.ours, self.theirs = method.student.normalization, method.teacher.normalization
+        self.rates = method.student.drop_path_rates[1:]
 
     def loss(self, batch: Batch) -> Tensor:
         pixels = batch.unit_pixels()
@@ -102,7 +102,7 @@ def agree(options: argparse.Namespace) -> dict[str, float]:
     return agreement(
         method(batch).total,
         plain.loss(batch),
-        method.backbone.named_parameters(),
+        method.student.named_parameters(),
         plain.parts["student"].named_parameters(),
     )
 

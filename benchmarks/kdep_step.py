@@ -51,10 +51,10 @@ class Plain:
     """Networks of the plain formulation, with the weights of a vistill method."""
 
     def __init__(self, method: KDEP) -> None:
-        self.view, self.normalization = method.view, method.backbone.normalization
-        self.student = copy.deepcopy(method.backbone.module)
+        self.view, self.normalization = method.view, method.student.normalization
+        self.student = copy.deepcopy(method.student.module)
         self.teacher = copy.deepcopy(method.teacher.module)
-        self.mean, self.basis = method.map.mean, method.map.basis
+        self.mean, self.basis = method.maps["feature"].mean, method.maps["feature"].basis
 
     def loss(self, batch: Batch) -> Tensor:
         images = self.normalization(self.view(batch, augment=True).unit_pixels())
@@ -68,7 +68,7 @@ def agree(options: argparse.Namespace) -> dict[str, float]:
     return agreement(
         method(batch).total,
         plain.loss(batch),
-        method.backbone.module.named_parameters(),
+        method.student.module.named_parameters(),
         plain.student.named_parameters(),
     )
 

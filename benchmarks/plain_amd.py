@@ -118,21 +118,20 @@ class PlainAMD(nn.Module):
 
     def __init__(self, method: AMD) -> None:
         super().__init__()
-        trained = method.trained
-        student, pairs = trained.student, trained.direct.pairs
+        student, pairs = method.student, method.direct.pairs
         self.student = PlainViT(student, [ours for ours, _ in pairs])
         self.projections = nn.ModuleList(
-            nn.Linear(p.in_features, p.out_features, bias=False) for p in trained.projections
+            nn.Linear(p.in_features, p.out_features, bias=False) for p in method.projections
         )
-        self.projections.load_state_dict(trained.projections.state_dict())
-        self.generators = nn.ModuleList(PlainHead(g, None, None) for g in trained.generators)
-        decoder = trained.painter.decoder
+        self.projections.load_state_dict(method.projections.state_dict())
+        self.generators = nn.ModuleList(PlainHead(g, None, None) for g in method.generators)
+        decoder = method.painter.decoder
         self.painter = nn.ModuleDict(
             {"decoder": PlainHead(decoder, student.width, decoder.pred.out_features)}
         )
         self.normalization = student.normalization
         self.patch, self.tubelet = student.patch_size, student.tubelet_size
-        self.sight = trained.sight
+        self.sight = method.sight
 
     def masks(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boolean `[B, N]`: seen by both, by the teacher alone, hidden from the student."""

@@ -31,6 +31,7 @@ from common import (
 )
 
 from vistill.methods import tinymim as tinymim_module
+from vistill.methods import tinymim_targets
 from vistill.training.measure import Feed
 
 LR = 1e-4
@@ -75,10 +76,10 @@ def main() -> None:
         watch.watch(feed, "take", "wait for data", cleanup)
         watch.watch(learner, "accumulate", "forward and backward", cleanup)
         watch.watch(method, "forward", "forward", cleanup)
-        watch.watch(method, "targets", "teacher", cleanup)
+        watch.watch(method.theirs, "see", "teacher", cleanup)
         watch.watch(tinymim_module, "color_jitter", "colour jitter", cleanup)
-        watch.watch(method.backbone, "tap", "student forward", cleanup)
-        watch.watch(tinymim_module, "relation_loss", "relation loss", cleanup)
+        watch.watch(method.student, "tap", "student forward", cleanup)
+        watch.watch(tinymim_targets, "relation_loss", "relation loss", cleanup)
         watch.watch(learner, "update", "optimiser and gradient norm", cleanup)
 
         def step() -> None:

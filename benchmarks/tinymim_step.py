@@ -52,13 +52,16 @@ class Plain:
 
     def __init__(self, method: TinyMIM, *, stop: bool) -> None:
         heads = method.target.num_heads
-        block = method.target.teacher_tap.block
-        self.student = PlainViT(method.backbone, method.backbone.depth, heads, stop=True)
+        block = method.target.taps[1].block
+        self.student = PlainViT(method.student, method.student.depth, heads, stop=True)
         self.teacher = PlainViT(method.teacher, block, heads, stop=stop).requires_grad_(False)
         device = next(method.parameters()).device
         self.student.to(device), self.teacher.to(device)
-        self.draws = method.backbone.num_drop_path_draws
-        self.jitter, self.rate = method.trained.jitter, method.backbone.drop_path_rates[0]
+        self.draws = method.student.num_drop_path_draws
+        self.jitter, self.rate = (
+            method.config.student_color_jitter,
+            method.student.drop_path_rates[0],
+        )
 
     def loss(self, batch: Batch) -> Tensor:
         pixels = batch.unit_pixels()
@@ -84,7 +87,7 @@ def difference(method: TinyMIM, plain: Plain, batch: Batch) -> dict[str, float]:
     loss = abs(ours.item() / theirs.item() - 1)
     gradients = dict(plain.student.named_parameters())
     worst = 0.0
-    for name, parameter in method.backbone.named_parameters():
+    for name, parameter in method.student.named_parameters():
         wanted = gradients[name].grad
         assert (parameter.grad is None) == (wanted is None), f"only one side trains {name}"
         if parameter.grad is not None and wanted is not None:

@@ -23,7 +23,7 @@ def test_both_sides_give_the_same_loss_and_gradients(monkeypatch, stop):
         VisionTransformer(image_size=32, patch_size=8, embed_dim=width, depth=3, num_heads=heads)
         for width, heads in ((24, 3), (48, 6))
     )
-    method = TinyMIM(student, teacher, teacher_block=2, student_drop_path=0.5).train()
+    method = TinyMIM(student, teacher, block=2, drop_path=0.5).train()
     plain = tinymim_step.Plain(method, stop=stop)
     options = tinymim_step.parser("", batch=4, rounds=1).parse_args(["--image-size", "32"])
     found = tinymim_step.difference(method, plain, random_batch(options, 1))

@@ -17,19 +17,18 @@ from vistill.losses.feature import DISTANCES
 from vistill.methods.base import Fitting, weighted
 from vistill.methods.first_look import FeatureMoments
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.kdep_maps import (
+from vistill.methods.kdep_parts import (
     check_terms,
     file_name,
     fit_maps,
     fixed_map,
     needs_a_pass,
+    recoloured,
 )
 from vistill.methods.layers import Activation, layer_widths, read
 from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
 from vistill.targets.fixed_map import FixedMap
-from vistill.views.color_jitter import color_jitter
-from vistill.views.lighting import lighting
 
 
 class KDEP(SharedView):
@@ -88,21 +87,13 @@ class KDEP(SharedView):
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides see: jittered colours, then noise along their principal
         directions."""
-        if not augment:
-            return batch
-        pixels = batch.unit_pixels()
-        if self.config.color_jitter is not None:
-            pixels = color_jitter(pixels, batch.view_seeds, self.config.color_jitter)
-        if self.config.lighting_std > 0:
-            pixels = lighting(pixels, batch.view_seeds, self.config.lighting_std)
-        return replace(batch, pixels=pixels.clamp(0, 1))
+        return replace(batch, pixels=recoloured(self.config, batch)) if augment else batch
 
     def cache_key(self) -> dict[str, Any]:
         return {
             "signal": "pooled",
             "activation": self.activation,
-            "color_jitter": self.config.color_jitter,
-            "lighting_std": self.config.lighting_std,
+            **self.config.model_dump(include={"color_jitter", "lighting_std"}),
             "layers": self.layers[1],
             "logits": self.classifier is not None,
         }

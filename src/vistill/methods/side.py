@@ -12,7 +12,7 @@ from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.taps import Visible
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.views.noise import per_sample_uniform
 
 
 class Side:

@@ -146,7 +146,7 @@ def test_stages_of_a_chain_have_the_released_heads() -> None:
     assert stage_names(whole) == ["1-vit_base", "2-vit_small", "3-vit_tiny"]
     stages = [stage_config(whole, i, f"run:{i}" if i else None) for i in range(3)]
     assert [s.teacher.model for s in stages] == ["file:large.pth", "run:1", "run:2"]
-    assert [s.teacher.block for s in stages] == [18, None, None]
+    assert [s.teacher.block for s in stages] == [18, "last", "last"]
     assert [s.student.num_heads for s in stages] == [12, 6, 6]
     heads = [s.method.relation.heads for s in stages if s.method.name == "tinymim"]
     assert heads == [16, 12, 12]

@@ -151,3 +151,9 @@ def test_a_teacher_of_another_input_size_sees_a_resized_picture(batch):
     teacher.tap = lambda images, *a, **k: (seen.append(images.shape), original(images, *a, **k))[1]
     assert torch.isfinite(method(batch).total)
     assert seen == [(3, 3, 32, 32)]
+
+
+def test_the_last_block_of_24_can_be_asked_for():
+    """As every teacher in a chain but the first: its own last block was trained."""
+    method = tinymim(vit(16), vit(24, depth=24), block="last")
+    assert method.target.taps[1] == Tap("qkv", 24)

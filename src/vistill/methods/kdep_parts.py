@@ -1,15 +1,19 @@
-"""The fixed maps of KDEP as its switches describe them, and what does not go together."""
+"""KDEP's view and fixed maps as its switches describe them, and what does not go together."""
 
 from collections.abc import Iterable, Mapping
 
+from jaxtyping import Float
 from torch import Tensor
 
+from vistill.batch import Batch
 from vistill.config.methods import KDEPConfig
 from vistill.errors import UserError
 from vistill.methods.first_look import calibration
 from vistill.methods.side import Side
 from vistill.targets.fixed_map import FixedMap, check_width
 from vistill.targets.moments import std_ratio
+from vistill.views.color_jitter import color_jitter
+from vistill.views.lighting import lighting
 
 
 def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> FixedMap:
@@ -45,6 +49,16 @@ def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> 
         channel_seed=config.channel_seed,
         columns=config.columns,
     )
+
+
+def recoloured(config: KDEPConfig, batch: Batch) -> Float[Tensor, "b 3 h w"]:
+    """The batch in jittered colours, then with noise along their principal directions."""
+    pixels = batch.unit_pixels()
+    if config.color_jitter is not None:
+        pixels = color_jitter(pixels, batch.view_seeds, config.color_jitter)
+    if config.lighting_std > 0:
+        pixels = lighting(pixels, batch.view_seeds, config.lighting_std)
+    return pixels.clamp(0, 1)
 
 
 def check_terms(config: KDEPConfig, teacher: Side) -> None:
