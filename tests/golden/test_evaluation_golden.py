@@ -105,7 +105,7 @@ def test_train_steps(golden):
         config["weight_decay"],
         config["layer_decay"],
         config["depth"],
-        prefix="student.",
+        layer_of=classifier.student.parameter_layers().__getitem__,
     )
     optimizer = adamw(groups, OptimConfig(betas=(0.9, 0.999)))
     for step, (images, labels) in enumerate(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from vistill.models.vit import vit_layer
 from vistill.training.lars import LARS
 from vistill.training.optim import layer_decay_groups, pretrain_groups
 from vistill.training.schedule import learning_rate
@@ -67,7 +68,12 @@ def test_finetune_layer_decay(golden, case, prefix):
     module = Named(prefixed.values())
     parameters = dict(module.named_parameters())
     groups = layer_decay_groups(
-        module, config["weight_decay"], config["layer_decay"], config["depth"], prefix=prefix
+        module,
+        config["weight_decay"],
+        config["layer_decay"],
+        config["depth"],
+        layer_of=lambda name: vit_layer(name, config["depth"]),
+        prefix=prefix,
     )
     assert len(groups) == case.info["n_groups"]
     group_of = {p: group for group in groups for p in group["params"]}

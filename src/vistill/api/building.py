@@ -82,7 +82,7 @@ def build_several(config: RunConfig, *, teacher: Backbone | None = None) -> Mult
             method = build(own, teacher=teacher)
         except UserError as error:
             raise UserError(f"students.{name}: {error}") from error
-        method.lr_scale = _peak_lr(own) / _peak_lr(config)
+        method.peak_scale = _peak_lr(own) / _peak_lr(config)
         methods[name], teacher = method, method.teacher
     return MultiStudent(methods)
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from vistill.api.export import backbone_reference, load_backbone
 from vistill.api.pretrain import read_overrides
 from vistill.api.results import EvaluateResult, say_notes
 from vistill.config.clip_recipes import ClipSettings, clip_settings
 from vistill.config.evaluation import CLIP_KEYS, EvaluateConfig
 from vistill.config.loading import build_config
+from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.files import local_path
 
@@ -201,8 +200,9 @@ def _trained_on(reference: str) -> dict[str, Any]:
         if kept is not None:
             return dict(kept)
     for folder in (Path(path), Path(path).parent.parent):
-        if (folder / "config.yaml").is_file():
-            settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = folder / "config.yaml"
+        if config.is_file():
+            settings = load_yaml(config.read_text(encoding="utf-8"), str(config))
             return dict(settings.get("data", {}))
     return {}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.torch import save
 
 import vistill
@@ -21,6 +20,7 @@ from vistill.api.reading import Reading, on_device, open_samples, require_sample
 from vistill.api.results import PretrainResult, StudentResult, main_rank, say, say_notes
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
+from vistill.config.yaml12 import dump_yaml
 from vistill.data import (
     BrokenFiles,
     TrainStream,
@@ -230,7 +230,7 @@ def config_text(config: RunConfig) -> str:
             name: student.model_dump(mode="json", exclude_unset=True)
             for name, student in config.students.items()
         }
-    return yaml.safe_dump(settings, sort_keys=False)
+    return dump_yaml(settings)
 
 
 def finished(out: Path) -> PretrainResult | None:

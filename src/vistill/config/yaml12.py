@@ -1,4 +1,5 @@
-"""Reads YAML by the scalar rules of YAML 1.2: `3e-4` is a number, `no` is a word, `012` is 12."""
+"""Reads and writes YAML by the scalar rules of YAML 1.2: `3e-4` is a number, `no` is a word, `012`
+is 12."""
 
 import re
 from collections.abc import Iterator
@@ -67,6 +68,26 @@ def _construct_plain(loader: yaml.SafeLoader, node: Any) -> Scalar:
 
 
 _Loader.add_constructor(_PLAIN, _construct_plain)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes what the loader above would not read as a word."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode and implicit[0]:
+            read = parse_scalar(value)
+            for python, tag in _TAGS.items():
+                if type(read) is python:
+                    return f"tag:yaml.org,2002:{tag}"
+        return super().resolve(kind, value, implicit)
+
+
+_TAGS = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
+
+
+def dump_yaml(content: Any) -> str:
+    """The text that `load_yaml` reads as `content`, plain data in its order."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
 
 
 def load_yaml(text: str, name: str) -> Any:

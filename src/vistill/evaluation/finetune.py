@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,9 +15,8 @@ from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs
 from vistill.models.backbone import Backbone
 from vistill.models.swin import NO_DECAY, SwinBackbone
-from vistill.models.vit import VisionTransformer
 from vistill.training.loop import fit
-from vistill.training.optim import Group, layer_decay_groups, vit_layer
+from vistill.training.optim import Group, layer_decay_groups
 
 _CLIPS_AT_ONCE = 16
 _MAX_BROKEN = 0.5
@@ -131,47 +130,17 @@ def fine_tune(
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:
     """Layer-decay groups of a classifier around any backbone that lists its blocks."""
     backbone = classifier.student
-    if isinstance(backbone, VisionTransformer):
-        layer_of = vit_layer
-    elif isinstance(backbone, SwinBackbone):
-        swin = backbone
-
-        def layer_of(name: str, depth: int) -> int:
-            return swin.layer_of(name)
-    else:
-        layers = _layers_by_name(backbone)
-
-        def layer_of(name: str, depth: int) -> int:
-            return layers[name]
-
+    layers = backbone.parameter_layers()
     return layer_decay_groups(
         classifier,
         options.weight_decay,
         options.layer_decay,
         backbone.depth,
         prefix="student.",
-        layer_of=layer_of,
+        layer_of=layers.__getitem__,
         no_decay_names=NO_DECAY if isinstance(backbone, SwinBackbone) else (),
         decay_biases=options.decay_biases,
     )
-
-
-def _layers_by_name(backbone: Backbone) -> dict[str, int]:
-    """0 in front of the blocks, k in block k; behind them only the final norm is ever trained."""
-    blocks: Any = getattr(backbone, "blocks", ())
-    owner = {
-        id(parameter): number
-        for number, block in enumerate(blocks, start=1)
-        for parameter in block.parameters()
-    }
-    return {
-        name: owner.get(id(parameter), backbone.depth + 1 if _is_final_norm(name) else 0)
-        for name, parameter in backbone.named_parameters()
-    }
-
-
-def _is_final_norm(name: str) -> bool:
-    return name.removeprefix("module.").startswith("norm.")
 
 
 def fitting_micro_batch(batch: int, wanted: int | None) -> int:

@@ -54,13 +54,13 @@ class Method(nn.Module, ABC):
     Attributes:
         ours: the student as a side.
         no_decay: parts of names of parameters that the paper exempts from weight decay.
-        lr_scale: factor of the run's learning rate.
+        peak_scale: factor of the run's peak learning rate.
         teacher_rests: leave the teacher where it is until it is asked.
     """
 
     student: Backbone
     no_decay: ClassVar[tuple[str, ...]] = ()
-    lr_scale: float = 1.0
+    peak_scale: float = 1.0
     teacher_rests: bool = False
 
     def __init__(self, student: Backbone, teacher: Backbone | None = None) -> None:

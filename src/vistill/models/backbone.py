@@ -76,6 +76,23 @@ class Backbone(nn.Module, ABC):
                 drop rate, in call order; None draws from the global generator.
         """
 
+    def parameter_layers(self) -> dict[str, int]:
+        """Layer of every parameter, for layer-wise learning rates: 0 in front of the blocks, k in
+        block k (from 1), `depth + 1` in the norm behind them."""
+        blocks: Any = getattr(self, "blocks", ())
+        owner = {
+            id(parameter): number
+            for number, block in enumerate(blocks, start=1)
+            for parameter in block.parameters()
+        }
+        return {
+            name: owner.get(
+                id(parameter),
+                self.depth + 1 if name.removeprefix("module.").startswith("norm.") else 0,
+            )
+            for name, parameter in self.named_parameters()
+        }
+
     @torch.no_grad()
     def shape(self, tap: Tap) -> Shape:
         """What `tap` gives, found with a blank picture, as that is true of every adapter."""

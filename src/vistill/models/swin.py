@@ -172,12 +172,12 @@ class SwinBackbone(Backbone):
         self.module.set_input_size(img_size=size, window_size=(self.window_size,) * 2)
         self.image_size = size
 
-    def layer_of(self, name: str) -> int:
-        """Layer of a parameter for layer-wise learning rates, as published (spec fd 5.2).
+    def parameter_layers(self) -> dict[str, int]:
+        """As published (spec fd 5.2): patch embedding 0, block k (from 1) its number, merging that
+        of the block in front of it, final norm behind all."""
+        return {name: self._layer_of(name) for name, _ in self.named_parameters()}
 
-        Patch embedding 0, block k (from 1) its number, merging that of the block in front of it,
-        final norm behind all.
-        """
+    def _layer_of(self, name: str) -> int:
         found = re.match(r"module\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name)
         if found is None:
             return 0 if name.startswith("module.patch_embed.") else self.depth + 1

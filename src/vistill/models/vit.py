@@ -35,6 +35,17 @@ TAPS: frozenset[TapKind] = frozenset(
 )
 
 
+_STEM = ("cls_token", "pos_embed", "patch_embed", "mask_token", "reg_token")
+
+
+def vit_layer(name: str, depth: int) -> int:
+    """Layer of a ViT's parameter: 0 stem and tokens, k block k (from 1), depth + 1 the rest."""
+    head, _, rest = name.partition(".")
+    if head in _STEM:
+        return 0
+    return int(rest.partition(".")[0]) + 1 if head == "blocks" else depth + 1
+
+
 def _square(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
@@ -165,6 +176,10 @@ class VisionTransformer(Backbone):
     def num_patches(self) -> int:
         """Patch tokens L of a full input."""
         return self.slots * self.grid[0] * self.grid[1]
+
+    def parameter_layers(self) -> dict[str, int]:
+        """0 stem and tokens, k block k (from 1), `depth + 1` the rest (spec 7)."""
+        return {name: vit_layer(name, self.depth) for name, _ in self.named_parameters()}
 
     def shape(self, tap: Tap) -> Shape:
         """What `tap` gives, which needs no look."""

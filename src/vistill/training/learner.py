@@ -1,6 +1,6 @@
 """A method ready to learn: frozen where nothing reaches, distributed, with optimiser and scaler."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -123,17 +123,22 @@ class Learner:
                     (*optim.no_decay, *part.no_decay),
                     decay_biases=optim.decay_biases,
                 )
+            elif not part.student.depth:
+                raise UserError(
+                    f"optim.layer_decay={optim.layer_decay:g} goes by blocks, and the student "
+                    f"({part.student.origin}) has none; leave it out"
+                )
             else:
                 groups = layer_decay_groups(
                     part,
                     optim.weight_decay,
                     optim.layer_decay,
                     part.student.depth,
-                    prefix="student.",
+                    layer_of=part.student.parameter_layers().__getitem__,
+                    no_decay_names=(*optim.no_decay, *part.no_decay),
+                    decay_biases=optim.decay_biases,
                 )
-            for group in groups:
-                scale = group.get("lr_scale", 1.0) * part.lr_scale
-                found.append(group | {"student": name, "lr_scale": scale})
+            found += [group | {"student": name, "peak_scale": part.peak_scale} for group in groups]
         return found
 
     def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
@@ -149,8 +154,12 @@ class Learner:
             self.scaler.scale(losses.total / share).backward()
         return losses
 
-    def update(self, lr: float) -> Float[Tensor, ""]:
-        """Clip and step at rate `lr`; the norm of all gradients before clipping, on the device."""
+    def update(self, rate: float | Callable[[float], float]) -> Float[Tensor, ""]:
+        """Clip and step; the norm of all gradients before clipping, on the device.
+
+        Args:
+            rate: the learning rate, or what it is by the factor of a student's own peak.
+        """
         self.scaler.unscale_(self.optimizer)
         norms = []
         for parameters in self.parameters.values():  # a student's gradient is clipped as if alone
@@ -158,7 +167,7 @@ class Learner:
             if self.optim.clip_norm is not None:
                 clip_grads_with_norm_(parameters, self.optim.clip_norm, norm)
             norms.append(norm)
-        set_lr(self.optimizer, lr)
+        set_lr(self.optimizer, rate)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

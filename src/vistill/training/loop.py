@@ -224,9 +224,18 @@ class _Loop:
                 self.sums.add(f"loss/{name}", term)
             for name, value in losses.watched.items():
                 self.sums.add(name, value)
-        self.lr = learning_rate(
-            self._epoch_at(step),
-            lr=self.peak_lr,
+        self.lr = self._rate(1.0)
+        norm = self.learner.update(self._rate)
+        if not self.learner.scaled:
+            # fp16's scaler skips steps with infinite gradients; they are no fault there.
+            self.sums.check(norm, step)
+        self.sums.add("grad_norm", torch.nan_to_num(norm, posinf=0.0))
+
+    def _rate(self, peak_scale: float) -> float:
+        """The learning rate of this step, where a student has another peak."""
+        return learning_rate(
+            self._epoch_at(self.state.step),
+            lr=self.peak_lr * peak_scale,
             min_lr=self.optim.min_lr,
             warmup_epochs=self.optim.warmup_epochs,
             warmup_lr=self.optim.warmup_lr,
@@ -236,11 +245,6 @@ class _Loop:
             peak_lead=1 / self.per_epoch if self.optim.peak_in_warmup else 0.0,
             epochs=self.train.epochs,
         )
-        norm = self.learner.update(self.lr)
-        if not self.learner.scaled:
-            # fp16's scaler skips steps with infinite gradients; they are no fault there.
-            self.sums.check(norm, step)
-        self.sums.add("grad_norm", torch.nan_to_num(norm, posinf=0.0))
 
     # ---- what happens about once a second, on all ranks together
 

@@ -10,7 +10,6 @@ from vistill.config.schema import OptimConfig
 
 Group = dict[str, Any]
 
-_STEM = ("cls_token", "pos_embed", "patch_embed", "mask_token", "reg_token")
 _NEVER_DECAYED = ("cls_token", "pos_embed")
 
 
@@ -50,22 +49,14 @@ def pretrain_groups(
     ]
 
 
-def vit_layer(name: str, depth: int) -> int:
-    """Layer of a ViT's parameter: 0 stem and tokens, k block k (from 1), depth + 1 the rest."""
-    head, _, rest = name.partition(".")
-    if head in _STEM:
-        return 0
-    return int(rest.partition(".")[0]) + 1 if head == "blocks" else depth + 1
-
-
 def layer_decay_groups(
     module: nn.Module,
     weight_decay: float,
     layer_decay: float,
     depth: int,
     *,
-    prefix: str = "",
-    layer_of: Callable[[str, int], int] = vit_layer,
+    layer_of: Callable[[str], int],
+    prefix: str = "student.",
     no_decay_names: Sequence[str] = (),
     decay_biases: bool = False,
 ) -> list[Group]:
@@ -76,9 +67,9 @@ def layer_decay_groups(
         weight_decay: for all but 1-D parameters, class token and position table.
         layer_decay: γ; a parameter of layer i gets γ^(depth + 1 − i).
         depth: blocks of the backbone.
-        prefix: in front of the backbone's parameter names in `module`, such as `backbone.`; any
-            parameter without it belongs to the head.
-        layer_of: (name without prefix, depth) → layer.
+        layer_of: layer of a parameter of the backbone (`Backbone.parameter_layers`).
+        prefix: in front of the backbone's parameter names in `module`; any parameter without it
+            belongs to the head.
         no_decay_names: parameters whose name contains one of these do not decay either.
         decay_biases: everything decays.
     """
@@ -87,7 +78,7 @@ def layer_decay_groups(
         if not parameter.requires_grad:
             continue
         inner = name.removeprefix(prefix)
-        layer = layer_of(inner, depth) if name.startswith(prefix) else depth + 1
+        layer = layer_of(inner) if name.startswith(prefix) else depth + 1
         exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
         exempt = exempt or any(part in inner for part in no_decay_names)
         exempt = exempt and not decay_biases
@@ -123,7 +114,14 @@ def build_optimizer(groups: list[Group], optim: OptimConfig) -> torch.optim.Opti
     return adamw(groups, optim)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its `lr_scale`."""
+def set_lr(optimizer: torch.optim.Optimizer, rate: float | Callable[[float], float]) -> None:
+    """Give every group its rate of this step.
+
+    Args:
+        optimizer: of groups with optional `lr_scale`, which multiplies the rate at every step, and
+            `peak_scale`, which multiplies the peak of the schedule alone.
+        rate: of all groups, or by the factor of the peak.
+    """
     for group in optimizer.param_groups:
+        lr = rate(group.get("peak_scale", 1.0)) if callable(rate) else rate
         group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -18,7 +18,7 @@ from vistill.training.distributed import World
 
 MARKER = "vistill.json"
 _PACKAGES = ("vistill", "torch", "torchvision", "timm", "numpy", "Pillow", "simplejpeg")
-_FOLDERS = ("checkpoints", "tensorboard", "export")
+_FOLDERS = ("checkpoints", "export")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

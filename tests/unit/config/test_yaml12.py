@@ -3,8 +3,10 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vistill.config.yaml12 import load_yaml, parse_scalar
+from vistill.config.yaml12 import dump_yaml, load_yaml, parse_scalar
 from vistill.errors import UserError
 
 
@@ -92,3 +94,37 @@ def test_aliases_of_a_sane_size_are_read() -> None:
         "b": [1, 2],
         "c": {"d": [1, 2]},
     }
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["1e3", "1E3", "1.", ".5", "no", "on", "012", "0o17", "0x1f", "null", "~", "", "true", ".inf",
+     ".nan", "2026-11-27", "1_000", "12:30:45", "a: b", "- c", "# d", "é", "=", "<<", "NO"],
+)  # fmt: skip
+def test_what_is_written_is_read_again(word):
+    content = {"text": word, "list": [word, 1e3, 1000, 3e-4, 1e22, None, True], word or "key": {}}
+    found = load_yaml(dump_yaml(content), "it")
+    assert found == content
+    assert [type(x) for x in found["list"]] == [type(x) for x in content["list"]]
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]))
+)
+
+
+@given(
+    st.recursive(
+        SCALARS,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text("ab1e", min_size=1), inner)
+        ),
+        max_leaves=6,
+    )
+)
+def test_any_settings_survive(content):
+    assert load_yaml(dump_yaml(content), "it") == content

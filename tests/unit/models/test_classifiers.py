@@ -9,6 +9,7 @@ import torch
 from torchvision.models import resnet18
 
 from vistill.batch import Batch
+from vistill.config.methods import FeatureDistillationConfig
 from vistill.errors import UserError
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Tap
@@ -16,6 +17,8 @@ from vistill.models.build import load_backbone
 from vistill.models.export import inner_module, read_backbone, save_backbone
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
+
+LOGITS = FeatureDistillationConfig(target="logits")
 
 
 @torch.no_grad()
@@ -79,7 +82,7 @@ def test_scores_teach(name: str) -> None:
     teacher = load_backbone(f"{name},classifier=keep", image_size=64)
     sizes: Any = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
     student = VisionTransformer(**sizes)
-    method = FeatureDistillation(student, teacher, target="logits")
+    method = FeatureDistillation(student, teacher, LOGITS)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels=pixels, seeds=torch.arange(2), ids=torch.arange(2))
     losses = method(batch)
@@ -93,7 +96,7 @@ def test_absent_classifiers_are_told() -> None:
         load_backbone("timm/vit_small_patch16_224.dino,classifier=keep", image_size=32)
     plain = load_backbone("timm/resnet10t", image_size=32)
     with pytest.raises(UserError, match=",classifier=keep behind its name"):
-        FeatureDistillation(plain, plain, target="logits")
+        FeatureDistillation(plain, plain, LOGITS)
 
 
 def test_a_tap_that_is_not_offered_is_named() -> None:

@@ -22,7 +22,7 @@ def test_frozen_parameters_are_in_no_group():
     module[0].requires_grad_(False)
     groups = pretrain_groups(module, 0.1)
     assert {p for g in groups for p in g["params"]} == set(module[1].parameters())
-    decayed = layer_decay_groups(module, 0.1, 0.5, 1)
+    decayed = layer_decay_groups(module, 0.1, 0.5, 1, layer_of=lambda _: 0)
     assert {p for g in decayed for p in g["params"]} == set(module[1].parameters())
 
 
@@ -34,7 +34,7 @@ def test_trainable_drops_frozen_parameters_and_empty_groups():
 
 def test_layers_of_any_model():
     module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    groups = layer_decay_groups(module, 0.1, 0.5, 3, layer_of=lambda name, depth: int(name[0]))
+    groups = layer_decay_groups(module, 0.1, 0.5, 3, layer_of=lambda name: int(name[0]), prefix="")
     assert [group["lr_scale"] for group in groups] == [0.5**4, 0.5**3]
 
 
@@ -72,3 +72,20 @@ def test_lars_leaves_a_zero_matrix_its_plain_gradient():
     matrix.grad = torch.ones(2, 2)
     optimizer.step()
     torch.testing.assert_close(matrix.detach(), torch.full((2, 2), -0.1))
+
+
+def test_a_peak_of_its_own_leaves_the_ends_of_the_schedule_alone():
+    """A student with ten times the peak warms up from, and ends at, the rates of all."""
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD(
+        [{"params": [parameters[0]]}, {"params": [parameters[1]], "peak_scale": 10.0}], lr=1.0
+    )
+    for epoch, expected in ((0, (0.25, 0.25)), (1, (1.0, 10.0)), (9.999999, (0.5, 0.5))):
+
+        def rate(scale, epoch=epoch):
+            return learning_rate(
+                epoch, lr=scale, min_lr=0.5, warmup_lr=0.25, warmup_epochs=1, epochs=10
+            )
+
+        set_lr(optimizer, rate)
+        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(expected, abs=1e-4)

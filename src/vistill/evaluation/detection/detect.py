@@ -214,7 +214,7 @@ def _train(
         detector,
         layer_decay=options.layer_decay,
         depth=backbone.depth,
-        prefix="student.",
+        layer_of=detector.student.parameter_layers().__getitem__,
         **shared,
     )
     fit(detector, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
