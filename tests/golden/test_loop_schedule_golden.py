@@ -21,8 +21,8 @@ def rate_in_the_loop(monkeypatch, optim, train, per_epoch: int, step: int) -> fl
 
     rates = []
 
-    def update(self, lr):
-        rates.append(lr)
+    def update(self, rate):
+        rates.append(rate(1.0))
         raise EnoughError
 
     monkeypatch.setattr(Learner, "update", update)
