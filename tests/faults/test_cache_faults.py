@@ -178,7 +178,7 @@ def test_what_cannot_be_cached(tmp_path: Path, made: Path, monkeypatch: pytest.M
         distil(out, cache, teacher__drop_path=0.1)
     with pytest.raises(UserError, match=r"cache\.precision=int8 scales the channels of a map"):
         distil(out, cache, method__target="pooled", cache__precision="int8")
-    with pytest.raises(UserError, match="this method's targets cannot be cached"):
+    with pytest.raises(UserError, match="the targets of tinymim cannot be cached"):
         distil(out, cache, method="tinymim")
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
