@@ -21,7 +21,7 @@ from vistill.models.backbone import Backbone
 from vistill.training.distributed import World
 from vistill.training.run_folder import difference
 
-_TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip"}
+_TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip", "value_range"}
 _CHECKED = 16
 """Records, over all views, that are compared with the live teacher."""
 _WRONG = 0.05
@@ -142,11 +142,12 @@ def _plan(
         )
     layout = Layout(shape, precision)
     cache = TeacherCache(folder, layout, settings.views, len(pictures.source))
+    transform = config.data.model_dump(mode="json", include=_TRANSFORM)
     index = {
         "format": FORMAT,
         "teacher": teacher_identity(teacher),
         "pictures": pictures.source.fingerprint(),
-        "transform": config.data.model_dump(mode="json", include=_TRANSFORM),
+        "transform": {key: value for key, value in transform.items() if value is not None},
         "observed": {name: _plain(value) for name, value in key.items()},
         "stored": {"views": cache.views, "precision": precision, "shape": list(shape)},
     }

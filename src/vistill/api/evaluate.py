@@ -84,6 +84,9 @@ def evaluate(
     clips = _clips(config, model, source)
     if clips is not None:
         config = config.model_copy(update=clips._asdict())
+    elif config.value_range is None and (trained := _trained_on(source).get("value_range")):
+        say_notes(source, [f"value_range={trained}, as it was trained"])
+        config = config.model_copy(update={"value_range": tuple(trained)})
     scores: tuple[Score, ...] = ()
     detection: tuple[DetectionScore, ...] = ()
     if "detection" in config.protocols:
@@ -105,7 +108,7 @@ def evaluate(
 def _classify(
     config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
 ) -> "tuple[Score, ...]":
-    from vistill.data import Source, default_workers, open_source
+    from vistill.data import Decoding, Source, default_workers, open_source, require_readable
     from vistill.evaluation.evaluate import evaluate_backbone
     from vistill.evaluation.inputs import Inputs
     from vistill.evaluation.kept import read_head, score_kept
@@ -114,8 +117,11 @@ def _classify(
     assert config.train is not None
 
     def opened(path: str) -> Source:
-        source = open_source(path, media)
-        say_notes(source)
+        decoding = Decoding(config.value_range, config.allow_truncated)
+        source = open_source(path, media, decoding)
+        say_notes(path, source.notes)
+        if clips is None:
+            say_notes(path, require_readable(source, section=""))
         return source
 
     if "test" in config.protocols:
@@ -185,20 +191,23 @@ def _clips(config: EvaluateConfig, model: "Backbone", reference: str) -> ClipSet
         for key, value in given.items():
             raise UserError(f"{key}={value} is for clips, and {model.origin} takes pictures")
         return None
+    for key in ("value_range", "allow_truncated"):
+        if getattr(config, key):
+            raise UserError(f"{key} is about pictures, and {model.origin} takes clips")
     recipe, trained = config.finetune.recipe, _trained_on(reference)
     return clip_settings(recipe, trained=trained, **{"frames": model.num_frames} | given)
 
 
 def _trained_on(reference: str) -> dict[str, Any]:
-    """How clips were taken for a fine-tuned model, or for the run that a backbone comes from."""
+    """How samples were read for a fine-tuned model, or for the run that a backbone comes from."""
     kind, _, path = reference.partition(":")
     if kind != "run":
         return {}
     description = Path(path) / "model.json"
     if description.is_file():
-        kept = json.loads(description.read_text(encoding="utf-8")).get("clips")
-        if kept is not None:
-            return dict(kept)
+        told = json.loads(description.read_text(encoding="utf-8"))
+        if "clips" in told or "value_range" in told:
+            return {**told.get("clips", {}), "value_range": told.get("value_range")}
     for folder in (Path(path), Path(path).parent.parent):
         config = folder / "config.yaml"
         if config.is_file():

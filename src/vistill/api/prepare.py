@@ -132,7 +132,7 @@ def prepare(
     require_parquet()
     path, folder = os.fspath(source), Path(out)
     videos = open_source(path, "video")
-    say_notes(videos)
+    say_notes(path, videos.notes)
     if not transcode and not isinstance(videos.place(0), str):
         raise UserError(
             f"'{path}' is an archive, whose videos an index cannot name; train on it as it is, or "

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from vistill.config.schema import DataConfig
-from vistill.data import EvalTransform, Source, TrainTransform, open_source, require_readable
+from vistill.data import (
+    Decoding,
+    EvalTransform,
+    Source,
+    TrainTransform,
+    open_source,
+    require_readable,
+)
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
 
@@ -48,7 +55,8 @@ def open_samples(data: DataConfig) -> Reading:
             data.interpolation,
             data.flip,
         )
-        source = open_source(data.train)
+        decoding = Decoding(data.value_range, data.allow_truncated)
+        source = open_source(data.train, decoding=decoding)
         return Reading(source, crop, EvalTransform(data.image_size), repeats=data.repeats)
 
     # PyAV is loaded by runs on clips only.
@@ -72,19 +80,22 @@ def open_samples(data: DataConfig) -> Reading:
     )
 
 
-def require_samples(reading: Reading) -> None:
+def require_samples(reading: Reading) -> list[str]:
     """Decode a few samples from all over the source.
+
+    Returns:
+        Sentences on how their values are read, where that may surprise.
 
     Raises:
         UserError: none of them can be read, or all videos are shorter than a clip.
     """
     if reading.decode_train is decode_picture:
-        require_readable(reading.source)
-        return
+        return require_readable(reading.source)
     from vistill.data.video.clips import ClipDecoder, require_clips
 
     assert isinstance(reading.decode_train, ClipDecoder)
     require_clips(reading.source, reading.decode_train)
+    return []
 
 
 def on_device(reading: Reading, device: torch.device) -> "DeviceCrop":

@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vistill.data import Source
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
 
@@ -31,10 +30,10 @@ def say(text: object) -> None:
         print(text, flush=True)
 
 
-def say_notes(source: "Source") -> None:
-    """Print what of a source was left out or read in a way that may surprise."""
-    for note in source.notes:
-        say(f"note     {source.name}: {note}")
+def say_notes(path: str, notes: Iterable[str]) -> None:
+    """Print what of the data at `path` was left out or is read in a way that may surprise."""
+    for note in notes:
+        say(f"note     {path}: {note}")
 
 
 @dataclass(frozen=True)

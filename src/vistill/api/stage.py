@@ -97,10 +97,10 @@ def prepare(
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
     reading = open_samples(config.data)
-    say_notes(reading.source)
+    say_notes(reading.source.name, reading.source.notes)
     train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
-    require_samples(reading)
+    say_notes(reading.source.name, require_samples(reading))
     if config.students is None:
         method = build(config, teacher=teacher, student=student)
     else:
@@ -178,6 +178,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             folder,
             origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
             teacher=prepared.teacher_weights,
+            **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
         )
 
     fitted = fit(
@@ -281,6 +282,9 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
         del settings["cache"]  # every epoch has views of its own
     if settings["students"] is None:
         del settings["students"]
+    for key in ("value_range", "allow_truncated"):
+        if not settings["data"][key]:  # then the run is one from before there was the setting
+            del settings["data"][key]
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     kind, _, path = (settings["teacher"]["model"] or "").partition(":")
     if kind in ("run", "file"):

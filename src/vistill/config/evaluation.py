@@ -15,7 +15,15 @@ from pydantic import (
 
 from vistill.config.clip_recipes import CLIP_RECIPES, Sampling
 from vistill.config.detection import DetectionConfig
-from vistill.config.section import PartRange, Rate, Section, Share, over_recipe, unique
+from vistill.config.section import (
+    PartRange,
+    Rate,
+    Section,
+    Share,
+    ValueRange,
+    over_recipe,
+    unique,
+)
 
 Protocol = Literal["knn", "linear", "finetune", "test", "detection"]
 Pool = Literal["avg", "cls"]
@@ -298,6 +306,11 @@ class EvaluateConfig(Section):
     """Side of the square input; default: the backbone's own."""
     pool: Pool = Field(default="avg")
     """Feature of a picture: mean of the patch tokens or the class token."""
+    value_range: ValueRange | None = Field(default=None)
+    """Of pictures with more than 8 bits: the numbers that become black and white; default: as the
+    run was trained with, else 0 and 65535, of floats 0 and 1."""
+    allow_truncated: bool = Field(default=False)
+    """Use JPEGs of which nothing but the end marker is missing; they are left out otherwise."""
     batch_size: PositiveInt | None = Field(default=None)
     """Pictures or clips per forward pass where nothing is trained; default: 64 pictures, 8 clips.
     """

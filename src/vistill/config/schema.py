@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
-from vistill.config.section import PartRange, Range, Rate, Section, Share
+from vistill.config.section import PartRange, Range, Rate, Section, Share, ValueRange
 
 
 class TeacherConfig(Section):
@@ -120,6 +120,19 @@ class DataConfig(Section):
     """Loader processes per rank (0: none); default: up to 8, by the number of cores."""
     max_broken: Share = Field(default=0.05)
     """Share of unreadable pictures above which the run stops and lists them."""
+
+    value_range: ValueRange | None = Field(default=None)
+    """Of pictures with more than 8 bits: the numbers that become black and white, such as [0, 4095]
+    for 12 bits; default: 0 and 65535, of floats 0 and 1."""
+    allow_truncated: bool = Field(default=False)
+    """Use JPEGs of which nothing but the end marker is missing; they are broken otherwise."""
+
+    @model_validator(mode="after")
+    def _about_pictures(self) -> Self:
+        for name in ("value_range", "allow_truncated"):
+            if self.frames is not None and getattr(self, name):
+                raise ValueError(f"{name} is about pictures; leave it out for clips")
+        return self
 
     @model_validator(mode="before")
     @classmethod

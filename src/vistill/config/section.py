@@ -50,10 +50,17 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"must rise from black to white, not {bounds[0]:g} to {bounds[1]:g}")
+    return bounds
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Part = Annotated[float, Field(gt=0.0, le=1.0)]
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
 
 

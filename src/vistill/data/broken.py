@@ -14,7 +14,7 @@ class BrokenImage(Exception):
 
 
 class BrokenFiles:
-    """Names and reasons of the samples that were skipped.
+    """Names and reasons of the samples that were skipped, and names of those that were mended.
 
     Each is logged once. Above `max_share` of `total` pictures the run is stopped.
 
@@ -33,6 +33,7 @@ class BrokenFiles:
         self.total = total
         self.max_share = max_share
         self.names: dict[str, str] = {}
+        self.mended: set[str] = set()
 
     def add(self, found: Iterable[tuple[str, str]]) -> None:
         """Note `(name, reason)` pairs.
@@ -52,6 +53,23 @@ class BrokenFiles:
                 f"{len(self.names)} of {self.total} {self.noun}s ({share:.1%}) cannot be read, "
                 f"more than data.max_broken={self.max_share:g} allows: {self.listed()}"
             )
+
+    def add_mended(self, names: Iterable[str]) -> None:
+        """Note samples that are damaged and used all the same; the first of them are logged."""
+        for name in names:
+            if name in self.mended:
+                continue
+            self.mended.add(name)
+            if len(self.mended) <= LISTED and name not in self.told:
+                LOG.warning("used a %s without its end marker: %s", self.noun, name)
+            elif len(self.mended) == LISTED + 1:
+                LOG.warning("further %ss without end marker are used and not named", self.noun)
+            self.told.add(name)
+
+    def summary(self) -> str:
+        """Both counts, for a line of progress; empty where nothing is wrong."""
+        parts = [f"{len(self.names)} broken"] if self.names else []
+        return " · ".join(parts + [f"{len(self.mended)} without end marker"] * bool(self.mended))
 
     def listed(self) -> str:
         """The names with their reasons on one line, the first few of many."""

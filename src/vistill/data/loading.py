@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.cache import TeacherCache
-from vistill.data.decode import decode_image
+from vistill.data.decode import EndMissing, decode_image
 from vistill.data.order import copy_seed, replacement, sample_seeds
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
@@ -33,7 +33,7 @@ Decoder = Callable[[Source, int, np.random.Generator], UInt8[Tensor, "3 *size"]]
 
 def decode_picture(source: Source, sample: int, rng: np.random.Generator) -> UInt8[Tensor, "3 h w"]:
     """The decoder of sources of pictures."""
-    return decode_image(source.read(sample))
+    return decode_image(source.read(sample), source.decoding.value_range)
 
 
 class Request(NamedTuple):
@@ -78,6 +78,7 @@ class SampleReader(Dataset[dict[str, Any]]):
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         broken: list[tuple[str, str]] = []
+        mended: list[str] = []
         seeds = sample_seeds(self.seed, request.epoch, request.samples)
         rows: list[UInt8[Tensor, "*size 3"]] = []
         row_seeds: list[int] = []
@@ -96,6 +97,13 @@ class SampleReader(Dataset[dict[str, Any]]):
                 rng = _generator(own)
                 try:
                     decoded = self.decode(self.source, sample, rng)
+                except EndMissing as error:
+                    name = self.source.sample_name(sample)
+                    if not self.source.decoding.allow_truncated:
+                        broken.append((name, str(error)))
+                        continue
+                    mended.append(name)
+                    decoded = error.pixels
                 except BrokenImage as error:
                     broken.append((self.source.sample_name(sample), str(error)))
                     continue
@@ -116,7 +124,11 @@ class SampleReader(Dataset[dict[str, Any]]):
                         ids.append(sample)
                 read += 1
                 break
-        answer: dict[str, Any] = {"whole": read == len(seeds), "broken": broken}
+        answer: dict[str, Any] = {
+            "whole": read == len(seeds),
+            "broken": broken,
+            "mended": mended,
+        }
         if rows:
             if isinstance(self.transform, DeviceCrop):
                 answer["shipment"] = self.transform.pack(shipped, crops)
@@ -166,7 +178,8 @@ def read_batches(
     try:
         for answer in _answers(loader):
             broken.add(answer["broken"])
-            batch = {key: answer[key] for key in answer if key not in ("whole", "broken")}
+            broken.add_mended(answer["mended"])
+            batch = {key: answer[key] for key in answer if key not in ("whole", "broken", "mended")}
             if cache is not None and "remembered" in batch:
                 view, seeds, found = batch["remembered"]
                 batch["remembered"] = cache.remembered(view, batch["ids"], seeds, found)

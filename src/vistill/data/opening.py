@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from vistill.data.archive import TarSource
-from vistill.data.broken import BrokenImage
-from vistill.data.decode import decode_image
 from vistill.data.folder import FolderSource
 from vistill.data.listing import open_csv, open_text
 from vistill.data.parquet import open_parquet
 from vistill.data.passed_over import PassedOver
 from vistill.data.patterns import expand_braces, matching
-from vistill.data.source import CLIPS, PICTURES, Media, Source, missing
+from vistill.data.source import CLIPS, PICTURES, Decoding, Media, Source, missing
 from vistill.data.zips import ZipSource
 from vistill.errors import UserError
 from vistill.files import local_path
 
-SAMPLED = 8
 KINDS = "a folder, a .txt, .csv or .parquet list, .tar shards or a .zip"
 _LISTS: dict[str, Callable[[Path, Media], Source]] = {
     ".txt": open_text,
@@ -28,14 +25,22 @@ _LISTS: dict[str, Callable[[Path, Media], Source]] = {
 _TARS = {".tar", ".tgz", ".tbz2", ".txz"}
 
 
-def open_source(path: str, media: Literal["image", "video"] = "image") -> Source:
+def open_source(
+    path: str, media: Literal["image", "video"] = "image", decoding: Decoding | None = None
+) -> Source:
     """Open the pictures or clips at `path`: a folder, a list, `.tar` shards, `.zip` files (several
     by a glob, braces or their folder), or a folder inside a zip (`pictures.zip/train`).
 
     Raises:
         UserError: in one sentence, when it is missing, empty, damaged or of another kind.
     """
-    kind = PICTURES if media == "image" else CLIPS
+    source = _open(path, PICTURES if media == "image" else CLIPS)
+    if decoding is not None:
+        source.decoding = decoding
+    return source
+
+
+def _open(path: str, kind: Media) -> Source:
     place = local_path(path)
     if place.is_dir():
         return _open_folder(place, kind)
@@ -49,24 +54,6 @@ def open_source(path: str, media: Literal["image", "video"] = "image") -> Source
     if glob.has_magic(str(place)) or expand_braces(str(place)) != [str(place)]:
         raise UserError(f"nothing matches '{path}'")
     raise missing(place)
-
-
-def require_readable(source: Source) -> None:
-    """Decode a few pictures from all over the source, until one can be read.
-
-    Raises:
-        UserError: none of them can.
-    """
-    told = []
-    for i in sorted({n * len(source) // SAMPLED for n in range(SAMPLED)}):
-        try:
-            decode_image(source.read(i))
-            return
-        except BrokenImage as error:
-            told.append(f"{source.sample_name(i)} ({error})")
-    raise UserError(
-        f"none of {len(told)} pictures tried in '{source.name}' can be read: {', '.join(told)}"
-    )
 
 
 def _open_folder(folder: Path, media: Media) -> Source:

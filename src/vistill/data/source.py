@@ -100,6 +100,19 @@ class Unlabelled(NamedTuple):
     meant: bool
 
 
+class Decoding(NamedTuple):
+    """How the pictures of a source are to be understood.
+
+    Attributes:
+        value_range: numbers that are black and white in pictures of more than 8 bits; None: 0 and
+            65535, of floats 0 and 1.
+        allow_truncated: use JPEGs of which nothing but the end marker is missing.
+    """
+
+    value_range: tuple[float, float] | None = None
+    allow_truncated: bool = False
+
+
 class Source(Protocol):
     """Pictures or videos by position, with labels where they are known.
 
@@ -110,8 +123,10 @@ class Source(Protocol):
         labels: int64 `[n]` class indices, -1 where unknown, or None.
         unlabelled: why there are no labels, where that is known.
         notes: sentences on what was left out or read in a way that may surprise.
+        decoding: how its pictures are to be understood.
     """
 
+    decoding: Decoding
     name: str
     media: Media
     classes: list[str] | None
@@ -190,6 +205,7 @@ class NamedSource:
         self.unlabelled: Unlabelled | None = None
         self.notes: list[str] = []
         self.proofs: Any = None
+        self.decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.names)

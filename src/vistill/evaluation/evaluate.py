@@ -228,7 +228,8 @@ class _Runner:
         classifier = self._fine_tune(chosen, options, seed, on_test=test)
         if kept is not None:
             classes = self.train.source.classes or []
-            keep_classifier(classifier, kept, classes, self.inputs.clips)
+            value_range = self.train.source.decoding.value_range
+            keep_classifier(classifier, kept, classes, self.inputs.clips, value_range)
             self.say(f"kept in {kept}")
         last = self._tested(found[0], found[0].features, len(chosen), start)
         best = None if options.test_every is None else max(accuracies)

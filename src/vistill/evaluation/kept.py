@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,11 @@ class Head:
 
 
 def keep_classifier(
-    classifier: Classifier, folder: Path, classes: list[str], clips: ClipSettings | None
+    classifier: Classifier,
+    folder: Path,
+    classes: list[str],
+    clips: ClipSettings | None,
+    value_range: tuple[float, float] | None = None,
 ) -> None:
     """Write a fine-tuned model: a backbone that loads like any other, and its head beside it.
 
@@ -63,10 +67,13 @@ def keep_classifier(
         folder: made if missing.
         classes: names by output.
         clips: how clips were taken from videos, which a test of this model then does too.
+        value_range: numbers that were black and white, likewise.
     """
     backbone = classifier.student
     backbone.normalization = classifier.test_normalization
-    facts = {} if clips is None else {"clips": clips._asdict()}
+    facts: dict[str, Any] = {} if clips is None else {"clips": clips._asdict()}
+    if value_range is not None:
+        facts["value_range"] = value_range
     save_backbone(backbone, folder, **facts)
     state = {k: v.cpu() for k, v in classifier.state_dict().items() if k.startswith(_PARTS)}
     told = {"classes": json.dumps(classes), "pool": classifier.pool}

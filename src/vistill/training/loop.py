@@ -311,7 +311,7 @@ class _Loop:
         eta = left * (time.monotonic() - self.started) / done
         broken = self.stream.broken
         unit = "img" if broken.noun == "picture" else f"{broken.noun}s"
-        text = status(values, eta, len(broken.names), unit)
+        text = status(values, eta, broken.summary(), unit)
         self.display.update(self.state.step, (self.state.step - 1) // self.per_epoch + 1, text)
 
     def _log(self, values: dict[str, float]) -> None:

@@ -17,8 +17,8 @@ def duration(seconds: float) -> str:
     return f"{days}d {clock}" if days else clock
 
 
-def status(values: dict[str, float], eta: float, broken: int, unit: str = "img") -> str:
-    """One line: losses, rates (`unit` per second), waiting, memory, time to go."""
+def status(values: dict[str, float], eta: float, broken: str, unit: str = "img") -> str:
+    """One line: losses, rates (`unit` per second), waiting, memory, time to go, what is broken."""
     terms = ", ".join(
         f"{name.removeprefix('loss/')} {value:.4g}"
         for name, value in values.items()
@@ -32,7 +32,7 @@ def status(values: dict[str, float], eta: float, broken: int, unit: str = "img")
         f"mem {values['memory_gb']:.1f} GB",
         f"ETA {duration(eta)}",
     ]
-    return " · ".join([*parts, f"{broken} broken"] if broken else parts)
+    return " · ".join([*parts, broken] if broken else parts)
 
 
 class Display:

@@ -16,6 +16,9 @@ class Broken(Protocol):
     names: dict[str, str]
     noun: str
 
+    def summary(self) -> str:
+        """How many there are, in short; empty for none."""
+
     def state(self) -> dict[str, str]:
         """Plain data for a checkpoint."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from vistill.data import BrokenImage, decode_image
-from vistill.data.decode import MAX_PIXELS
+from vistill.data.wide import MAX_PIXELS
 
 SCENE = np.zeros((24, 40, 3), np.uint8)
 SCENE[:12, :20] = (250, 30, 20)

@@ -41,7 +41,7 @@ def test_status_names_everything_a_user_asks_for():
         "data_wait": 0.031,
         "memory_gb": 3.14,
     }
-    assert status(values, 3723, 2) == (
+    assert status(values, 3723, "2 broken") == (
         "loss 1.235 (qk 0.5) · lr 1.50e-04 · 512 img/s · data wait 3% · mem 3.1 GB · "
         "ETA 1:02:03 · 2 broken"
     )

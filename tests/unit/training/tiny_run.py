@@ -95,6 +95,9 @@ class NoBroken:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
 
+    def summary(self) -> str:
+        return ""
+
     def state(self) -> dict[str, str]:
         return dict(self.names)
 
