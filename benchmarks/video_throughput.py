@@ -22,7 +22,8 @@ import torch
 
 import vistill
 from vistill.data import Source, TrainStream, open_source
-from vistill.data.loading import Request, SampleReader
+from vistill.data.loader import Request
+from vistill.data.loading import SampleReader
 from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.device import DeviceCrop
 from vistill.data.video.reader import VideoReader
@@ -68,7 +69,7 @@ def rates(source: Source, options: argparse.Namespace, sampling: str) -> dict[st
 
         def run() -> None:
             for start in range(0, len(chosen), 8):
-                samples[Request(0, chosen[start : start + 8])]
+                samples(Request(0, chosen[start : start + 8]))
 
         return run
 

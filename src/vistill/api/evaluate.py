@@ -129,7 +129,7 @@ def _classify(
             model,
             read_head(reference),
             opened(config.test or config.train),
-            Inputs(config.image_size or model.image_size[0], clips),
+            Inputs(config.image_size or model.image_size[0], clips, config.timeout),
             batch_size=config.batch_size,
             workers=default_workers() if config.workers is None else config.workers,
             device=config.device,
@@ -147,6 +147,7 @@ def _classify(
         pool=config.pool,
         batch_size=config.batch_size,
         workers=config.workers,
+        timeout=config.timeout,
         device=config.device,
         test_share=config.test_share,
         train_first=config.train_first,
@@ -175,6 +176,7 @@ def _detect(
         image_size=config.image_size,
         seeds=config.seeds,
         workers=default_workers() if config.workers is None else config.workers,
+        timeout=config.timeout,
         device=config.device,
     )
     return tuple(scores)

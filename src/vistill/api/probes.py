@@ -106,6 +106,7 @@ class Probes:
             self.reading.test,
             batch_size=self.batch_size,
             workers=self.workers,
+            timeout=self.config.data.timeout,
             broken=self.broken,
             cache=cache,
             view=None if cache is None else cache.test_view,

@@ -40,7 +40,7 @@ from vistill.training.run_folder import RunFolder, check_folder
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
-    "data": {"workers", "max_broken", "device_crop"},
+    "data": {"workers", "timeout", "max_broken", "device_crop"},
     "train": {
         "micro_batch_size",
         "compile",
@@ -306,6 +306,7 @@ def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> 
         rank=world.rank,
         world_size=world.size,
         workers=_workers(config, world),
+        timeout=data.timeout,
         max_broken=data.max_broken,
         decode=reading.decode_train,
         repeats=reading.repeats,
@@ -335,6 +336,7 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
             decode=reading.decode_train if train_view else reading.decode_test,
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=_workers(config, world),
+            timeout=data.timeout,
             broken=broken,
             cache=cache,
             view=None if cache is None else 0 if train_view else cache.test_view,

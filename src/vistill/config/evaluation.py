@@ -316,6 +316,8 @@ class EvaluateConfig(Section):
     """
     workers: int | None = Field(default=None, ge=0)
     """Loader processes (0: none); default: up to 8, by the number of cores."""
+    timeout: PositiveFloat = Field(default=300.0)
+    """Seconds that reading one picture or clip may take before the evaluation stops."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
     """Where to compute; `auto` takes CUDA where there is one."""
     frames: PositiveInt | None = Field(default=None)

@@ -118,6 +118,8 @@ class DataConfig(Section):
     """Share of the pictures kept aside for the held-out loss (0: none)."""
     workers: int | None = Field(default=None, ge=0)
     """Loader processes per rank (0: none); default: up to 8, by the number of cores."""
+    timeout: PositiveFloat = Field(default=300.0)
+    """Seconds that reading one picture or clip may take before the run stops and names it."""
     max_broken: Share = Field(default=0.05)
     """Share of unreadable pictures above which the run stops and lists them."""
 

@@ -4,7 +4,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from vistill.data.broken import BrokenImage
 from vistill.data.passed_over import PassedOver
@@ -90,11 +92,22 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 def read_file(path: str) -> bytes:
     """The bytes of a regular file; BrokenImage where it is none or cannot be read."""
+    with open_file(path) as file:
+        return file.read()
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """A regular file, opened to read.
+
+    Raises:
+        BrokenImage: it is none, or cannot be read.
+    """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BrokenImage("is no regular file")
-            return file.read()
+            yield file
     except OSError as error:
         raise BrokenImage(f"cannot be read: {error.strerror}") from error
 

@@ -1,23 +1,22 @@
-"""Reading batches, in this process or in loader processes; a picture is decoded to uint8 only."""
+"""From samples to batches: what is read of a picture or clip, and the account of broken ones."""
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.cache import TeacherCache
 from vistill.data.decode import EndMissing, decode_image
+from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.order import copy_seed, replacement, sample_seeds
+from vistill.data.processes import beat
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
 from vistill.data.video.device import DeviceCrop, Shipment
@@ -25,7 +24,6 @@ from vistill.errors import UserError
 
 MAX_WORKERS = 8
 REPLACEMENTS = 32
-KILLED = ("exited unexpectedly", "is killed by signal")
 
 Decoder = Callable[[Source, int, np.random.Generator], UInt8[Tensor, "3 *size"]]
 """From a sample of a source to a picture `[3, h, w]` or the frames of a clip `[3, t, h, w]`."""
@@ -36,17 +34,8 @@ def decode_picture(source: Source, sample: int, rng: np.random.Generator) -> UIn
     return decode_image(source.read(sample), source.decoding.value_range)
 
 
-class Request(NamedTuple):
-    """One micro-batch to be read: positions in the source, in an epoch, as one of the fixed views
-    of a cache (or as a view of this epoch alone)."""
-
-    epoch: int
-    samples: Int[np.ndarray, " b"]
-    view: int | None = None
-
-
-class SampleReader(Dataset[dict[str, Any]]):
-    """Answers a Request with tensors and the broken pictures it met.
+class SampleReader:
+    """Answers a Request with tensors and the broken pictures it met (a `loader.Reader`).
 
     Args:
         source: where the pictures are.
@@ -76,7 +65,11 @@ class SampleReader(Dataset[dict[str, Any]]):
         self.seed = seed
         self.pool = pool
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
+    def name(self, sample: int) -> str:
+        """What a sample is called."""
+        return self.source.sample_name(sample)
+
+    def __call__(self, request: Request) -> dict[str, Any]:
         broken: list[tuple[str, str]] = []
         mended: list[str] = []
         seeds = sample_seeds(self.seed, request.epoch, request.samples)
@@ -95,6 +88,7 @@ class SampleReader(Dataset[dict[str, Any]]):
                 if self.cache is not None and request.view is not None:
                     own = int(self.cache.seeds(request.view, np.array([sample]))[0])
                 rng = _generator(own)
+                beat(sample)
                 try:
                     decoded = self.decode(self.source, sample, rng)
                 except EndMissing as error:
@@ -144,25 +138,8 @@ class SampleReader(Dataset[dict[str, Any]]):
         return answer
 
 
-def data_loader(
-    reader: Dataset[dict[str, Any]], requests: Iterable[Request], workers: int
-) -> DataLoader[dict[str, Any]]:
-    """Answers to the requests in their order, whatever the number of workers."""
-    return DataLoader(
-        reader,
-        batch_size=None,
-        sampler=requests,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # the loader must not draw from the global one
-    )
-
-
 def read_batches(
-    loader: DataLoader[dict[str, Any]],
+    answers: Generator[dict[str, Any]],
     broken: BrokenFiles,
     *,
     whole: bool,
@@ -172,11 +149,11 @@ def read_batches(
     """Turn answers into batches and keep account of broken pictures.
 
     Raises:
-        UserError: when too many pictures are broken, when `whole` batches cannot be filled, or when
-            a loader process was killed.
+        UserError: when too many pictures are broken, or when `whole` batches cannot be filled.
+        Failure, Interrupted: see `vistill.data.loader.Loader`.
     """
-    try:
-        for answer in _answers(loader):
+    with closing(answers):
+        for answer in answers:
             broken.add(answer["broken"])
             broken.add_mended(answer["mended"])
             batch = {key: answer[key] for key in answer if key not in ("whole", "broken", "mended")}
@@ -191,13 +168,6 @@ def read_batches(
                 raise UserError(
                     f"{REPLACEMENTS} {broken.noun}s in a row cannot be read: {broken.listed()}"
                 )
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in KILLED):
-            raise
-        raise UserError(
-            "a loader process was killed, which usually means that memory ran out; use fewer "
-            "data.workers or a smaller train.micro_batch_size"
-        ) from error
 
 
 def eval_batches(
@@ -211,19 +181,20 @@ def eval_batches(
     cache: TeacherCache | None = None,
     view: int | None = None,
     decode: Decoder = decode_picture,
+    timeout: float = TIMEOUT,
 ) -> Iterator[Batch]:
     """Every sample once and in order; broken ones are left out and noted in `broken`.
 
     A transform that makes several views of a sample gives as many rows side by side.
     Seeds depend on the sample alone, so that a method's loss can be compared between epochs. With a
-    cache it is this view of every sample.
+    cache it is this view of every sample. Reading one sample may take `timeout` seconds.
     """
     indices = np.asarray(indices, dtype=np.int64)
     starts = range(0, len(indices), batch_size)
     requests = [Request(0, indices[start : start + batch_size], view) for start in starts]
     reader = SampleReader(source, transform, seed=0, cache=cache, decode=decode)
-    loader = data_loader(reader, requests, min(workers, len(requests)))
-    yield from read_batches(loader, broken, whole=False, cache=cache)
+    with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
+        yield from read_batches(loader.answers(requests), broken, whole=False, cache=cache)
 
 
 def default_workers(world_size: int = 1) -> int:
@@ -234,42 +205,9 @@ def default_workers(world_size: int = 1) -> int:
     return max(1, min(MAX_WORKERS, cores // world_size))
 
 
-def _answers(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Iterate, without torch's handler that reports a dead worker from the middle of other work.
-
-    Waiting for the worker's next batch notices its death as well.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    answers = iter(loader)
-    if signal.getsignal(signal.SIGCHLD) is not before:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    return answers
-
-
 def _generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
 
 
 def _views(made: Tensor | list[Tensor]) -> list[Tensor]:
     return [made] if isinstance(made, Tensor) else made
-
-
-def _as_it_is(answer: Any) -> Any:
-    return answer
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # Signals to the whole group (Ctrl-C, a scheduler's warning) are for the main process, which may
-    # still want to finish a step and save. It ends its workers itself, with SIGTERM at exit.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
-
-
-def _obey_parent() -> None:
-    parent = multiprocessing.parent_process()
-    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-        pass
-    os._exit(0)

@@ -1,20 +1,17 @@
 """The endless, resumable stream of training batches of one rank."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from torch.utils.data import DataLoader
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles
 from vistill.data.cache import TeacherCache
+from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.loading import (
     Decoder,
-    Request,
     SampleReader,
-    data_loader,
     decode_picture,
     read_batches,
 )
@@ -93,6 +90,7 @@ class TrainStream:
         max_broken: share of unreadable samples above which the run stops.
         decode: what is read of a sample.
         repeats: copies of every sample, each with its own random view, side by side in the batch.
+        timeout: seconds that reading one sample may take.
 
     Attributes:
         steps_per_epoch: optimiser steps in one pass over the pictures.
@@ -118,6 +116,7 @@ class TrainStream:
         max_broken: float,
         decode: Decoder = decode_picture,
         repeats: int = 1,
+        timeout: float = TIMEOUT,
     ) -> None:
         noun = source.media.noun
         self._requests = StepRequests(
@@ -132,8 +131,7 @@ class TrainStream:
         self._reader = SampleReader(
             source, transform, seed, self._requests.indices, decode=decode, repeats=repeats
         )
-        self._workers = workers
-        self._loader: DataLoader[dict[str, Any]] | None = None
+        self._loader = Loader(self._reader, workers, timeout)
         self.steps_per_epoch = self._requests.steps_per_epoch
         self.accumulation = self._requests.rank_batch_size // micro_batch_size
         self.broken = BrokenFiles(len(self._requests.indices), max_broken, noun=noun)
@@ -149,17 +147,15 @@ class TrainStream:
         one before.
 
         Raises:
-            UserError: when too many pictures are broken or a loader process was killed.
+            UserError: when too many pictures are broken.
+            Failure, Interrupted: see `vistill.data.loader.Loader`.
         """
         self._requests.start, self._requests.stop = start_step, stop_step
         transform = self._reader.transform
         cut = transform.cut if isinstance(transform, DeviceCrop) else None
-        if self._loader is None:
-            self._loader = data_loader(self._reader, self._requests, self._workers)
-        yield from read_batches(
-            self._loader, self.broken, whole=True, cache=self._reader.cache, cut=cut
-        )
+        answers = self._loader.answers(self._requests)
+        yield from read_batches(answers, self.broken, whole=True, cache=self._reader.cache, cut=cut)
 
     def close(self) -> None:
         """End the loader processes."""
-        self._loader = None
+        self._loader.close()

@@ -21,6 +21,7 @@ from vistill.config.evaluation import (
 )
 from vistill.config.suggest import did_you_mean
 from vistill.data import BrokenFiles, Source, default_workers
+from vistill.data.loader import TIMEOUT
 from vistill.errors import UserError
 from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
 from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
@@ -52,6 +53,7 @@ def evaluate_backbone(
     pool: Pool = "avg",
     batch_size: int | None = None,
     workers: int | None = None,
+    timeout: float = TIMEOUT,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     test_share: float = 0.2,
     train_first: int | None = None,
@@ -77,6 +79,7 @@ def evaluate_backbone(
         pool: feature of a picture: mean of the patch tokens or class token.
         batch_size: samples per forward pass where nothing is trained; None: 64 pictures or 8 clips.
         workers: loader processes; None: one a core, at most 8.
+        timeout: seconds that reading one sample may take.
         device: where to compute.
         test_share: share tested on without a `test_source`.
         train_first: without a `test_source`, learn from so many pictures of every class instead.
@@ -104,7 +107,7 @@ def evaluate_backbone(
             f"this backbone ({backbone.origin}) has no class token behind a final norm; "
             "set pool=avg"
         )
-    inputs = Inputs(size, clips)
+    inputs = Inputs(size, clips, timeout)
     model = prepare_backbone(backbone, size, pool, None if clips is None else clips.frames)
     for part in (train, test):
         inputs.require(part.source)

@@ -88,6 +88,7 @@ def collect(
         workers=workers,
         broken=broken,
         decode=decode,
+        timeout=inputs.timeout,
     )
     was_training = module.training
     module.eval().to(device)

@@ -79,6 +79,7 @@ def fine_tune(
         max_broken=_MAX_BROKEN,
         decode=decode,
         repeats=options.repeats,
+        timeout=inputs.timeout,
     )
     if told is not None:
         stream.broken.told = told

@@ -1,11 +1,12 @@
 """From a sample to the inputs of a backbone, in training and in tests: a picture, or clips."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import FineTuneConfig
 from vistill.data import EvalTransform, Source, TrainTransform
+from vistill.data.loader import TIMEOUT
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
 
@@ -19,10 +20,12 @@ class Inputs:
     Attributes:
         image_size: side of the square input.
         clips: how clips are taken from videos; None for pictures.
+        timeout: seconds that reading one sample may take.
     """
 
     image_size: int
     clips: ClipSettings | None = None
+    timeout: float = TIMEOUT
 
     @property
     def views(self) -> int:
@@ -37,7 +40,7 @@ class Inputs:
     @property
     def middle(self) -> "Inputs":
         """The same with a single view of every test sample."""
-        return self if self.clips is None else Inputs(self.image_size, self.clips.middle)
+        return self if self.clips is None else replace(self, clips=self.clips.middle)
 
     def training(self, options: FineTuneConfig) -> tuple[Transform, Decoder]:
         """Random crop, flip and RandAugment; erasing and mixing follow on the device.

@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vistill.batch import Batch
+from vistill.errors import Failure
 from vistill.files import write_atomic
 from vistill.methods.base import Fitting, Method
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.distributed import World
+from vistill.training.errors import TrainingError
 from vistill.training.run_folder import RunFolder
 
 FITTED = "fitted.safetensors"
@@ -45,6 +47,7 @@ def first_pass(
 
     Raises:
         UserError: what was found does not allow what the method is asked for.
+        TrainingError: pictures cannot be read any more; the pass was saved.
         Interrupted: SIGTERM, SIGHUP or SIGINT; the pass was saved.
     """
     method.to_device(world.device)
@@ -57,22 +60,31 @@ def first_pass(
         state = load_file(unfinished)
         last = int(state.pop("last"))
         fitting.merge(state)
+
+    def pause() -> str:
+        """Save, and say so."""
+        state = fitting.state() | {"last": torch.tensor(last)}
+        write_atomic(unfinished, save(state))
+        return (
+            f"stopped after {fitting.count} pictures of the pass before the first step; "
+            f"saved in {run.path}, and the same command continues from there"
+        )
+
     saved_at = time.monotonic()
     with StopSignals() as stopping:
-        for batch in batches(last):
-            fitting.add(batch.to(world.device))
-            last = int(batch.ids[-1])
-            stop = stopping.received
-            if stop is not None or time.monotonic() - saved_at >= 60 * checkpoint_minutes:
-                state = fitting.state() | {"last": torch.tensor(last)}
-                write_atomic(unfinished, save(state))
-                saved_at = time.monotonic()
-            if stop is not None:
-                raise Interrupted(
-                    f"stopped after {fitting.count} pictures of the pass before the first step; "
-                    f"saved in {run.path}, and the same command continues from there",
-                    stop,
-                )
+        try:
+            for batch in batches(last):
+                fitting.add(batch.to(world.device))
+                last = int(batch.ids[-1])
+                if stopping.received is not None:
+                    raise Interrupted("", stopping.received)
+                if time.monotonic() - saved_at >= 60 * checkpoint_minutes:
+                    pause()
+                    saved_at = time.monotonic()
+        except Interrupted as stop:  # here, or while waiting for pictures
+            raise Interrupted(pause(), stop.signum) from stop
+        except Failure as error:
+            raise TrainingError(f"{error}; {pause()}") from error
     others = world.gather(fitting.state())[1:]
 
     def finish() -> dict[str, Tensor]:

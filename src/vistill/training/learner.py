@@ -111,6 +111,7 @@ class Learner:
         for group in chosen:
             self.parameters.setdefault(group.get("student", ""), []).extend(group["params"])
         self.optimizer = build_optimizer(chosen, optim)
+        self._marked: list[tuple[Tensor, Tensor]] = []
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.scaled)
 
     def _pretraining(self) -> list[Group]:
@@ -153,6 +154,17 @@ class Learner:
                 losses: Losses = self.strategy.called(batch.to(device))
             self.scaler.scale(losses.total / share).backward()
         return losses
+
+    def mark(self) -> None:
+        """Remember what the passes of a step change, before its first."""
+        self._marked = [(buffer, buffer.clone()) for buffer in self.method.buffers()]
+
+    def rewind(self) -> None:
+        """Undo the passes since `mark`, of a step that is not to be finished."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in self._marked:
+                buffer.copy_(before)
 
     def update(self, rate: float | Callable[[float], float]) -> Float[Tensor, ""]:
         """Clip and step; the norm of all gradients before clipping, on the device.

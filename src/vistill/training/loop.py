@@ -12,7 +12,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from vistill.batch import Losses
 from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.errors import Failure, UserError
 from vistill.files import write_atomic
 from vistill.methods.base import Method
 from vistill.stopping import Interrupted, StopSignals
@@ -30,6 +32,11 @@ from vistill.training.state import Best, FitResult, State, Stream, Totals
 
 Evaluate = Callable[[int], dict[str, float]]
 Export = Callable[[str, str], None]
+_NO_MORE = (Failure, Interrupted, UserError)
+"""What ends the supply of samples: a fault of reading, a signal, too many that are broken."""
+_PATIENCE = 20.0
+"""Seconds that a rank waits for samples after a signal: the others may have theirs, and then all
+stop together."""
 
 
 def fit(
@@ -65,7 +72,8 @@ def fit(
 
     Raises:
         UserError: a setting does not fit the method or the machine.
-        TrainingError: loss or gradient became infinite or NaN, or a checkpoint cannot be written.
+        TrainingError: loss or gradient became infinite or NaN, a checkpoint cannot be written, or
+            samples cannot be read any more.
         Interrupted: SIGTERM, SIGHUP or SIGINT; the run was saved and can be resumed.
     """
     world = connect(train.device)
@@ -79,7 +87,7 @@ def fit(
         state = State() if saved is None else State.of(saved["state"])
         if saved is not None:
             stream.broken.load(saved["broken"])
-        stopping = StopSignals()
+        stopping = StopSignals(0.0 if world.size == 1 else _PATIENCE)
         if run is not None:
             cleanup.enter_context(stopping)
 
@@ -205,19 +213,26 @@ class _Loop:
 
     def _one_step(self) -> None:
         step, accumulation = self.state.step, self.stream.accumulation
+        found: list[Losses] = []
         for index in range(accumulation):
             torch.manual_seed(step_seed(self.seed, step, self.world.rank, index))
-            batch = self.feed.take()
+            try:
+                batch = self.feed.take()
+            except _NO_MORE as cause:
+                self._stop_early(cause, begun=index > 0)
+            if index == 0 and accumulation > 1 and self.world.size == 1:
+                self.learner.mark()
             self.recent_ids[step].append(batch.ids)
             try:
-                losses = self.learner.accumulate(
-                    batch, accumulation, last=index == accumulation - 1
+                found.append(
+                    self.learner.accumulate(batch, accumulation, last=index == accumulation - 1)
                 )
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"out of GPU memory at step {step + 1} with {len(batch)} samples at a time; "
                     "lower train.micro_batch_size or set train.activation_checkpointing=true"
                 ) from error
+        for losses in found:
             self.sums.check(losses.total, step)
             self.sums.add("loss", losses.total)
             for name, term in losses.terms.items():
@@ -286,10 +301,15 @@ class _Loop:
             self.state.close_epoch()
         if not self._epoch_pending():
             self._log(values)
-        elif stop is None:
-            self._log(values | self._end_epoch())
-        else:
+        elif stop is not None:
             self.state.unlogged = values
+        else:
+            try:
+                values |= self._end_epoch()
+            except _NO_MORE as cause:
+                self.state.unlogged = values
+                self._stop(cause)
+            self._log(values)
         if stop is not None or ranks[0].save:
             self._save()
         if stop is not None:
@@ -395,8 +415,31 @@ class _Loop:
         self.world.once(lambda: save_checkpoint(folder, self.state.step, checkpoint))
         self.saved_at = time.monotonic()
 
-    def _farewell(self) -> str:
+    def _stop_early(self, cause: Exception, *, begun: bool) -> NoReturn:
+        """Stop for want of a batch, in the middle of a step where that is `begun`."""
+        if self.world.size == 1:
+            if begun:
+                self.learner.rewind()
+            if self.state.step > self.window_step:
+                self._report(save=False)
+        self._stop(cause)
+
+    def _stop(self, cause: Exception) -> NoReturn:
+        """Save, and say why there is no going on. Of several ranks the others wait elsewhere, so
+        that nothing can be saved."""
+        alone = self.world.size == 1
+        if alone and self.state.step:
+            self._save()
+        text = f"{cause}; {self._farewell(saved=alone)}"
+        if isinstance(cause, Interrupted):
+            raise Interrupted(text, cause.signum) from cause
+        raise (UserError if isinstance(cause, UserError) else TrainingError)(text) from cause
+
+    def _farewell(self, *, saved: bool = True) -> str:
         place = f"stopped after step {self.state.step} of {self.steps}"
         if self.run is None:
             return place
-        return f"{place}; saved in {self.run.path}, and the same command continues from there"
+        if not self.state.step:
+            return f"{place}; the same command starts again"
+        kept = "saved" if saved else "the last checkpoint is"
+        return f"{place}; {kept} in {self.run.path}, and the same command continues from there"

@@ -16,7 +16,7 @@ from tiny_run import (
 )
 from torch import nn
 
-from vistill.errors import UserError
+from vistill.errors import Failure, UserError
 from vistill.stopping import Interrupted
 from vistill.training.errors import TrainingError
 from vistill.training.loop import fit, step_seed
@@ -274,6 +274,69 @@ def test_signal_at_the_end_of_an_epoch_evaluates_after_the_resume(tmp_path):
     logged = lines(run)
     assert [line["step"] for line in logged] == list(range(1, 10))
     assert {"loss", "held_out_loss"} <= logged[-1].keys()
+
+
+class Starved(SyntheticStream):
+    """Gives so many micro-batches and then raises."""
+
+    def __init__(self, given, error):
+        super().__init__(micro_batch_size=2)
+        self.given, self.error = given, error
+
+    def iterate(self, start_step, stop_step):
+        for number, batch in enumerate(super().iterate(start_step, stop_step)):
+            if number == self.given:
+                raise self.error
+            yield batch
+
+
+@pytest.mark.parametrize("given", [12, 14])  # between two steps, and in the middle of one
+@pytest.mark.parametrize("log_seconds", [0.0, 1000.0])
+@pytest.mark.parametrize(
+    ("error", "ends_with", "text"),
+    [
+        (Failure("a.jpg has not been read"), TrainingError, "a.jpg has not been read; stopped"),
+        (Interrupted("interrupted", 15), Interrupted, "stopped after step 3 of 9"),
+        (UserError("9 are broken"), UserError, "9 are broken; stopped after step 3 of 9"),
+    ],
+)
+def test_without_a_batch_everything_done_is_saved(
+    tmp_path, given, log_seconds, error, ends_with, text
+):
+    run, whole, undisturbed = open_run(tmp_path / "a"), TinyMethod(), open_run(tmp_path / "b")
+    expected = run_fit(whole, SyntheticStream(micro_batch_size=2), undisturbed)
+    with pytest.raises(ends_with, match=text) as told:
+        run_fit(stream=Starved(given, error), run=run, log_seconds=log_seconds)
+    assert f"saved in {run.path}, and the same command continues" in str(told.value)
+    assert (run.checkpoints / "step-00000003.pt").exists()
+    resumed = TinyMethod(seed=9)
+    resumed.teacher.load_state_dict(TinyMethod().teacher.state_dict())
+    result = run_fit(resumed, SyntheticStream(micro_batch_size=2), open_run(tmp_path / "a"))
+    assert result.terms == pytest.approx(expected.terms)
+    ours, theirs = weights(resumed), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # and buffers
+    assert lines(run)[-1]["loss"] == lines(undisturbed)[-1]["loss"]
+
+
+def test_an_evaluation_that_cannot_read_is_made_up_for(tmp_path):
+    run, whole, epochs = open_run(tmp_path / "a"), TinyMethod(), []
+
+    def evaluate(epoch):
+        epochs.append(epoch)
+        if epochs == [1, 2]:
+            raise Failure("a.jpg has not been read")
+        return {"held_out_loss": 1.0 / epoch}
+
+    expected = run_fit(whole, on_evaluate=lambda epoch: {"held_out_loss": 1.0 / epoch})
+    with pytest.raises(TrainingError, match=r"a\.jpg has not been read; stopped after step 6 of 9"):
+        run_fit(run=run, on_evaluate=evaluate)
+    resumed = TinyMethod(seed=9)
+    resumed.teacher.load_state_dict(TinyMethod().teacher.state_dict())
+    result = run_fit(resumed, run=open_run(tmp_path / "a"), on_evaluate=evaluate)
+    assert epochs == [1, 2, 2, 3]
+    same(weights(whole), weights(resumed), atol=0, rtol=0)
+    assert (result.best, result.terms) == (expected.best, pytest.approx(expected.terms))
+    assert [line["step"] for line in lines(run)] == list(range(1, 10))
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):

@@ -6,6 +6,7 @@ thread: loader processes are what runs in parallel.
 """
 
 import io
+import os
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from av.stream import Disposition
 from jaxtyping import Int
 
 from vistill.data.broken import BrokenImage
+from vistill.data.processes import beat
 from vistill.data.video.packets import NONE, Packets
 
 SKIPS_EXACTLY = ("h264", "hevc")
@@ -51,6 +53,8 @@ class VideoFile:
     def __init__(self, source: bytes | str) -> None:
         if source == b"":
             raise BrokenVideo("the file is empty")
+        if isinstance(source, str) and os.path.exists(source) and not os.path.isfile(source):
+            raise BrokenVideo("is no regular file")  # FFmpeg would wait for a named pipe for ever
         self._source = source
         self.undecodable = 0
         self._open()
@@ -138,6 +142,7 @@ class VideoFile:
         """Packets up to the end, or up to where the file is too damaged to go on."""
         try:
             for packet in self._container.demux(self.stream):
+                beat()
                 if packet.size:
                     yield packet
         except FFmpegError:

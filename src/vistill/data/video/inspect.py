@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vistill.data.broken import BrokenImage
+from vistill.data.folder import open_file
+from vistill.data.processes import beat
 from vistill.data.video.reader import VideoReader
 
 LOST = 0.1
@@ -48,11 +50,9 @@ def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
 
     `quick` looks at all packets, but decodes three frames only where these tell the frames' order.
     """
+    size, digest = 0, ""
     try:
         size, digest = _bytes_of(place)
-    except OSError as error:
-        return Facts(problem=f"cannot be read: {error.strerror}")
-    try:
         with VideoReader(place) as video:
             lost = corrupt = 0
             if not quick:
@@ -86,7 +86,8 @@ def _bytes_of(place: str | bytes) -> tuple[int, str]:
     if isinstance(place, bytes):
         return len(place), hashlib.sha256(place).hexdigest()
     digest = hashlib.sha256()
-    with open(place, "rb") as file:
+    with open_file(place) as file:
         while chunk := file.read(CHUNK):
+            beat()
             digest.update(chunk)
     return os.path.getsize(place), digest.hexdigest()

@@ -1,6 +1,7 @@
 """Clips around key frames, with the boxes of the people on them (spec amd 11.4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from vistill.data.broken import BrokenFiles
-from vistill.data.loading import REPLACEMENTS, Request, data_loader
+from vistill.data.loader import TIMEOUT, Loader, Request
+from vistill.data.loading import REPLACEMENTS
 from vistill.data.order import replacement, sample_seeds
+from vistill.data.processes import beat
 from vistill.data.stream import StepRequests
 from vistill.data.video.reader import BrokenVideo, VideoReader
 from vistill.errors import UserError
@@ -43,8 +45,8 @@ class View(NamedTuple):
     flip: float
 
 
-class KeyFrameReader(Dataset[dict[str, Any]]):
-    """Answers a Request with clips, boxes and the broken videos it met.
+class KeyFrameReader:
+    """Answers a Request with clips, boxes and the broken videos it met (a `loader.Reader`).
 
     Args:
         frames: the key frames, which a request counts.
@@ -70,7 +72,11 @@ class KeyFrameReader(Dataset[dict[str, Any]]):
         self.frames, self.files, self.start_seconds = frames, files, start_seconds
         self.num_actions, self.view, self.seed, self.replace = num_actions, view, seed, replace
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
+    def name(self, sample: int) -> str:
+        """What a key frame is called."""
+        return f"{self.frames[sample].video} at {self.frames[sample].seconds:g} s"
+
+    def __call__(self, request: Request) -> dict[str, Any]:
         broken: list[tuple[str, str]] = []
         clips: list[Tensor] = []
         boxes, actions, seeds, ids = [], [], [], []
@@ -80,10 +86,11 @@ class KeyFrameReader(Dataset[dict[str, Any]]):
                 chosen = replacement(seed, attempt, len(self.frames)) if attempt else sample
                 frame = self.frames[chosen]
                 rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
+                beat(chosen)
                 try:
                     clip, places, kept = self._cut(frame, rng)
                 except BrokenVideo as error:
-                    broken.append((f"{frame.video} at {frame.seconds:g} s", str(error)))
+                    broken.append((self.name(chosen), str(error)))
                     continue
                 boxes.append(F.pad(places, (1, 0), value=len(clips)))
                 actions.append(self._multi_hot(frame)[kept])
@@ -161,6 +168,7 @@ class KeyFrameStream:
         micro_batch_size: key frames per forward pass.
         workers: loader processes; 0 reads in this one.
         broken: account of the key frames that cannot be read.
+        timeout: seconds that reading one may take.
     """
 
     def __init__(
@@ -171,6 +179,7 @@ class KeyFrameStream:
         micro_batch_size: int,
         workers: int,
         broken: BrokenFiles,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._requests = StepRequests(
             np.arange(len(reader.frames)),
@@ -180,7 +189,7 @@ class KeyFrameStream:
             rank=0,
             world_size=1,
         )
-        self._loader: Any = data_loader(reader, self._requests, workers)
+        self._loader = Loader(reader, workers, timeout)
         self.steps_per_epoch = self._requests.steps_per_epoch
         self.accumulation = global_batch_size // micro_batch_size
         self.broken = broken
@@ -190,31 +199,35 @@ class KeyFrameStream:
 
         Raises:
             UserError: too many videos are broken.
+            Failure, Interrupted: see `vistill.data.loader.Loader`.
         """
         self._requests.start, self._requests.stop = start_step, stop_step
-        for batch, complete in _batches(self._loader, self.broken):
+        for batch, complete in _batches(self._loader.answers(self._requests), self.broken):
             if not complete or batch is None:
                 raise UserError(f"too few key frames can be read: {self.broken.listed()}")
             yield batch
 
     def close(self) -> None:
         """End the loader processes."""
-        self._loader = None
+        self._loader.close()
 
 
 def every_key_frame(
-    reader: KeyFrameReader, workers: int, broken: BrokenFiles
+    reader: KeyFrameReader, workers: int, broken: BrokenFiles, timeout: float = TIMEOUT
 ) -> Iterator[DetectionBatch]:
     """Every key frame alone, since frames differ in size; broken ones are left out and noted."""
     requests = [Request(0, np.array([number])) for number in range(len(reader.frames))]
-    for batch, _ in _batches(data_loader(reader, requests, min(workers, len(requests))), broken):
-        if batch is not None:
-            yield batch
+    with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
+        for batch, _ in _batches(loader.answers(requests), broken):
+            if batch is not None:
+                yield batch
 
 
-def _batches(loader: Any, broken: BrokenFiles) -> Iterator[tuple[DetectionBatch | None, bool]]:
+def _batches(
+    answers: Iterator[dict[str, Any]], broken: BrokenFiles
+) -> Iterator[tuple[DetectionBatch | None, bool]]:
     """Batches, and whether they hold all that was asked for."""
-    for answer in loader:
+    for answer in answers:
         broken.add(answer.pop("broken"))
         asked = answer.pop("asked")
         batch = DetectionBatch(**answer) if answer else None

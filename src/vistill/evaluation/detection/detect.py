@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from vistill.config.detection import DetectionConfig
 from vistill.config.schema import OptimConfig
 from vistill.data.broken import BrokenFiles
+from vistill.data.loader import TIMEOUT
 from vistill.errors import UserError
 from vistill.evaluation.classifier import fixed_table, prepare_backbone
 from vistill.evaluation.detection.ava import KeyFrame
@@ -71,6 +72,14 @@ class DetectionScore:
         )
 
 
+class Reading(NamedTuple):
+    """Loader processes, seconds that a key frame may take, and where batches go."""
+
+    workers: int
+    timeout: float
+    device: Literal["cpu", "cuda"]
+
+
 def evaluate_detection(
     backbone: Backbone,
     data: DetectionData,
@@ -81,6 +90,7 @@ def evaluate_detection(
     image_size: int | None = None,
     seeds: Sequence[int] = (0,),
     workers: int = 0,
+    timeout: float = TIMEOUT,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
 ) -> list[DetectionScore]:
@@ -95,6 +105,7 @@ def evaluate_detection(
         image_size: side of the training crops; None: the backbone's own.
         seeds: of head, order and crops.
         workers: loader processes.
+        timeout: seconds that reading one key frame may take.
         device: where to compute.
         progress: whether to show anything.
 
@@ -107,6 +118,7 @@ def evaluate_detection(
     short_side = options.short_side or round(_SHORT_SIDE * size)
     if short_side < size:
         raise UserError(f"detection.short_side={short_side} is less than the crop of {size} pixels")
+    reading = Reading(workers, timeout, kind)
     told: set[str] = set()
     cut = View(clips.num_frames, stride, short_side, size, clips.patch_size, options.flip)
     scores = []
@@ -125,11 +137,11 @@ def evaluate_detection(
             )
 
         detector = _train(
-            clips, reader(data.train, cut), options, seed, workers, kind, told, progress=progress
+            clips, reader(data.train, cut), options, seed, reading, told, progress=progress
         )
         asked = reader(data.asked, cut._replace(crop=None))
         broken = BrokenFiles(len(data.asked), max_share=1.0, told=told, noun=_NOUN)
-        found, tested = _test(detector, asked, data, workers, kind, broken, progress=progress)
+        found, tested = _test(detector, asked, data, reading, broken, progress=progress)
         precisions = frame_average_precisions(found, tested, data.names)
         scores.append(
             DetectionScore(
@@ -180,8 +192,7 @@ def _train(
     reader: KeyFrameReader,
     options: DetectionConfig,
     seed: int,
-    workers: int,
-    device: Literal["cpu", "cuda"],
+    reading: Reading,
     told: set[str],
     *,
     progress: bool,
@@ -192,7 +203,8 @@ def _train(
         reader,
         global_batch_size=batch,
         micro_batch_size=micro_batch,
-        workers=workers,
+        workers=reading.workers,
+        timeout=reading.timeout,
         broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
     )
     epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
@@ -209,7 +221,7 @@ def _train(
         layer_decay=options.layer_decay,
         **shared,
     )
-    train = unprobed(epochs, batch, micro_batch, options.precision, device)
+    train = unprobed(epochs, batch, micro_batch, options.precision, reading.device)
     groups = layer_decay_groups(
         detector,
         layer_decay=options.layer_decay,
@@ -226,22 +238,21 @@ def _test(
     detector: ActionDetector,
     reader: KeyFrameReader,
     data: DetectionData,
-    workers: int,
-    device: Literal["cpu", "cuda"],
+    reading: Reading,
     broken: BrokenFiles,
     *,
     progress: bool,
 ) -> tuple[Actions, Actions]:
     """What the detector finds, and the truth of the key frames that could be read."""
-    detector.eval().to(device)
+    detector.eval().to(reading.device)
     moments = {frame.moment: number for number, frame in enumerate([*data.truth, *reader.frames])}
     actions = torch.tensor(sorted(data.names))
     found, read = [], set()
-    batches = every_key_frame(reader, workers, broken)
+    batches = every_key_frame(reader, reading.workers, broken, reading.timeout)
     for batch in shown(batches, len(reader.frames), "testing" if progress else None):
         frame = reader.frames[int(batch.ids)]
         read.add(frame.moment)
-        batch = batch.to(device)
+        batch = batch.to(reading.device)
         assert batch.boxes is not None
         scores = detector.detect(PIXELS(batch.unit_pixels()), batch.boxes).sigmoid().cpu()
         found.append(_rows(frame, moments, [actions] * len(scores), scores[:, actions - 1]))
