@@ -24,7 +24,7 @@ from vistill.data.video.packets import NONE, Packets
 SKIPS_EXACTLY = ("h264", "hevc")
 """Codecs whose decoders are faster and still exact when they skip non-reference frames."""
 KNOWS_ITS_START = "h264"
-"""Its decoder waits for a picture to begin with; others make grey ones up until a key frame."""
+"""Its decoder waits for a picture to begin with; others make up grey ones before a key frame."""
 
 
 class BrokenVideo(BrokenImage):
@@ -68,8 +68,8 @@ class VideoFile:
         except BaseException:
             self.close()
             raise
-        keys = np.flatnonzero(self.packets.keys)
-        self._start = int(keys[0]) if len(keys) and self.codec != KNOWS_ITS_START else 0
+        knows = self.codec == KNOWS_ITS_START or self.packets.begins
+        self._makes_up = not knows and bool(self.packets.kinds or self.packets.keys.any())
 
     def close(self) -> None:
         """Give file and decoder back."""
@@ -83,11 +83,9 @@ class VideoFile:
         order = self.packets.display_order(context.codec, context.has_b_frames, fields)
         if order is None or (order[0] == 0 and self.packets.begins):
             return order
-        for place, _ in self.pictures():
-            found = np.flatnonzero(order == place)
-            if len(found):
-                return order[found[0] :]
-        return None
+        first = next((place for place, _ in self.pictures()), None)
+        found = np.flatnonzero(order == first)
+        return order[found[0] :] if len(found) and self.packets.keys[first] else None
 
     def pictures(
         self, key: int | None = None, wanted: Collection[int] | None = None
@@ -103,7 +101,7 @@ class VideoFile:
         """
         context = self.context if key is not None or self._fresh else self._rewound()
         skips = wanted is not None and self.codec in SKIPS_EXACTLY
-        begun = False
+        begun, made_up = False, key is None and self._makes_up
         for place, packet in self._from_start() if key is None else self._jump(key):
             if skips:
                 needed = not begun or place in (wanted or ())
@@ -111,7 +109,9 @@ class VideoFile:
                 begun = True
             packet.pts = place  # decoders hand it on, whatever time it stood for
             for frame in self._decoded(packet):
-                yield frame.pts, frame
+                made_up = made_up and not frame.key_frame
+                if not made_up:
+                    yield frame.pts, frame
         for frame in self._decoded(None):
             yield frame.pts, frame
 
@@ -149,11 +149,9 @@ class VideoFile:
             return
 
     def _from_start(self) -> Iterator[tuple[int, Any]]:
-        """All packets that a decoder is to be given, with their places."""
+        """All packets with their places."""
         self._fresh = False
-        for place, packet in enumerate(self._demuxed()):
-            if place >= self._start:
-                yield place, packet
+        yield from enumerate(self._demuxed())
 
     def _jump(self, key: int) -> Iterator[tuple[int, Any]]:
         """The packets from a key frame on, that at place `key` or one before it."""

@@ -86,7 +86,7 @@ class Packets:
             np.array(shown, dtype=bool),
             kinds,
             packed,
-            begins and keys[:1] == (True,),
+            begins and keys[:1] == (True,) and "".join(kinds[:1])[:1] in ("", "I"),
         )
 
     def __len__(self) -> int:
@@ -139,13 +139,13 @@ class Packets:
         if untold or field or NONE in times or len(np.unique(times)) < len(times):
             return None
         order = shown[np.argsort(times)]
-        return order if (order != shown).any() == reorders else None
+        return order if len(order) == 1 or (order != shown).any() == reorders else None
 
     def _by_kinds(self) -> Int[np.ndarray, " n"] | None:
         """A reference picture comes out when the next one comes in, a B-picture at once."""
         waiting = np.cumsum([len(kinds) for kinds in self.kinds]) - np.arange(len(self)) - 1
-        kinds = "".join(self.kinds)
-        if waiting.min() < 0 or waiting.max() > self.packed or waiting[-1] or "?" in kinds:
+        kinds = "".join(self.kinds)[: len(self)]  # one that still waits at the end is lost
+        if waiting.min() < 0 or waiting.max() > self.packed or "?" in kinds:
             return None
         order: list[int] = []
         held: list[int] = []

@@ -270,12 +270,15 @@ class VideoReader:
 
     def _collect(self, wanted: list[int]) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
         found: dict[int, np.ndarray] = {}
+        refused = self._file.undecodable
         for run in self._runs(wanted):
             for key in self._ways_in(run[0]):
-                part = self._from_key(key, run, self._pixels)
-                if part is not None:
-                    found |= part
+                found |= self._from_key(key, run, self._pixels) or {}
+                run = [number for number in run if number not in found]
+                if not run:
                     break
+            if run and self._file.undecodable == refused:
+                self._doubt()
         return found
 
     def _runs(self, wanted: list[int]) -> Iterator[list[int]]:
@@ -311,8 +314,7 @@ class VideoReader:
                 if key is not None and last < 0 and late:
                     return None
                 if number <= last:
-                    if self.proof is None and self._check is None:
-                        raise _OutOfOrder
+                    self._doubt()
                     if key is not None:
                         return None
                 last = number
@@ -323,6 +325,11 @@ class VideoReader:
         except Elsewhere:
             return None
         return found if last >= 0 or key is None else None
+
+    def _doubt(self) -> None:
+        """Frames do not come as the packets tell: find out how, unless all was decoded before."""
+        if self.proof is None and self._check is None:
+            raise _OutOfOrder
 
     def _numbered(
         self, key: int | None, wanted: list[int] | None = None
