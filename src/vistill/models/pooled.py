@@ -293,10 +293,10 @@ def find_sites(
         with _Watch() as watch:
             try:
                 module(images)
-            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            except Exception as error:  # whatever a stranger's module may raise
                 if enlarge > 1:
                     break
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UserError(
                     f"{name} cannot take pictures of {height} x {width} pixels: {reason}"
                 ) from error
@@ -305,7 +305,7 @@ def find_sites(
         if not given:
             raise UserError(f"{name} never comes by its layer {layer!r}")
         sites, side = _read(watch.calls, given[-1], name, layer, output) or (sites, side)
-        if side >= _TELLING:
+        if max(side, _last_side(watch.calls)) >= _TELLING:
             break
     if sites is not None:
         return sites
@@ -356,7 +356,14 @@ def _maps(given: Any) -> dict[int | str, Tensor]:
         pairs = given.items()
     elif isinstance(given, list | tuple):
         pairs = enumerate(given)
-    return {k: v for k, v in pairs if isinstance(v, Tensor) and v.dim() == 4}
+    maps = {k: v for k, v in pairs if isinstance(v, Tensor) and v.dim() == 4}
+    # transformers gives pooled features of one pixel beside the map.
+    return {k: v for k, v in maps.items() if max(v.shape[2:]) > 1} or maps
+
+
+def _last_side(calls: list[_Call]) -> int:
+    """Shorter side of the last map of any size: larger pictures only help where it is short."""
+    return next((min(c.result.shape[2:]) for c in reversed(calls) if c.result.dim() == 4), 0)
 
 
 def _among(calls: list[_Call], wanted: Tensor | None, told: str) -> tuple[Sites, int] | None:

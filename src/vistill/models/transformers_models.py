@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,7 @@ from vistill.models.clip import CLIP_NORMALIZATION
 from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of
 from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
+from vistill.models.processors import ChannelOrder, Shown, shown_by_processor
 from vistill.models.videomae_files import vit_of_transformers
 from vistill.views.patches import pixel_patches
 
@@ -78,17 +81,21 @@ def transformers_backbone(
         config = _config(source, name)
         kind = _class_of(config, name, classifier)
         config = config if classifier else _of_pictures(config)
+        channels = _num_channels(config, name)
         load = weights == "pretrained" or (weights == "own" and stored)
         module = _load(kind, config, source, name) if load else kind(config, **_bare(kind))
-        statistics = _statistics(source, config)
+        shown = shown_by_processor(source, name, channels) or _usual(config)
     found = f"of {source}" if local else "published weights"
-    backbone = _adapt(module, image_size, statistics, classifier)
+    backbone = _adapt(module, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
     return backbone
 
 
 def transformers_from_config(
-    config: dict[str, Any], image_size: int | None, classifier: bool
+    config: dict[str, Any],
+    image_size: int | tuple[int, int] | None,
+    classifier: bool,
+    channels: ChannelOrder = "rgb",
 ) -> Backbone:
     """The architecture that a backbone's `build` describes, with fresh weights."""
     _require_library()
@@ -97,7 +104,9 @@ def transformers_from_config(
     settings = CONFIG_MAPPING[config["model_type"]].from_dict(config)
     kind = _class_of(settings, config["model_type"], classifier)
     module = kind(settings, **_bare(kind))
-    backbone = _adapt(module, image_size, _statistics(None, settings), classifier)
+    shown = _usual(settings)._replace(channels=channels)
+    size = None if image_size is None else _pair(image_size)
+    backbone = _adapt(module, size, shown, classifier)
     backbone.origin = "random"
     return backbone
 
@@ -218,55 +227,74 @@ def _load(kind: Any, config: Any, source: str, name: str) -> nn.Module:
     return module
 
 
-def _statistics(source: str | None, config: Any) -> Normalization:
-    """What the folder's image processor normalises with, else what its family does."""
-    from transformers.utils.hub import cached_file
-
+def _usual(config: Any) -> Shown:
+    """What the image processors of a family do, where a folder has none."""
     family = config.model_type.removesuffix("_vision_model")
     usual = _NORMALIZATIONS.get(family, Normalization())
-    if source is None:
-        return usual
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        try:
-            path: Any = cached_file(source, file)
-        except OSError:
-            continue
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        content = content.get("image_processor", content)
-        if not content.get("do_normalize", True):
-            return Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        if "image_mean" in content and "image_std" in content:
-            return Normalization(tuple(content["image_mean"]), tuple(content["image_std"]))
-    return usual
+    if _num_channels(config, family) == 1:  # of the mean of three channels
+        usual = Normalization((fmean(usual.mean),) * 3, (fmean(usual.std),) * 3)
+    return Shown(usual, "rgb", None)
+
+
+def _num_channels(config: Any, name: str) -> int:
+    """Channels of the pictures that a model takes: 3, or 1, to which the mean of three is shown."""
+    channels = getattr(_of_pictures(config), "num_channels", 3)
+    if channels not in (1, 3):
+        raise UserError(
+            f"hf/{name} takes pictures of {channels} channels; vistill shows red, green and blue, "
+            "or their mean to a model of one channel"
+        )
+    return channels
+
+
+def _as_the_module_sees(
+    grey: bool, flipped: bool, _: nn.Module, images: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Normalised red, green and blue as a grey picture, or in the opposite order."""
+    pixels, *others = images
+    if grey:
+        pixels = pixels.mean(dim=1, keepdim=True)
+    return (pixels.flip(1) if flipped else pixels, *others)
 
 
 def _adapt(
-    module: Any, image_size: int | None, normalization: Normalization, classifier: bool
+    module: Any, image_size: int | tuple[int, int] | None, shown: Shown, classifier: bool
 ) -> Backbone:
     config = module.config
     settings = json.loads(config.to_json_string(use_diff=False))
-    build = {
-        "name": "hf",
-        "args": {"config": settings, "image_size": image_size, "classifier": classifier},
+    arguments: dict[str, Any] = {
+        "config": settings,
+        "image_size": image_size,
+        "classifier": classifier,
+        "channels": shown.channels,
     }
+    build = {"name": "hf", "args": arguments}
+    normalization, grey = shown.normalization, _num_channels(config, config.model_type) == 1
     backbone: Any
     if config.model_type == "videomae":
         backbone = vit_of_transformers(module, normalization)
     else:
+        if grey or shown.channels == "bgr":
+            flipped = shown.channels == "bgr"
+            module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
         backbone = _hooked(module, normalization, classifier, build)
     if backbone is None:
+        arguments["image_size"] = image_size or shown.size or _image_size(config)
         return PooledBackbone(
             module,
-            image_size=image_size or _image_size(config),
+            image_size=arguments["image_size"],
             logits=classifier,
             normalization=normalization,
             build=build,
         )
-    if image_size is not None and backbone.image_size != (image_size, image_size):
+    wanted = image_size or shown.size
+    if wanted is not None and backbone.image_size != _pair(wanted):
         try:
-            backbone.resize(image_size)
+            backbone.resize(wanted)
+            arguments["image_size"] = wanted
         except ValueError as error:
-            raise UserError(f"a {config.model_type}: {error}") from error
+            if image_size is not None:
+                raise UserError(f"a {config.model_type}: {error}") from error
     return backbone
 
 
