@@ -62,14 +62,15 @@ def pretrain(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same resumes.")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="timm/NAME[:pretrained], run:PATH or file:PATH.")
+        str | None,
+        typer.Option(help="timm/NAME[:pretrained], run:PATH, file:PATH or FILE.py:FUNCTION."),
     ] = None,
     teacher_weights: Annotated[
         str | None, typer.Option(help="'random' for a teacher without pretrained weights.")
     ] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="vit_small, ... or timm/NAME; a,b learn together from one teacher."),
+        typer.Option(help="vit_small, ..., timm/NAME or FILE.py:FUNCTION; a,b share one teacher."),
     ] = None,
     chain: Annotated[
         str | None,
@@ -132,6 +133,9 @@ def evaluate(
         bool, typer.Option("--random-init", help="Same architecture with fresh weights.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION that makes your own module of the run.")
+    ] = None,
 ) -> None:
     """Measure a backbone by nearest neighbours, linear probe or fine-tuning."""
     from vistill import api
@@ -149,6 +153,7 @@ def evaluate(
         seeds=_numbers(seeds, "--seeds", int),
         random_init=random_init,
         out=out,
+        model=model,
         overrides=overrides or (),
     )
     typer.echo(str(result))
@@ -167,13 +172,18 @@ def export(
     random_init: Annotated[
         bool, typer.Option("--random-init", help="Allow weights that nobody trained.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION that makes your own module of the run.")
+    ] = None,
 ) -> None:
     """Write a trained backbone for use elsewhere."""
     from vistill import api
 
     if out is None:
         raise UserError("export needs a folder to write to: give --out DIR")
-    files = api.export(source, out=out, format=format, which=which, random_init=random_init)
+    files = api.export(
+        source, out=out, format=format, which=which, random_init=random_init, model=model
+    )
     for path in files:
         typer.echo(str(path))
 

@@ -24,14 +24,14 @@ def describe(run: "Prepared") -> list[str]:
         block = f", block {config.teacher.block}" if config.teacher.block else ""
         lines.append(
             f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
-            f"weights: {teacher.origin}"
+            f"weights: {teacher.origin}{_reads(teacher)}"
         )
     for name, own in models.items():
         student = run.method.exports[name]
         lines.append(
             f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
             f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
-            f"{config.data.image_size} px{_clip(config)}"
+            f"{config.data.image_size} px{_clip(config)}{_reads(student)}"
         )
     classes = ""
     if source.classes is not None and source.labels is not None:
@@ -67,6 +67,10 @@ def _clip(config: RunConfig) -> str:
     stride = f" × {data.stride}" if data.sampling in ("dense", "stretched") else ""
     copies = f", {data.repeats} crops of each" if data.repeats > 1 else ""
     return f", {data.frames}{stride} frames ({data.sampling}){copies}"
+
+
+def _reads(model: Backbone) -> str:
+    return f"; read is {model.reads}" if model.reads else ""
 
 
 def _millions(model: Backbone) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vistill.api.export import backbone_reference, load_backbone
+from vistill.api.export import backbone_reference, load_backbone, with_module
 from vistill.api.pretrain import read_overrides
 from vistill.api.results import EvaluateResult, say_notes
 from vistill.config.clip_recipes import ClipSettings, clip_settings
@@ -17,6 +17,8 @@ from vistill.errors import UserError
 from vistill.files import local_path
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score
     from vistill.models.backbone import Backbone
@@ -32,6 +34,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     random_init: bool = False,
     out: str | os.PathLike[str] | None = None,
+    model: "nn.Module | str | None" = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> EvaluateResult:
     """Measure a backbone on labelled pictures or clips.
@@ -47,6 +50,7 @@ def evaluate(
         seeds: each draws the labels, the head and the order.
         random_init: the same architecture with fresh weights, as a baseline.
         out: write the scores to this JSON file.
+        model: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
         overrides: further settings of `vistill.config.evaluation`, such as `finetune.epochs=100`.
 
     Raises:
@@ -65,23 +69,23 @@ def evaluate(
     }
     settings += [(key, value) for key, value in flags.items() if value is not None]
     config = build_config(EvaluateConfig, {}, settings)
-    reference = backbone_reference(backbone)
+    reference, model = with_module(backbone_reference(backbone), model)
     if out is not None:
         _check_file(Path(out))
 
     from vistill.evaluation.metrics import summarize
     from vistill.files import write_atomic
 
-    model = load_backbone(reference)
+    measured = load_backbone(reference, into=model)
     if random_init:
-        model = _fresh(model, config.seeds[0])
-    elif model.origin.endswith("random"):
+        measured = _fresh(measured, config.seeds[0], model)
+    elif measured.origin.endswith("random"):
         raise UserError(
             f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
     source = reference if isinstance(reference, str) else "a model given as an object"
-    clips = _clips(config, model, source)
+    clips = _clips(config, measured, source)
     if clips is not None:
         config = config.model_copy(update=clips._asdict())
     elif config.value_range is None and (trained := _trained_on(source).get("value_range")):
@@ -90,12 +94,12 @@ def evaluate(
     scores: tuple[Score, ...] = ()
     detection: tuple[DetectionScore, ...] = ()
     if "detection" in config.protocols:
-        detection = _detect(config, model, clips, os.fspath(data))
+        detection = _detect(config, measured, clips, os.fspath(data))
     else:
-        scores = _classify(config, model, clips, source)
+        scores = _classify(config, measured, clips, source)
     result = EvaluateResult(
         config=config.model_dump(mode="json"),
-        weights=model.origin,
+        weights=measured.origin,
         scores=scores,
         summaries=tuple(summarize(scores)),
         detection=detection,
@@ -240,14 +244,21 @@ def _check_file(out: Path) -> None:
         raise UserError(f"cannot write to the folder {out.parent}")
 
 
-def _fresh(model: "Backbone", seed: int) -> "Backbone":
+def _fresh(model: "Backbone", seed: int, own: "nn.Module | str | None") -> "Backbone":
     import torch
 
     from vistill.models.build import rebuild
+    from vistill.models.own_modules import given_back, object_facts
 
-    if model.build is None:
-        raise UserError("a model given as an object without `build` cannot be built afresh")
     torch.manual_seed(seed)
-    fresh = rebuild(model.build)
+    if model.build is not None:
+        fresh = rebuild(model.build)
+    elif isinstance(own, str):
+        fresh = given_back(own, object_facts(model), Path())
+    else:
+        raise UserError(
+            "a module of yours given as an object cannot be built afresh; give the function that "
+            "makes it: model=FILE.py:NAME"
+        )
     fresh.normalization = model.normalization
     return fresh

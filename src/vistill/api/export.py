@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from vistill.api.published import PUBLISHED, export_published
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
-from vistill.models.sizes import LIBRARIES
+from vistill.models.sizes import LIBRARIES, is_function
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vistill.models.backbone import Backbone
 
 FORMATS = ("timm", "torch", "onnx", *PUBLISHED)
@@ -25,6 +27,7 @@ def export(
     format: Literal["timm", "torch", "onnx", "mae", "videomae"] | str = "timm",
     which: Literal["best", "last"] | str | None = None,
     random_init: bool = False,
+    model: "nn.Module | str | None" = None,
 ) -> list[Path]:
     """Write a backbone for use elsewhere and return the files.
 
@@ -42,6 +45,7 @@ def export(
         format: see above.
         which: `best` or `last` of a run; None: the best where there is one.
         random_init: allow a backbone whose weights nobody trained.
+        model: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
 
     Raises:
         UserError: no such backbone, nobody trained it, or it cannot be had in that format.
@@ -52,14 +56,14 @@ def export(
         raise UserError(f"which must be best or last, not {which!r}")
     if format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
-    reference = backbone_reference(source, which=which)
+    reference, model = with_module(backbone_reference(source, which=which), model)
     target = Path(out)
     if target.exists() and not target.is_dir():
         raise UserError(f"the output folder {target} is a file")
 
     from vistill.models.export import save_backbone, timm_build
 
-    backbone = load_backbone(reference)
+    backbone = load_backbone(reference, into=model)
     if backbone.origin.endswith("random") and not random_init:
         raise UserError(
             f"{source} would have random weights; write timm/NAME:pretrained, run:DIR or "
@@ -78,7 +82,10 @@ def export(
 
 
 def load_backbone(
-    source: "str | os.PathLike[str] | Backbone", *, image_size: int | None = None
+    source: "str | os.PathLike[str] | Backbone",
+    *,
+    image_size: int | None = None,
+    into: "nn.Module | str | None" = None,
 ) -> "Backbone":
     """A backbone with its weights, ready for `backbone.pooled(backbone.normalization(pixels))`.
 
@@ -86,13 +93,16 @@ def load_backbone(
         source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME[:pretrained]`, `hf/FOLDER` and the
             like, the name of a ViT (random weights) or a `Backbone`.
         image_size: side of the square input in pixels; None: the model's own.
+        into: the module of your own that was the run's student, bare or wrapped as it was, or
+            `FILE.py:NAME` that makes it; its weights become the run's, strictly by its own names.
 
     Raises:
         UserError: there is no such model, or its weights do not fit.
     """
     from vistill.models.build import load_backbone
 
-    return load_backbone(backbone_reference(source), image_size=image_size).eval()
+    reference, into = with_module(backbone_reference(source), into)
+    return load_backbone(reference, image_size=image_size, into=into).eval()
 
 
 def backbone_reference(source: Any, *, which: str | None = None) -> Any:
@@ -112,17 +122,26 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
             text = f"run:{text}"
         elif Path(text).is_file():
             text = f"file:{text}"
-        elif os.sep in text:
+        elif os.sep in text and not is_function(text):
             raise UserError(f"{text} does not exist")
     if which is None or not text.startswith("run:"):
         return text
-    run = Path(text.removeprefix("run:"))
+    where, _, module = text.removeprefix("run:").partition(",model=")
+    run = Path(where)
     folder = run / "export" / which
     if not run.exists():  # RUN/NAME: one of several students
         folder = run.parent / "export" / run.name / which
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: {text.removeprefix('run:')} is no finished run")
-    return f"run:{folder}"
+        raise UserError(f"{folder} does not exist: {run} is no finished run")
+    return f"run:{folder},model={module}" if module else f"run:{folder}"
+
+
+def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
+    """`run:DIR,model=FILE.py:NAME` taken apart; `module` where it was given beside it."""
+    if isinstance(reference, str) and reference.startswith("run:"):
+        reference, _, named = reference.partition(",model=")
+        module = named or module
+    return reference, module
 
 
 def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:

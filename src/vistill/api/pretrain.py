@@ -162,6 +162,12 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
     for extra in config.train.loggers:
         if find_spec(extra) is None:
             raise UserError(f"train.loggers={extra} needs an extra: pip install 'vistill[{extra}]'")
+    for name in config.chain or ():
+        if ".py:" in name:
+            raise UserError(
+                f"a chain's students teach by what their runs hold, and only you can build {name}; "
+                "distil into it by a run of its own"
+            )
     for name in config.chain or (config.student.model,):
         _check_student(name, config.student, "student")
     for name, own in student_configs(config).items():
@@ -171,7 +177,7 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
 def _check_student(name: str, settings: StudentConfig, key: str) -> None:
     """A model's name, and sizes that it has no use for."""
     from vistill.config.suggest import did_you_mean
-    from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
+    from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES, is_function
 
     usual = StudentConfig()
     useless = [
@@ -181,10 +187,10 @@ def _check_student(name: str, settings: StudentConfig, key: str) -> None:
         and getattr(settings, size) != getattr(usual, size)
         and (name not in SWIN_SIZES or size != "relative_position")
     ]
-    if (name.startswith(LIBRARIES) or name in SWIN_SIZES) and useless:
+    if (name.startswith(LIBRARIES) or name in SWIN_SIZES or is_function(name)) and useless:
         raise UserError(f"{name} has its own sizes, so {key}.{useless[0]} has no use")
     own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
-    if name not in own and not name.startswith((*LIBRARIES, "object:")):
+    if name not in own and not name.startswith((*LIBRARIES, "object:")) and not is_function(name):
         raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")
 
 

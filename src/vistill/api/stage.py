@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save
 
 import vistill
 from vistill.api.building import build, build_several
@@ -32,6 +31,7 @@ from vistill.files import write_atomic
 from vistill.methods.base import Fitting, Method
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
+from vistill.models.sizes import is_function
 from vistill.training.distributed import World, connect
 from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
@@ -167,12 +167,6 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             text = json.dumps(broken, indent=2) + "\n"
             write_atomic(out / f"broken_{prepared.reading.source.media.noun}s.json", text)
         folder, student = out / "export" / name / which, method.exports[name]
-        if student.build is None:  # a module of the user's own: only they can build it
-            folder.mkdir(parents=True, exist_ok=True)
-            state = student.state_dict()
-            plain = {key: tensor.cpu().contiguous() for key, tensor in state.items()}
-            write_atomic(folder / "model.safetensors", save(plain))
-            return
         save_backbone(
             student,
             folder,
@@ -286,6 +280,13 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
         if not settings["data"][key]:  # then the run is one from before there was the setting
             del settings["data"][key]
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
+    for section in (
+        settings["teacher"],
+        settings["student"],
+        *settings.get("students", {}).values(),
+    ):
+        if is_function(section["model"] or ""):
+            section["model"] = os.path.abspath(section["model"])
     kind, _, path = (settings["teacher"]["model"] or "").partition(":")
     if kind in ("run", "file"):
         settings["teacher"]["model"] = f"{kind}:{os.path.abspath(path)}"

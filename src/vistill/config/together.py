@@ -8,6 +8,8 @@ from vistill.config.section import Section
 
 def student_name(model: str) -> str:
     """What a student given by its model alone is called: in metrics, folders and `run:OUT/NAME`."""
+    if ".py:" in model:
+        return model.rpartition(":")[2]
     return model.replace("/", "_").replace(".", "_")
 
 

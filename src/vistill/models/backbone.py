@@ -47,6 +47,8 @@ class Backbone(nn.Module, ABC):
         origin: where the weights came from, one line for logs and run folders.
         reads: which of several signals the feature is read from, where that is no matter of course.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
+        adapter: of a module of the user's own, the arguments that wrap it again; else None.
+        made_by: the function of the user's, `FILE.py:NAME`, that made it; or None.
     """
 
     width: int
@@ -61,6 +63,8 @@ class Backbone(nn.Module, ABC):
     reads: str = ""
     origin: str
     build: dict[str, Any] | None
+    adapter: dict[str, Any] | None = None
+    made_by: str | None = None
 
     @abstractmethod
     def tap(

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
 from vistill.models.layers import QKVBias
-from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES
+from vistill.models.own_modules import made_backbone
+from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES, is_function
 from vistill.models.vit import VisionTransformer
 
 
@@ -38,7 +41,7 @@ def create_backbone(
     Args:
         spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `swinv2_tiny`,
             `swinv2_small`, `swinv2_base`; `timm/NAME`, `torchvision/NAME`, `open_clip/NAME`,
-            `hf/NAME` or `hf/FOLDER`.
+            `hf/NAME` or `hf/FOLDER`; `FILE.py:NAME`, a function of the user's.
         image_size: side of the square input.
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
@@ -53,6 +56,8 @@ def create_backbone(
     Raises:
         UserError: for an unknown name or sizes that do not go together.
     """
+    if is_function(spec):
+        return load_backbone(spec, image_size=image_size, num_frames=num_frames)
     if num_frames is not None and (spec.startswith(LIBRARIES) or spec in SWIN_SIZES):
         raise UserError(
             f"{spec} takes pictures, not clips; take one of {', '.join(VIT_SIZES)}, vit"
@@ -137,7 +142,11 @@ def rebuild(build: dict[str, Any]) -> Backbone:
 
 
 def load_backbone(
-    spec: str | Backbone, *, image_size: int | None = None, num_frames: int | None = None
+    spec: str | Backbone,
+    *,
+    image_size: int | None = None,
+    num_frames: int | None = None,
+    into: nn.Module | str | None = None,
 ) -> Backbone:
     """A model with weights, from wherever they are.
 
@@ -150,23 +159,30 @@ def load_backbone(
             `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with `torchvision/`,
             `open_clip/` and `hf/`, `hf/FOLDER` (the folder's weights, if any), `open_clip/NAME:TAG`
             or `open_clip/NAME:PATH`, each with `,classifier=keep` where there is a classifier; the
-            name of a ViT (random), or a `Backbone`.
+            name of a ViT (random), `FILE.py:NAME` (what that function of the user's returns), or a
+            `Backbone`. Behind `run:DIR` and `file:PATH`, `,model=NAME` says whose weights they are:
+            a library's model (`file:PATH,model=timm/resnet50`) or a function (`model=nets.py:net`).
         image_size: side of the inputs; None: the model's own. Position tables are resized.
         num_frames: frames of the clips that a model of clips will see; None: its own.
+        into: the module of the user's own that the weights of `run:DIR` belong to, bare or wrapped,
+            or the function that makes it.
 
     Raises:
         UserError: if there is no such model or its weights do not fit.
     """
+    if into is not None and not (isinstance(spec, str) and spec.startswith("run:")):
+        raise UserError(f"{spec} is no run, whose weights the given module could take")
     if isinstance(spec, Backbone):
         model = spec
     elif spec.startswith("run:"):
         from vistill.models.export import read_backbone
 
-        model = read_backbone(Path(spec.removeprefix("run:")))
+        folder, _, made_by = spec.removeprefix("run:").partition(",model=")
+        model = read_backbone(Path(folder), made_by or into)
     elif spec.startswith("file:"):
-        from vistill.models.checkpoints import backbone_from_file
-
-        model = backbone_from_file(spec.removeprefix("file:"))
+        model = _from_file(spec.removeprefix("file:"))
+    elif is_function(spec):
+        model = made_backbone(spec)
     elif spec.startswith(LIBRARIES):
         model = _from_library(spec, image_size)
         if not spec.startswith("open_clip/"):
@@ -217,6 +233,27 @@ def load_teacher(
             "or say --teacher-weights random if that is what you want"
         )
     return teacher
+
+
+def _from_file(reference: str) -> Backbone:
+    from vistill.models.checkpoints import backbone_from_file, file_options, load_file_into
+
+    _, options = file_options(reference)
+    name = options.get("model")
+    if name is None:
+        return backbone_from_file(reference)
+    if is_function(name):
+        model = made_backbone(name)
+    elif name.startswith(LIBRARIES) and ":" not in name:
+        side = options.get("image_size", "")
+        keep = ",classifier=keep" if "classifier" in options else ""
+        model = _from_library(f"{name}{keep}", int(side) if side.isdecimal() else None, fresh=True)
+    else:
+        raise UserError(
+            f"file:{reference}: model must be LIBRARY/NAME or FILE.py:NAME, not {name!r}"
+        )
+    load_file_into(model, reference)
+    return model
 
 
 def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> Backbone:

@@ -1,5 +1,6 @@
 """Models out of published weight files, recognised by the names of their tensors (spec 11)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -17,11 +18,14 @@ from vistill.models.positions import PositionRule
 from vistill.models.swin_files import is_swin, swin_from_state
 from vistill.models.videomae_files import ASIDE, clip_vit_from_state, is_of_clips
 from vistill.models.vit import VisionTransformer
-from vistill.models.weight_files import read_weights
+from vistill.models.weight_files import prefixes_of, read_weights
 
 _OPTIONS = (
     *("num_heads", "classifier", "branch", "stages", "image_size", "window", "position_rule"),
+    "model",
 )
+_OF_A_MODEL = ("model", "branch", "classifier", "image_size")
+_HEADS_OF_LIBRARIES = ("fc.", "classifier.", "head.", "heads.", "head_dist.")
 # Pre-training and classification parts that a backbone has no use for.
 _DROPPED = ("decoder_", "decoder.", "feature_model.", "mask_token", "fc_norm.", *ASIDE)
 _CLASSIFIER = ("head.", "head_dist.")
@@ -42,15 +46,7 @@ def backbone_from_file(reference: str) -> Backbone:
     Raises:
         UserError: an option is unknown or wrong, or the file holds no model that is known.
     """
-    path, *written = reference.split(",")
-    options = dict(word.partition("=")[::2] for word in written)
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise UserError(
-            f"file:{reference}: {unknown[0]!r} is none of the options {', '.join(_OPTIONS)}"
-        )
-    if options.get("classifier", "keep") != "keep":
-        raise UserError(f"file:{reference}: classifier can only be 'keep'")
+    path, options = file_options(reference)
     numbers = {
         name: _number(reference, options, name) for name in ("num_heads", "stages", "window")
     }
@@ -71,6 +67,49 @@ def backbone_from_file(reference: str) -> Backbone:
     remarks = [weights.taken, "" if numbers["num_heads"] else _assumed_heads(model)]
     model.origin = ", ".join([f"file {path}", *filter(None, remarks)])
     return model
+
+
+def file_options(reference: str) -> tuple[str, dict[str, str]]:
+    """`PATH[,OPTION=VALUE]...` taken apart.
+
+    Raises:
+        UserError: an option is unknown, or does not suit `model`.
+    """
+    path, *written = reference.split(",")
+    options = dict(word.partition("=")[::2] for word in written)
+    known = _OF_A_MODEL if "model" in options else _OPTIONS
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        beside = " that go with model=" if "model" in options else ""
+        raise UserError(
+            f"file:{reference}: {unknown[0]!r} is none of the options{beside} {', '.join(known)}"
+        )
+    if options.get("classifier", "keep") != "keep":
+        raise UserError(f"file:{reference}: classifier can only be 'keep'")
+    return path, options
+
+
+def load_file_into(model: Backbone, reference: str) -> None:
+    """Load the file of `PATH,model=NAME[,branch=NAME]` into that model, by the model's own names.
+
+    A classifier of other classes is left aside unless it is asked for.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+    """
+    path, options = file_options(reference)
+    module = getattr(model, "module", model)
+    own = module.state_dict()
+    weights = read_weights(Path(path), options.get("branch"), partial(prefixes_of, own))
+    heads = () if "classifier" in options else _HEADS_OF_LIBRARIES
+    state = {
+        name: value
+        for name, value in weights.state.items()
+        if not name.startswith(heads) or (name in own and own[name].shape == value.shape)
+    }
+    counters = [name for name in own if name.endswith("num_batches_tracked")]
+    load_named(module, state, path, [*(n for n in own if n.startswith(heads)), *counters])
+    model.origin = f"file {path}" + (f", {weights.taken}" if weights.taken else "")
 
 
 def _assumed_heads(model: Backbone) -> str:
@@ -186,7 +225,8 @@ def vit_from_state(
     if missing:
         raise UserError(
             f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "
-            f"{listed(missing)} missing; it holds {listed(state)}"
+            f"{listed(missing)} missing; it holds {listed(state)}; say whose weights they are by "
+            f"file:{source},model=timm/NAME or, of a module of your own, model=FILE.py:FUNCTION"
         )
     told, state = state, own_names(state) if is_beit(state) else state
     weights, _ = encoder_weights(state, classifier=classifier)

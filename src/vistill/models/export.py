@@ -19,6 +19,7 @@ from vistill.models.build import rebuild
 from vistill.models.hooked import ModuleBackbone
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
 from vistill.models.named_weights import load_named
+from vistill.models.own_modules import given_back, object_facts
 from vistill.models.pooled import PooledBackbone
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
@@ -110,23 +111,25 @@ def exported_state(backbone: Backbone) -> dict[str, Tensor]:
 def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
     """Write the backbone; each file appears whole or not at all.
 
+    Of a module of the user's own, which only they can build, the weights have its own names.
+
     Args:
         backbone: what to save.
         folder: made if missing.
         facts: further JSON entries (step, epoch, metrics).
-
-    Raises:
-        UserError: if vistill does not know how to build the model again.
     """
-    if backbone.build is None:
-        raise UserError(
-            "a model given as an object without `build` cannot be exported: save its state_dict()"
-        )
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in exported_state(backbone).items()}
+    state, kept = {}, set[int]()
+    for name, value in exported_state(backbone).items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if place in kept else tensor  # tied weights are written twice
+        kept.add(place)
+    own = {} if backbone.build is not None else {"object": object_facts(backbone)}
     description = {
         "format": FORMAT,
         "build": backbone.build,
+        **own,
         "timm": timm_build(backbone),
         "normalization": {
             "mean": list(backbone.normalization.mean),
@@ -166,18 +169,27 @@ def find_export(folder: Path) -> Path:
     raise UserError(f"{folder} holds no exported backbone (model.json): has the run finished?")
 
 
-def read_backbone(folder: Path) -> Backbone:
+def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone:
     """Load a backbone that `save_backbone` wrote, or the best one of a run.
 
+    Args:
+        folder: of the export, or of the run.
+        into: a module of the user's own that the weights belong to, bare or wrapped, or the
+            function that makes it.
+
     Raises:
-        UserError: if there is none, or its files do not fit together.
+        UserError: if there is none, its files do not fit together, or the module is missing.
     """
     place = find_export(folder)
     try:
         description = json.loads((place / "model.json").read_text())
         if description["format"] != FORMAT:
             raise UserError(f"{place}/model.json has the format {description['format']!r}")
-        model = rebuild(description["build"])
+        facts = description.get("object")
+        if facts is None and into is None:
+            model = rebuild(description["build"])
+        else:
+            model = given_back(into, facts or {}, place)
         weights = load_file(place / "model.safetensors")
     except UserError:
         raise

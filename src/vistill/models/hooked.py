@@ -85,6 +85,19 @@ class ModuleBackbone(Backbone):
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build
+        self.adapter = {
+            "blocks": blocks if isinstance(blocks, str) else list(blocks),
+            "width": width,
+            "image_size": list(self.image_size),
+            "num_heads": list(self.num_heads),
+            "num_prefix_tokens": num_prefix_tokens,
+            "norm": norm,
+            "attention": attention,
+            "attention_residual": attention_residual,
+            "mlp": mlp,
+            "qkv": qkv,
+            "logits": logits,
+        }
         named: dict[TapKind, str | None] = {
             "attention": attention,
             "attention_residual": attention_residual,

@@ -6,6 +6,7 @@ models and CLIP's ResNets by the map in front of their attention pooling.
 
 import os
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from vistill.models.named_weights import load_named
 from vistill.models.pooled import PooledBackbone
 from vistill.models.timm_models import adapted, has_transformer_blocks
 from vistill.models.vit import VisionTransformer
-from vistill.models.weight_files import read_weights
+from vistill.models.weight_files import prefixes_of, read_weights
 
 _TOWER = "visual."
 
@@ -62,7 +63,7 @@ def open_clip_backbone(
     origin = f"open_clip/{name}, random"
     if weights:
         path = _weight_file(name, weights, tags)
-        state = read_weights(Path(path), anchors=["logit_scale"]).state
+        state = read_weights(Path(path), prefixes=partial(prefixes_of, ["logit_scale"])).state
         seen = {k.removeprefix(_TOWER): v.float() for k, v in state.items() if k.startswith(_TOWER)}
         load_named(tower, seen, f"open_clip/{name}:{weights}")
         published = weights in (*tags, "pretrained")

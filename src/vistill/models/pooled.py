@@ -190,6 +190,7 @@ class PooledBackbone(Backbone):
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build
+        self.adapter = {"layer": layer, "output": output, "logits": logits}
         self._layer, self._output = layer, output
         self._sites: dict[bool, Sites] = {}
         self.resize(image_size)
@@ -197,6 +198,7 @@ class PooledBackbone(Backbone):
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Use the module for pictures of another size."""
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.adapter = {**(self.adapter or {}), "image_size": list(self.image_size)}
         with _switched(self.module, training=False):
             self._sites = {False: self._find_sites()}
         self.width, self.reads = self._sites[False].width, self._sites[False].told

@@ -1,9 +1,15 @@
-"""Names and sizes of the plain vision transformers that vistill builds; imports nothing."""
+"""Names and sizes of the plain vision transformers that vistill builds; imports nothing heavy."""
 
+import re
 from typing import NamedTuple
 
 LIBRARIES = ("timm/", "torchvision/", "hf/", "open_clip/")
 """How names of models of other libraries begin."""
+
+
+def is_function(name: str) -> bool:
+    """Whether a model's name is `FILE.py:NAME`, a function of the user's that makes it."""
+    return re.search(r"\.py:\w+$", name) is not None
 
 
 class ViTSize(NamedTuple):

@@ -6,7 +6,7 @@ weights may be wrapped in a training checkpoint, averaged, and named behind pref
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +26,15 @@ _AVERAGE = re.compile(r"(^|_)(ema|swa|averaged?|avg)(_|$)")
 # Networks beside the one that was trained, and its copies.
 _ASIDE = re.compile(r"(^|_)(teacher|momentum|target|attacker)(_|$)|^feature_model$|^encoder_k$")
 # Tensors by which a network of a published layout is found behind any prefix.
-ANCHORS = (
+_ANCHORS = (
     "patch_embed.proj.weight",
     "visual.class_embedding",
     "layer1.0.conv1.weight",
     "features.0.0.weight",
     "res2.0.conv1.weight",
 )
+_ENOUGH = 0.5
+"""Share of a module's names behind a prefix at which they are said to be there."""
 _USUAL = re.compile(r"^((module|_orig_mod|model|net|network|backbone|encoder)\.)+")
 _OUTSIDE = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
@@ -54,8 +56,28 @@ class FileWeights(NamedTuple):
     by_timm: bool
 
 
+def published_prefixes(state: Mapping[str, Tensor]) -> list[str]:
+    """What stands in front of networks of published layouts."""
+    found = (
+        name.removesuffix(anchor)
+        for name in state
+        for anchor in _ANCHORS
+        if name == anchor or name.endswith(f".{anchor}")
+    )
+    return list(dict.fromkeys(found))
+
+
+def prefixes_of(own: Collection[str], state: Mapping[str, Tensor]) -> list[str]:
+    """What stands in front of the names `own` of a module."""
+    first = max(own, key=lambda name: name.count("."), default="")
+    found = [n.removesuffix(first) for n in state if n == first or n.endswith(f".{first}")]
+    return [p for p in found if sum(p + name in state for name in own) >= _ENOUGH * len(own)]
+
+
 def read_weights(
-    path: Path, branch: str | None = None, anchors: Sequence[str] = ANCHORS
+    path: Path,
+    branch: str | None = None,
+    prefixes: Callable[[Mapping[str, Tensor]], list[str]] = published_prefixes,
 ) -> FileWeights:
     """The network in a weight file.
 
@@ -63,7 +85,7 @@ def read_weights(
         path: a `.safetensors`, PyTorch, TorchScript or pickle file, or the `.index.json` of shards.
         branch: which network of several: `student`, `teacher`, `ema`, or the name of a key or a
             prefix; None: the one that was trained.
-        anchors: names of tensors that tell the network from what is around it.
+        prefixes: finds what stands in front of the names of a network.
 
     Raises:
         UserError: the file is missing, unreadable, unsafe, holds no tensors or no such network.
@@ -85,7 +107,7 @@ def read_weights(
             f"{path} holds no tensors where they are looked for; it holds {inside}; "
             "say behind which name they are: file:PATH,branch=NAME"
         )
-    state, behind = _network(state, path, branch, anchors)
+    state, behind = _network(state, path, branch, prefixes(state))
     return FileWeights(state, taken or behind, not keys or keys[-1] == "state_dict")
 
 
@@ -120,10 +142,9 @@ def _chosen(options: list[str], branch: str | None) -> tuple[str | None, str]:
 
 
 def _network(
-    state: dict[str, Tensor], path: Path, branch: str | None, anchors: Sequence[str]
+    state: dict[str, Tensor], path: Path, branch: str | None, prefixes: list[str]
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors behind the prefix of the network with classifiers beside it, and what is said."""
-    prefixes = list(dict.fromkeys(_prefixes(state, anchors)))
     if not prefixes and branch in (None, "student"):
         return {_USUAL.sub("", k): v for k, v in state.items()}, ""
     fitting = [prefix for prefix in prefixes if _fits(prefix, branch)]
@@ -149,13 +170,6 @@ def _network(
         return inside, "its average"
     said = others or not _USUAL.fullmatch(prefix or "net.")
     return inside, f"its {prefix.rstrip('.') or 'own'}" if said else ""
-
-
-def _prefixes(state: dict[str, Tensor], anchors: Sequence[str]) -> Iterator[str]:
-    for name in state:
-        for anchor in anchors:
-            if name == anchor or name.endswith(f".{anchor}"):
-                yield name.removesuffix(anchor)
 
 
 def _any(pattern: re.Pattern[str], prefix: str) -> bool:

@@ -81,8 +81,8 @@ def test_an_object_in_channels_last_is_saved(tmp_path: Path) -> None:
         overrides=SETTINGS | {"student.drop_path": 0.0},
     )
     saved = load_file(tmp_path / "run" / "export" / "last" / "model.safetensors")
-    name = "module.patch_embed.proj.weight"
-    assert torch.equal(saved[name], student.state_dict()[name])
+    name = "patch_embed.proj.weight"
+    assert torch.equal(saved[name], student.module.state_dict()[name])
 
 
 def test_a_random_object_is_a_random_teacher(tmp_path: Path) -> None:
