@@ -134,3 +134,96 @@ def test_jpegs_without_end_marker_are_used_by_a_switch(folder: Path, capfd, capl
     assert caplog.text.count("used a picture without its end marker: ") >= 20
     assert re.search(r"step 5/5 .* · 20 without end marker\n", capfd.readouterr().err)
     assert not Path("out/broken_pictures.json").exists()
+
+
+def replace_pictures(folder: Path, *names: str) -> None:
+    for name in names:
+        picture = Image.open(folder / name).rotate(90).resize((90, 90))
+        picture.save(folder / name, "JPEG", quality=98)
+
+
+def touched(folder: Path, *names: str) -> None:
+    for name in names or [path.relative_to(folder) for path in folder.rglob("*.jpg")]:
+        os.utime(folder / name, (1, 1))
+
+
+def test_replaced_pictures_are_noticed_on_a_resume(folder: Path, capsys) -> None:
+    pretrain("--data", folder, "train.epochs=1")
+    before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
+    replace_pictures(folder, "red/00000.jpg", "white/00001.jpg")
+    capsys.readouterr()
+    for dry in ([], ["--dry-run"]):
+        pretrain("--data", folder, "train.epochs=1", *dry, expect=2)
+        assert capsys.readouterr().err == (
+            "error: out holds a run of other pictures: 2 of 27 have been replaced under their "
+            "names (red/00000.jpg, white/00001.jpg); choose another output folder, or --overwrite "
+            "to move that run aside\n"
+        )
+    after = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
+    assert {path: when for path, when in after.items() if path.name != "lock"} == {
+        path: when for path, when in before.items() if path.name != "lock"
+    }
+    pretrain("--data", folder, "train.epochs=1", "--overwrite")
+    assert Path("out.old-1/stamps.npy").exists()
+    pretrain("--data", folder, "train.epochs=1")
+
+
+def test_copied_pictures_do_not_stop_a_run(folder: Path, capsys) -> None:
+    pretrain("--data", folder, "train.epochs=1")
+    touched(folder, "red/00000.jpg")
+    pretrain("--data", folder, "train.epochs=1")
+    assert (
+        "note     pictures: 1 of 27 pictures are as large as when the run in out began, but were "
+        "written at another time (red/00000.jpg); they are taken for copies of the same\n"
+    ) in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_is_stamped(folder: Path) -> None:
+    pretrain("--data", folder, "train.epochs=1")
+    marker = json.loads(Path("out/vistill.json").read_text())
+    assert "value_range" not in marker["fingerprint"]["data"]
+    assert "allow_truncated" not in marker["fingerprint"]["data"]
+    Path("out/stamps.npy").unlink()
+    pretrain("--data", folder, "train.epochs=1")
+    replace_pictures(folder, "red/00000.jpg")
+    pretrain("--data", folder, "train.epochs=1", expect=2)
+
+
+KDEP = ["pretrain", "kdep_resnet18", "--data", "pictures", "data.image_size=32", "data.workers=0",
+        "data.held_out=0.2", "train.global_batch_size=22", "train.device=cpu", "train.epochs=1",
+        "method.wider=pad", "optim.lr=0.01", "cache.views=1", "cache=cache", "--teacher",
+        "timm/resnet10t", "--teacher-weights", "random", "--student", "timm/test_vit"]  # fmt: skip
+
+
+def test_a_cache_looks_again_at_replaced_pictures(folder: Path, capsys) -> None:
+    def run_into(out: str, expect: int = 0) -> str:
+        assert main([*KDEP, "--out", out]) == expect
+        told = capsys.readouterr()
+        return told.out if expect == 0 else told.err
+
+    assert "cache    cache: 0 of 27 records" in run_into("1")
+    assert "cache    cache: 27 of 27 records" in run_into("2")
+    records = {path.name: path.read_bytes() for path in Path("cache").glob("records-*")}
+    replace_pictures(folder, "red/00000.jpg")
+    told = run_into("3")
+    assert (
+        "note     cache: 1 of 27 pictures have been replaced since the cache was made "
+        "(red/00000.jpg): the teacher looks at them again\n"
+    ) in told
+    assert "cache    cache: 26 of 27 records" in told
+    assert {path.name: path.read_bytes() for path in Path("cache").glob("records-*")} != records
+    assert "cache    cache: 27 of 27 records" in (told := run_into("4"))
+    assert "note" not in told
+
+    touched(folder, "red/00001.jpg")  # one of many: it may well be another one
+    assert "cache    cache: 26 of 27 records" in run_into("5")
+    touched(folder)  # all of them: copies, which are compared with the teacher
+    told = run_into("6")
+    assert "note     cache: 26 of 27 pictures are as large as when the cache was made" in told
+    assert "cache    cache: 27 of 27 records" in told
+
+    Path("cache/stamps.npy").unlink()  # of an earlier version
+    assert "cache    cache: 27 of 27 records" in run_into("7")
+    assert Path("cache/stamps.npy").exists()
+    Path("cache/stamps.npy").write_bytes(b"no")
+    assert "cache/stamps.npy is damaged" in run_into("8", expect=2)

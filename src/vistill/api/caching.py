@@ -13,6 +13,7 @@ from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles, Source, eval_batches
 from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
+from vistill.data.stamps import Stamps, changed, names, read_stamps, write_stamps
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.methods.base import Method
@@ -26,6 +27,7 @@ _CHECKED = 16
 """Records, over all views, that are compared with the live teacher."""
 _WRONG = 0.05
 """Relative error of a record beyond any rounding: it belongs to another picture or teacher."""
+_NONE = np.empty(0, dtype=np.int64)
 _MADE_FOR = {
     "teacher": "another teacher",
     "pictures": "other pictures",
@@ -56,6 +58,9 @@ class Planned:
         found: records that are there already, over all views.
         wanted: records that the run will need.
         error: largest relative error of the records that were compared with the live teacher.
+        stamps: of all pictures.
+        replaced: pictures that were replaced since their records were made.
+        notes: sentences on these, and on pictures that may have been.
     """
 
     cache: TeacherCache
@@ -63,6 +68,9 @@ class Planned:
     found: int
     wanted: int
     error: float
+    stamps: Stamps
+    replaced: np.ndarray
+    notes: list[str]
 
     def open(self, world: World) -> str:
         """Make or open the files, one rank for all; a line that says what is there.
@@ -76,6 +84,7 @@ class Planned:
             writes = cache.open_to_write(self.index)
             # Another run may have made the files since they were planned.
             refuse_another(cache.folder, read_index(cache.folder) or {}, self.index)
+            self._renew(writes)
             return writes
 
         cache.writes = world.once(open_one)
@@ -88,6 +97,22 @@ class Planned:
         if self.found:
             text += f"; off the teacher by {self.error:.2g} at most"
         return text if cache.writes else f"{text}; another run writes, this one reads"
+
+    def _renew(self, writes: bool) -> None:
+        """Forget records of pictures that were replaced."""
+        folder, stale = self.cache.folder, len(self.replaced)
+        if stale and not writes:
+            raise UserError(
+                f"{self.notes[0]}, but another run writes to the cache {folder}; wait for its end, "
+                "or choose another folder"
+            )
+        if not writes or (read_stamps(folder, len(self.stamps)) is not None and not stale):
+            return
+        try:
+            self.cache.forget(self.replaced)
+            write_stamps(folder, self.stamps)  # after them: a kill in between forgets them again
+        except OSError as error:
+            raise UserError(f"cannot write to the cache {folder}: {error.strerror}") from error
 
     def close(self) -> str:
         """Bring everything to the disk; a line that says how much was read."""
@@ -151,23 +176,54 @@ def _plan(
         "observed": {name: _plain(value) for name, value in key.items()},
         "stored": {"views": cache.views, "precision": precision, "shape": list(shape)},
     }
-    there = read_index(folder)
+    there, stamps = read_index(folder), pictures.source.stamps()
+    replaced, suspects, notes = _NONE, _NONE, list[str]()
     if there is not None:
         refuse_another(folder, there, index)
         cache.check_files()
-    found = [] if there is None else _found(cache, pictures)
+        replaced, suspects, notes = _compared(folder, pictures.source, stamps)
+    found = [] if there is None else _found(cache, pictures, replaced)
     wanted = cache.views * len(pictures.train) + len(pictures.held_out)
     count = sum(len(ids) for _, ids in found)
     _check_space(folder, (wanted - count) * layout.nbytes)
     home = next(teacher.parameters()).device
     method.to_device(world.device)
     each = max(1, _CHECKED // max(1, len(found)))
-    few = [(view, ids[_spread(len(ids), each)]) for view, ids in found if len(ids)]
+    few = [(view, _chosen(ids, each, suspects)) for view, ids in found if len(ids)]
     error = max(
         (_check_view(cache, method, pictures, view, ids, world) for view, ids in few), default=0.0
     )
     teacher.to(home)
-    return Planned(cache, index, count, wanted, error)
+    return Planned(cache, index, count, wanted, error, stamps, replaced, notes)
+
+
+def _compared(
+    folder: Path, source: Source, stamps: Stamps
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Pictures whose records are to be made anew, those to be compared first, and what to say.
+
+    Where the time of change alone differs, and of most pictures, they were copied; of a few, these
+    were replaced.
+    """
+    before = read_stamps(folder, len(source))
+    if before is None:
+        return _NONE, _NONE, []
+    surely, perhaps = changed(before, stamps)
+    if 2 * len(perhaps) <= len(source):
+        surely, perhaps = np.union1d(surely, perhaps), _NONE
+    notes = []
+    if len(surely):
+        notes.append(
+            f"{len(surely)} of {len(source)} pictures have been replaced since the cache was made "
+            f"({names(source, surely)}): the teacher looks at them again"
+        )
+    if len(perhaps):
+        notes.append(
+            f"{len(perhaps)} of {len(source)} pictures are as large as when the cache was made, "
+            f"but were written at another time ({names(source, perhaps)}); they are taken for "
+            "copies of the same"
+        )
+    return surely, perhaps, notes
 
 
 def teacher_identity(teacher: Backbone) -> dict[str, Any]:
@@ -210,11 +266,15 @@ def _record_shape(config: RunConfig, method: SharedView, teacher: Backbone) -> t
         return tuple(method.teacher_features(Batch(black, seeds=one, ids=one)).shape[1:])
 
 
-def _found(cache: TeacherCache, pictures: Pictures) -> list[tuple[int, np.ndarray]]:
-    """Which pictures have a record, for every view."""
+def _found(
+    cache: TeacherCache, pictures: Pictures, replaced: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """Which pictures have a record that still holds, for every view."""
     views = [(view, pictures.train) for view in range(cache.views)]
     views.append((cache.test_view, pictures.held_out))
-    return [(view, ids[cache.written(view)[ids] > 0]) for view, ids in views]
+    return [
+        (view, np.setdiff1d(ids[cache.written(view)[ids] > 0], replaced)) for view, ids in views
+    ]
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -234,6 +294,14 @@ def _size(count: float) -> str:
 def _spread(count: int, most: int) -> np.ndarray:
     """Up to `most` positions, evenly from first to last."""
     return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
+def _chosen(ids: np.ndarray, most: int, suspects: np.ndarray) -> np.ndarray:
+    """Up to `most` of the pictures, suspects first."""
+    first = np.intersect1d(ids, suspects)
+    first = first[_spread(len(first), most)]
+    rest = np.setdiff1d(ids, first)
+    return np.concatenate([first, rest[_spread(len(rest), most - len(first))]])
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from vistill.api.describe import describe
 from vistill.api.probes import Probes
 from vistill.api.reading import Reading, on_device, open_samples, require_samples
 from vistill.api.results import PretrainResult, StudentResult, main_rank, say, say_notes
+from vistill.api.stamping import compare_stamps
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.config.yaml12 import dump_yaml
@@ -27,6 +28,7 @@ from vistill.data import (
     eval_batches,
     split_held_out,
 )
+from vistill.data.stamps import STAMPS, Stamps, write_stamps
 from vistill.files import write_atomic
 from vistill.methods.base import Fitting, Method
 from vistill.models.backbone import Backbone
@@ -110,6 +112,7 @@ def prepare(
     planned = plan_cache(config, method, pictures, world)
     if planned is not None:
         stream.use(planned.cache)
+        say_notes(str(planned.cache.folder), planned.notes)
     return Prepared(config, world, reading, train, held_out, method, stream, fitting, planned)
 
 
@@ -119,7 +122,7 @@ def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: the folder belongs to something else.
     """
-    run.world.once(lambda: check_folder(out, run.fingerprint, overwrite=overwrite))
+    _compare(run, out, overwrite=overwrite)
     say("\n".join(describe(run)))
 
 
@@ -138,6 +141,7 @@ def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> Pr
 
 def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
     origin = prepared.teacher_weights
+    stamps = _compare(prepared, out, overwrite=overwrite)
     with RunFolder.open(
         out,
         fingerprint=prepared.fingerprint,
@@ -146,7 +150,28 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         overwrite=overwrite,
         environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
     ) as run:
+        if stamps is not None and not (out / STAMPS).exists():
+            write_stamps(out, stamps)
         return _train_in(run, prepared)
+
+
+def _compare(prepared: Prepared, out: Path, *, overwrite: bool) -> Stamps | None:
+    """Whether `out` is, or may become, the folder of this run with these very samples; the samples'
+    stamps on rank 0.
+
+    Raises:
+        UserError: it belongs to something else, or samples were replaced.
+    """
+    source, planned, stamps = prepared.reading.source, prepared.planned, None
+
+    def compare() -> list[str]:
+        nonlocal stamps
+        known = check_folder(out, prepared.fingerprint, overwrite=overwrite)
+        stamps = source.stamps() if planned is None else planned.stamps
+        return compare_stamps(out, source, stamps) if known else []
+
+    say_notes(source.name, prepared.world.once(compare))
+    return stamps
 
 
 def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:

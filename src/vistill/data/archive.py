@@ -17,6 +17,7 @@ from vistill.data.broken import BrokenImage
 from vistill.data.passed_over import PassedOver
 from vistill.data.shard_labels import ShardLabels, ShardMembers
 from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels, hidden
+from vistill.data.stamps import Stamps, file_stamps
 from vistill.errors import UserError
 
 OPEN_FILES = 64
@@ -50,6 +51,11 @@ class ArchiveSource(NamedSource):
             return names
         return [f"{files[n].name}/{x}" for n, x in zip(places[:, 0], names, strict=True)]
 
+    def _stamped(self, content: np.ndarray) -> Stamps:
+        """Stamps from a number per sample; the time of change is that of the archive."""
+        times = file_stamps(self._files)[:, 1]
+        return np.stack([content, times[self._places[:, 0]]], axis=1)
+
     def _read_at(self, file: int, offset: int, size: int) -> bytes:
         if self._pid != os.getpid():
             self._handles, self._pid = {}, os.getpid()
@@ -74,6 +80,9 @@ class ShardSource(ArchiveSource):
     def read(self, i: int) -> bytes:
         file, offset, size = self._places[i].tolist()
         return self._read_at(file, offset, size)
+
+    def stamps(self) -> Stamps:
+        return self._stamped(self._places[:, 2])
 
 
 class TarSource(ShardSource):

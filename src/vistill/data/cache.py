@@ -198,6 +198,11 @@ class TeacherCache:
             self._written[view] = np.memmap(path, np.uint8, mode)
         return self._written[view]
 
+    def forget(self, ids: Int[np.ndarray, " k"]) -> None:
+        """Take the records of these pictures for not written, in all views."""
+        for view in range(self.views + 1):
+            self.written(view)[ids] = 0
+
     # ---- records
 
     def read(self, view: int, ids: Int[np.ndarray, " b"]) -> "Found":

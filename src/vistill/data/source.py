@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vistill.data.stamps import Stamps, file_stamps
 from vistill.data.video.proof import Proof
 from vistill.errors import UserError
 
@@ -160,6 +161,10 @@ class Source(Protocol):
         """Count and hash of all names: differs when samples were added, removed or renamed."""
         ...
 
+    def stamps(self) -> Stamps:
+        """What differs when the content of a sample does, see `vistill.data.stamps`."""
+        ...
+
 
 class PackedNames:
     """Strings in one byte buffer plus offsets: a quarter of the memory of a list."""
@@ -229,6 +234,12 @@ class NamedSource:
 
     def fingerprint(self) -> str:
         return f"{len(self.names)} named {self.names.digest()}"
+
+    def stamps(self) -> Stamps:
+        """What differs when the content of a sample does, see `vistill.data.stamps`."""
+        if len(self) and isinstance(self.place(0), str):
+            return file_stamps(str(self.place(i)) for i in range(len(self)))
+        return np.zeros((len(self), 2), dtype=np.int64)
 
     def label_by_folders(self, names: Iterable[str]) -> None:
         """Labels from the first-level folders of `names`, one per sample, see `folder_classes`."""

@@ -13,6 +13,7 @@ from vistill.data.archive import ArchiveSource, without_common_folders
 from vistill.data.broken import BrokenImage
 from vistill.data.passed_over import PassedOver
 from vistill.data.source import PICTURES, Media, PackedNames, hidden
+from vistill.data.stamps import Stamps
 from vistill.errors import UserError
 
 LOCAL_HEADER = 30
@@ -43,6 +44,11 @@ class ZipSource(ArchiveSource):
         super().__init__(name, files, PackedNames(self.shown(files, names, table)), table, media)
         self.notes = passed.notes()
         self.label_by_folders(without_common_folders(names))
+
+    def stamps(self) -> Stamps:
+        stamps = self._stamped((self._places[:, 3] << 32) ^ self._places[:, 5])
+        stamps[:, 1] = 0  # the checksum tells all
+        return stamps
 
     def read(self, i: int) -> bytes:
         file, offset, packed, size, method, checksum = self._places[i].tolist()
