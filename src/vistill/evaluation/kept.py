@@ -119,7 +119,10 @@ def read_head(reference: str) -> Head:
         pool: Literal["avg", "cls"] = "cls" if facts["pool"] == "cls" else "avg"
         return Head(state, pool, json.loads(facts["classes"]), reference)
     if kind == "file":
-        published = read_weights(Path(path.partition(",")[0])).state
+        from vistill.models.checkpoints import file_options
+
+        file_path, options = file_options(path)
+        published = read_weights(Path(file_path), options.get("branch")).state
         state = {name: value for name, value in published.items() if name.startswith(_PARTS)}
         if "head.weight" in state:
             return Head(state, "avg" if "fc_norm.weight" in state else "cls", None, reference)

@@ -237,10 +237,16 @@ def load_teacher(
 
 def _from_file(reference: str) -> Backbone:
     from vistill.models.checkpoints import backbone_from_file, file_options, load_file_into
+    from vistill.models.export import WEIGHTS, is_export, read_backbone
 
-    _, options = file_options(reference)
+    path, options = file_options(reference)
     name = options.get("model")
     if name is None:
+        folder = Path(path).parent
+        if not options and Path(path).name == WEIGHTS and is_export(folder):
+            model = read_backbone(folder)  # its sizes stand beside it
+            model.origin = f"file {path}"
+            return model
         return backbone_from_file(reference)
     if is_function(name):
         model = made_backbone(name)

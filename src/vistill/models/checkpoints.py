@@ -222,6 +222,11 @@ def vit_from_state(
     if clip:
         state, position_rule = clip_names(state), "bicubic"
     missing = [k for k in ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight") if k not in state]
+    if missing and any("embeddings.patch_embeddings." in name for name in state):
+        raise UserError(
+            f"{source} carries the names of transformers; write hf/FOLDER, with the folder of it "
+            "and its config.json"
+        )
     if missing:
         raise UserError(
             f"{source} is not a plain ViT of the MAE, TinyMIM, DINO, DeiT, BEiT or CLIP layout: "

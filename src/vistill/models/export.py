@@ -25,6 +25,7 @@ from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 
 FORMAT = "vistill-backbone/1"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 def timm_build(backbone: Backbone) -> dict[str, Any] | None:
@@ -139,8 +140,16 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         "origin": backbone.origin,
         **facts,
     }
-    write_atomic(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
-    write_atomic(folder / "model.json", json.dumps(description, indent=2) + "\n")
+    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `save_backbone` wrote this folder."""
+    try:
+        return bool(json.loads((folder / DESCRIPTION).read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def find_export(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.beit import beit_names
 from vistill.models.build import load_backbone
+from vistill.models.export import save_backbone
 from vistill.models.pooled import PooledBackbone
 from vistill.models.relative_bias import relative_position_index
 from vistill.models.swin import SwinBackbone
@@ -353,3 +354,22 @@ def test_buffers_of_another_model_are_seen(tmp_path: Path) -> None:
         torch.save({"model": content}, tmp_path / "weights.pth")
         with pytest.raises(UserError, match=message):
             load_backbone(f"file:{tmp_path}/weights.pth")
+
+
+def test_an_exports_own_description_tells_its_sizes(tmp_path: Path) -> None:
+    model = swin(2)  # of which no tensor tells pictures and windows
+    save_backbone(model, tmp_path)
+    found = load_backbone(f"file:{tmp_path}/model.safetensors").eval()
+    assert found.build == model.build
+    assert found.origin == f"file {tmp_path}/model.safetensors"
+    assert torch.equal(features(found, (64, 64)), features(model, (64, 64)))
+    (tmp_path / "model.json").write_text('{"format": "of another tool"}')
+    with pytest.raises(UserError, match="image_size=HEIGHTxWIDTH,window=SIDE"):
+        load_backbone(f"file:{tmp_path}/model.safetensors")
+
+
+def test_names_of_transformers_are_sent_to_their_folder(tmp_path: Path) -> None:
+    state = {"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(2)}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="carries the names of transformers; write hf/FOLDER"):
+        load_backbone(f"file:{tmp_path}/pytorch_model.bin")
