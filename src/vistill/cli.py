@@ -57,7 +57,8 @@ def pretrain(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Pictures or videos: a folder, list (.txt .csv .parquet), .tar shards or .zip."
+            help="Pictures or videos: a folder, list (.txt .csv .tsv .jsonl .parquet), .tar shards "
+            "or .zip."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same resumes.")] = None,
@@ -240,6 +241,9 @@ def prepare(
     shards: Annotated[
         float | None, typer.Option(help="Pack the new files into .tar shards of so many MB.")
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where relative paths of a list start; default: beside it.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: one a core, at most 8.")
     ] = None,
@@ -263,6 +267,7 @@ def prepare(
             codec=codec,
             quality=quality,
             shards=shards,
+            root=root,
             workers=workers,
             overwrite=overwrite,
         )

@@ -122,7 +122,7 @@ def _classify(
 
     def opened(path: str) -> Source:
         decoding = Decoding(config.value_range, config.allow_truncated)
-        source = open_source(path, media, decoding)
+        source = open_source(path, media, root=config.root, decoding=decoding)
         say_notes(path, source.notes)
         if clips is None:
             say_notes(path, require_readable(source, section=""))
@@ -167,6 +167,11 @@ def _detect(
 ) -> "tuple[DetectionScore, ...]":
     if clips is None:
         raise UserError(f"detection needs a backbone of clips; {model.origin} takes pictures")
+    if config.root is not None:
+        raise UserError(
+            f"root={config.root} is where the paths of lists start, and detection looks for its "
+            "videos in detection.videos"
+        )
     from vistill.data import default_workers
     from vistill.evaluation.detection.dataset import open_detection
     from vistill.evaluation.detection.detect import evaluate_detection

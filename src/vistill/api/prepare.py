@@ -90,6 +90,7 @@ def prepare(
     codec: str | None = None,
     quality: int | None = None,
     shards: float | None = None,
+    root: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> PrepareResult:
@@ -107,6 +108,7 @@ def prepare(
         codec: `h264`, `hevc` or `vp9`.
         quality: constant rate factor of the encoder, less is better (23).
         shards: pack the new files into `.tar` shards of so many megabytes.
+        root: folder at which relative paths of a list start; default: the list's own.
         workers: processes (0: none); default: one a core, at most 8.
         overwrite: start anew in a folder that was prepared otherwise.
 
@@ -131,7 +133,7 @@ def prepare(
 
     require_parquet()
     path, folder = os.fspath(source), Path(out)
-    videos = open_source(path, "video")
+    videos = open_source(path, "video", root=root)
     say_notes(path, videos.notes)
     if not transcode and not isinstance(videos.place(0), str):
         raise UserError(

@@ -56,7 +56,7 @@ def open_samples(data: DataConfig) -> Reading:
             data.flip,
         )
         decoding = Decoding(data.value_range, data.allow_truncated)
-        source = open_source(data.train, decoding=decoding)
+        source = open_source(data.train, root=data.root, decoding=decoding)
         return Reading(source, crop, EvalTransform(data.image_size), repeats=data.repeats)
 
     # PyAV is loaded by runs on clips only.
@@ -64,7 +64,7 @@ def open_samples(data: DataConfig) -> Reading:
     from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
 
     return Reading(
-        source=open_source(data.train, "video"),
+        source=open_source(data.train, "video", root=data.root),
         train=VideoTrainTransform(
             data.image_size,
             data.crop,

@@ -42,7 +42,7 @@ from vistill.training.run_folder import RunFolder, check_folder
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
-    "data": {"workers", "timeout", "max_broken", "device_crop"},
+    "data": {"root", "workers", "timeout", "max_broken", "device_crop"},
     "train": {
         "micro_batch_size",
         "compile",

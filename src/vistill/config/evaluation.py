@@ -285,6 +285,9 @@ class EvaluateConfig(Section):
     """Labelled pictures to learn from: a folder, list, shards or zip."""
     test: str | None = Field(default=None)
     """Labelled pictures to test on; default: a stratified part of `train`."""
+    root: str | None = Field(default=None)
+    """Folder at which relative paths of the lists `train` and `test` start; default: each list's
+    own."""
     test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of `train` that is tested on where there is no `test`."""
     train_first: PositiveInt | None = Field(default=None)

@@ -87,7 +87,10 @@ class DataConfig(Section):
     """Pictures or clips to train on and how they are cropped."""
 
     train: str | None = Field(default=None)
-    """A folder, a `.txt`/`.csv`/`.parquet` list, one or more `.tar` shards (glob), or a `.zip`."""
+    """A folder, a `.txt`, `.csv`, `.tsv`, `.jsonl` or `.parquet` list, `.tar` shards, or a `.zip`;
+    several of a kind by a glob."""
+    root: str | None = Field(default=None)
+    """Folder at which relative paths of a list start; default: the list's own."""
     image_size: PositiveInt = Field(default=224)
     """Side of the square crop in pixels."""
     crop_scale: PartRange = Field(default=(0.2, 1.0))

@@ -1,67 +1,125 @@
-"""Lists of pictures or clips: text and CSV files of paths."""
+"""Lists of pictures or clips: text, CSV, TSV and JSON lines of paths."""
 
 import csv
+import json
 import math
 import os
 import sys
 from array import array
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vistill.data.columns import (
+    FRAME_COLUMNS,
+    LABEL_COLUMN,
+    PATH_COLUMN,
+    SPAN_COLUMNS,
+    Row,
+    check_columns,
+    in_frames,
+    in_seconds,
+    near_path,
+    read_row,
+    unclassed_notes,
+)
 from vistill.data.folder import read_file
-from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels
+from vistill.data.source import (
+    PICTURES,
+    Media,
+    NamedSource,
+    PackedNames,
+    Stretch,
+    Unlabelled,
+    encode_labels,
+)
 from vistill.errors import UserError
 
-PATH_COLUMN = "path"
-LABEL_COLUMN = "label"
-SPAN_COLUMNS = ("start", "end")
+LEAST_TOLD = 20
+"""Labelled samples from which on it is said that nearly each has a class of its own."""
 
 
-class Row(NamedTuple):
-    """One line of a list: a file, what it shows, and from when to when in seconds."""
+class Listed(NamedTuple):
+    """What one list says.
 
-    path: str
-    label: str | None = None
-    span: tuple[float, float] | None = None
+    Attributes:
+        file: the list.
+        rows: its lines.
+        first: where the first of them stands, for the error that its file does not exist.
+        labelled: whether the list has a place for labels.
+        notes: on what of it is not read.
+    """
+
+    file: Path
+    rows: Iterator[Row]
+    first: str
+    labelled: bool
+    notes: list[str]
 
 
 class ListSource(NamedSource):
-    """Files named one by one; relative paths start at the list's own folder.
+    """Files, or folders of frames, named one by one.
+
+    Only the first of them has to exist. Later missing ones count as broken: a list of millions is
+    not worth a million look-ups.
 
     Args:
-        file: the list.
-        rows: one per sample.
-        first: where the first row stands, for the error that it does not exist. Later missing
-            files count as broken: a list of millions is not worth a million look-ups.
+        name: of all lists together.
+        lists: read one after the other.
         media: what the files are.
+        root: where relative paths start; None: at each list's own folder.
     """
 
     def __init__(
-        self, file: Path, rows: Iterator[Row], first: str, media: Media = PICTURES
+        self,
+        name: str,
+        lists: Sequence[Listed],
+        media: Media = PICTURES,
+        root: str | os.PathLike[str] | None = None,
     ) -> None:
+        folders = [os.path.abspath(one.file.parent) for one in lists]
+        self._root = os.path.commonpath(folders) if root is None else os.path.abspath(root)
         labels: list[str | None] = []
-        spans = array("d")
+        parts, by_frames = array("d"), bytearray()
+        firsts: list[tuple[str, str]] = []
 
         def paths() -> Iterator[str]:
-            for row in rows:
-                labels.append(sys.intern(row.label) if row.label else None)
-                spans.extend(row.span or (math.nan, math.nan))
-                yield row.path
+            for one, folder in zip(lists, folders, strict=True):
+                inner = "" if root is not None else os.path.relpath(folder, self._root)
+                for number, row in enumerate(one.rows):
+                    labels.append(sys.intern(row.label) if row.label else None)
+                    parts.extend(row.part[:2] if row.part else (math.nan, math.nan))
+                    by_frames.append(row.part is not None and row.part.unit == "frames")
+                    path = row.path if inner in ("", ".") else os.path.join(inner, row.path)
+                    if number == 0:
+                        firsts.append((one.first, path))
+                    yield path
 
-        super().__init__(str(file), PackedNames(paths()), media)
+        super().__init__(name, PackedNames(paths()), media)
         if not len(self):
-            raise UserError(f"'{file}' lists no {media.noun}s")
-        self._root = os.path.abspath(file.parent)
-        self._spans = np.frombuffer(spans).reshape(-1, 2)
-        self._cut = not np.isnan(self._spans).all()
+            raise UserError(f"'{name}' lists no {media.noun}s")
+        self._parts = np.frombuffer(parts).reshape(-1, 2)
+        self._by_frames = np.frombuffer(bytes(by_frames), dtype=bool)
+        self._cut = not np.isnan(self._parts).all()
         self.classes, self.labels = encode_labels(labels)
-        start = os.path.join(self._root, self.names[0])
-        if not os.path.isfile(start):
-            raise UserError(f"{first} lists '{self.names[0]}', but there is no file '{start}'")
+        meant = any(one.labelled for one in lists) or any(labels)
+        self.notes = list(dict.fromkeys(note for one in lists for note in one.notes))
+        if meant:
+            self.notes += unclassed_notes(labels, media)
+        if self.classes is not None and self.labels is not None:
+            known = int((self.labels >= 0).sum())
+            if known >= LEAST_TOLD and known < 2 * len(self.classes):
+                self.notes.append(
+                    f"its labels tell {len(self.classes)} classes for {known} {media.noun}s; "
+                    "captions and names of samples are no classes"
+                )
+        else:
+            reason = "none of its labels is a class" if meant else "its lines have no label"
+            self.unlabelled = Unlabelled(reason, meant)
+        for where, path in firsts:
+            self._require(where, path, root is not None)
 
     def read(self, i: int) -> bytes:
         return read_file(self.place(i))
@@ -69,117 +127,186 @@ class ListSource(NamedSource):
     def place(self, i: int) -> str:
         return os.path.join(self._root, self.names[i])
 
-    def span(self, i: int) -> tuple[float, float] | None:
-        start, end = self._spans[i].tolist()
-        return None if math.isnan(start) else (start, end)
+    def span(self, i: int) -> Stretch | None:
+        start, end = self._parts[i].tolist()
+        return None if math.isnan(start) else Stretch(start, end, self._unit(i))
 
     def sample_name(self, i: int) -> str:
         span = self.span(i)
-        return self.names[i] + ("" if span is None else f" ({span[0]:g} s to {span[1]:g} s)")
+        return self.names[i] + ("" if span is None else f" ({span})")
 
     def fingerprint(self) -> str:
         if not self._cut:
             return super().fingerprint()
-        spans = PackedNames([self._spans.tobytes().hex()])
-        return f"{super().fingerprint()} cut {spans.digest()}"
+        numbers = self._parts.tobytes()
+        if self._by_frames.any():
+            numbers += self._by_frames.tobytes()
+        return f"{super().fingerprint()} cut {PackedNames([numbers.hex()]).digest()}"
+
+    def _unit(self, i: int) -> Literal["s", "frames"]:
+        return "frames" if self._by_frames[i] else "s"
+
+    def _require(self, where: str, path: str, rooted: bool) -> None:
+        place = os.path.join(self._root, path)
+        if os.path.isfile(place) or (self.media.noun == "clip" and os.path.isdir(place)):
+            return
+        hint = ""
+        if not os.path.isabs(path):
+            hint = "; relative paths start at that root" if rooted else (
+                "; where relative paths start elsewhere than at the list, say so with root=DIR "
+                "(data.root in a run, --root of prepare)"
+            )  # fmt: skip
+        raise UserError(f"{where} lists '{path}', but there is no file '{place}'{hint}")
 
 
-def open_text(file: Path, media: Media = PICTURES) -> ListSource:
-    """One path a line, or `path label`; of clips also `path start end label` in seconds. A path may
-    hold spaces."""
+def read_text(file: Path, media: Media) -> Listed:
+    """One path a line, or `path label`; of clips also `path start end label` in seconds, and
+    `folder frames label` or `folder first frames label` of folders of frames.
+
+    A path may hold spaces, and so may a label. Where there are tabs, they alone separate.
+    """
     lines = [line for line in enumerate(_lines(file), 1) if line[1].strip()]
     first = f"'{file}' line {lines[0][0] if lines else 1}"
-    rows = (_text_row(file, n, line.strip(), media) for n, line in lines)
-    return ListSource(file, rows, first, media)
+    rows = (_text_row(f"'{file}' line {n}", line.strip(), media) for n, line in lines)
+    return Listed(file, rows, first, False, [])
 
 
-def _text_row(file: Path, number: int, line: str, media: Media) -> Row:
-    if media.holds(line):
-        return Row(line)
-    words = line.rsplit(maxsplit=1)
-    if len(words) == 2 and media.holds(words[0]):
-        return Row(words[0], words[1])
-    words = line.rsplit(maxsplit=3)
-    if media.noun == "clip" and len(words) == 4 and media.holds(words[0]):
-        return Row(words[0], words[3], _span(file, number, words[1], words[2]))
-    also = " nor 'path start end label'" if media.noun == "clip" else ""
-    raise UserError(
-        f"'{file}' line {number} is neither a {media.noun}'s path nor 'path label'{also}: {line!r}"
-    )
+def _text_row(where: str, line: str, media: Media) -> Row:
+    """The path is as long as possible: its last word ends like a picture or a video."""
+    separator, words = " ", line.split(" ")
+    if "\t" in line:
+        separator, words = "\t", [cell.strip() for cell in line.split("\t")]
+    for count in range(len(words), 0, -1):
+        if media.holds(words[count - 1]):
+            path, rest = separator.join(words[:count]), list(filter(None, words[count:]))
+            return _file_row(where, path, rest, media)
+    if media.noun == "clip":
+        words = list(filter(None, words))
+        for count in range(1, len(words)):
+            if words[count].isdecimal():
+                return _folder_row(where, " ".join(words[:count]), words[count:])
+    also = " nor 'path start end label' nor 'folder frames label'" if media.noun == "clip" else ""
+    raise UserError(f"{where} is neither a {media.noun}'s path nor 'path label'{also}: {line!r}")
 
 
-def _span(file: Path, number: int, start: str, end: str) -> tuple[float, float]:
-    """Start and end in seconds, from words."""
+def _file_row(where: str, path: str, rest: list[str], media: Media) -> Row:
+    if media.noun == "clip":
+        if rest == ["0", "-1"]:  # VideoMAE's lists: from frame 0 to the end
+            return Row(path)
+        if len(rest) > 2 and _is_number(rest[0]):
+            part = in_seconds(where, rest[0], rest[1])
+            return Row(path, _one_label(where, rest[2:]), part)
+    return Row(path, _one_label(where, rest))
+
+
+def _folder_row(where: str, path: str, rest: list[str]) -> Row:
+    """`frames label`, or `first frames label` as mmaction writes it with an offset."""
+    first, label = 0, rest[1:]
+    if len(rest) > 2 and rest[1].isdecimal():
+        first, rest, label = int(rest[0]), rest[1:], rest[2:]
+    part = in_frames(where, first, first + int(rest[0])) if int(rest[0]) else None
+    return Row(path, _one_label(where, label), part)
+
+
+def _one_label(where: str, words: list[str]) -> str | None:
+    if len(words) > 1 and all(word.removeprefix("-").isdecimal() for word in words):
+        raise UserError(f"{where}: a sample has one class, and its labels are {', '.join(words)}")
+    return " ".join(words) or None
+
+
+def _is_number(word: str) -> bool:
     try:
-        span = float(start), float(end)
+        float(word)
     except ValueError:
-        raise UserError(
-            f"'{file}' line {number}: start and end must be seconds, not {start!r} and {end!r}"
-        ) from None
-    if not 0 <= span[0] < span[1] < math.inf:
-        raise UserError(f"'{file}' line {number}: from {start} s to {end} s is no stretch of time")
-    return span
+        return False
+    return True
 
 
-def open_csv(file: Path, media: Media = PICTURES) -> ListSource:
-    """Columns `path` and `label` by header, or path and optional label without one.
+def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
+    """Columns by header, of which `path` has to be there; see `vistill.data.columns`.
 
-    Of clips also `start` and `end`, without header as `path,start,end,label`. A file without a
-    single comma is read as text.
+    Without a header `path` or `path,label`, of clips also `path,start,end,label` in seconds. A file
+    without a single separator is read as text.
     """
-    rows = [(n, row) for n, row in _csv_rows(file) if row]
+    rows = [(n, row) for n, row in _csv_rows(file, separator) if row]
     if not rows:
         raise UserError(f"'{file}' lists no {media.noun}s")
-    head = [cell.strip() for cell in rows[0][1]]
+    head = [cell.strip().lower() for cell in rows[0][1]]
     if all(len(row) == 1 for _, row in rows) and head[0] != PATH_COLUMN:
-        return open_text(file, media)
-    columns = _columns(file, rows[0][0], head, media)
+        return read_text(file, media)
+    where, notes = f"'{file}' line {rows[0][0]}", []
     if PATH_COLUMN in head:
+        notes = check_columns(where, head, media)
         rows = rows[1:]
+    else:
+        head = _without_header(where, rows[0][1], media, separator)
 
     def read() -> Iterator[Row]:
         for number, row in rows:
             if len(row) != len(head):
                 raise UserError(f"'{file}' line {number} has {len(row)} columns, not {len(head)}")
-            cells = {name: row[place].strip() for name, place in columns.items()}
-            if not cells[PATH_COLUMN]:
-                raise UserError(f"'{file}' line {number} has no path")
-            span = None
-            if "start" in cells:
-                span = _span(file, number, cells["start"], cells["end"])
-            yield Row(cells[PATH_COLUMN], cells.get(LABEL_COLUMN), span)
+            cells = dict(zip(head, map(str.strip, row), strict=True))
+            yield read_row(f"'{file}' line {number}", cells, media)
 
-    return ListSource(file, read(), f"'{file}' line {rows[0][0] if rows else 2}", media)
+    first = f"'{file}' line {rows[0][0] if rows else 2}"
+    return Listed(file, read(), first, LABEL_COLUMN in head, notes)
 
 
-def _columns(file: Path, number: int, head: list[str], media: Media) -> dict[str, int]:
-    """Where path, label, start and end stand, by the first line."""
+def read_tsv(file: Path, media: Media) -> Listed:
+    """As CSV, with tabs."""
+    return read_csv(file, media, "\t")
+
+
+def _without_header(where: str, row: list[str], media: Media, separator: str) -> list[str]:
+    """The columns of a list that has no header, by its first line."""
+    if not media.holds(row[0].strip()):
+        raise UserError(
+            f"{where} is neither a header with a column '{PATH_COLUMN}'{near_path(row)} nor a row "
+            f"that starts with a {media.noun}'s path"
+        )
     names = [PATH_COLUMN, LABEL_COLUMN]
-    cut = media.noun == "clip" and (len(head) == 4 or PATH_COLUMN in head)
-    if cut:
+    if media.noun == "clip" and len(row) == 4:
         names[1:1] = SPAN_COLUMNS
-    if PATH_COLUMN in head:
-        found = {name: head.index(name) for name in names if name in head}
-        if len(set(SPAN_COLUMNS) & set(found)) == 1:
-            raise UserError(f"'{file}' line {number} has a column start or end without the other")
-        return found
-    if not media.holds(head[0]):
+    if len(row) > len(names):
+        known = [PATH_COLUMN, LABEL_COLUMN]
+        if media.noun == "clip":
+            known += [*SPAN_COLUMNS, *FRAME_COLUMNS]
         raise UserError(
-            f"'{file}' line {number} is neither a header with a column '{PATH_COLUMN}'"
-            f"{near_column(head)} nor a row that starts with a {media.noun}'s path"
+            f"{where} has {len(row)} columns and no header; name them in its first line, of which "
+            f"{', '.join(known)} are read"
         )
-    if len(head) > len(names):
-        raise UserError(
-            f"'{file}' has {len(head)} columns and no header; name them in its first line "
-            f"({','.join(names)})"
-        )
-    return {name: place for place, name in enumerate(names[: len(head)])}
+    return names[: len(row)]
 
 
-def near_column(columns: list[str]) -> str:
-    """`did you mean` for a misspelt column of paths."""
-    near = get_close_matches(PATH_COLUMN, columns, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def read_json_lines(file: Path, media: Media) -> Listed:
+    """One object a line, with the columns of CSV as its fields."""
+    notes: list[str] = []
+
+    def read() -> Iterator[Row]:
+        seen: set[tuple[str, ...]] = set()
+        for number, line in enumerate(_lines(file), 1):
+            if not line.strip():
+                continue
+            where = f"'{file}' line {number}"
+            cells = _json_object(where, line)
+            if tuple(cells) not in seen:
+                seen.add(tuple(cells))
+                notes.extend(check_columns(where, list(cells), media))
+            yield read_row(where, cells, media)
+
+    first = next((n for n, line in enumerate(_lines(file), 1) if line.strip()), 1)
+    return Listed(file, read(), f"'{file}' line {first}", False, notes)
+
+
+def _json_object(where: str, line: str) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON: {error}") from error
+    if not isinstance(told, dict) or PATH_COLUMN not in told:
+        near = near_path(told) if isinstance(told, dict) else ""
+        raise UserError(f"{where} is no object with a field '{PATH_COLUMN}'{near}: {line.strip()}")
+    return told
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -190,10 +317,19 @@ def _lines(file: Path) -> Iterator[str]:
         raise UserError(f"'{file}' cannot be read as text: {error}") from error
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(_lines(file), skipinitialspace=True)
+def _csv_rows(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(_lines(file), delimiter=separator, skipinitialspace=True)
     try:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"'{file}' line {reader.line_num}: {error}") from error
+
+
+READERS: dict[str, Callable[[Path, Media], Listed]] = {
+    ".txt": read_text,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_json_lines,
+}
+"""Lists by the endings of their names."""

@@ -1,13 +1,14 @@
 """From a path to a Source."""
 
 import glob
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Literal
 
 from vistill.data.archive import TarSource
 from vistill.data.folder import FolderSource
-from vistill.data.listing import open_csv, open_text
+from vistill.data.frame_folders import LEAST, FrameFolderSource
+from vistill.data.listing import READERS, ListSource
 from vistill.data.parquet import open_parquet
 from vistill.data.passed_over import PassedOver
 from vistill.data.patterns import expand_braces, matching
@@ -16,38 +17,54 @@ from vistill.data.zips import ZipSource
 from vistill.errors import UserError
 from vistill.files import local_path
 
-KINDS = "a folder, a .txt, .csv or .parquet list, .tar shards or a .zip"
-_LISTS: dict[str, Callable[[Path, Media], Source]] = {
-    ".txt": open_text,
-    ".csv": open_csv,
-    ".parquet": open_parquet,
-}
+KINDS = "a folder, a .txt, .csv, .tsv, .jsonl or .parquet list, .tar shards or a .zip"
+_LISTS = {*READERS, ".parquet"}
+INDEX = "index.parquet"
+PREPARED = (INDEX, "prepare.json")
+"""Files of a folder that `vistill prepare` wrote."""
+Root = str | os.PathLike[str] | None
 _TARS = {".tar", ".tgz", ".tbz2", ".txz"}
 
 
 def open_source(
-    path: str, media: Literal["image", "video"] = "image", decoding: Decoding | None = None
+    path: str,
+    media: Literal["image", "video"] = "image",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    decoding: Decoding | None = None,
 ) -> Source:
-    """Open the pictures or clips at `path`: a folder, a list, `.tar` shards, `.zip` files (several
+    """Open the pictures or clips at `path`: a folder, lists, `.tar` shards, `.zip` files (several
     by a glob, braces or their folder), or a folder inside a zip (`pictures.zip/train`).
+
+    Args:
+        path: where they are.
+        media: what they are.
+        root: where relative paths in lists start; None: at each list's own folder.
+        decoding: how pictures are to be understood.
 
     Raises:
         UserError: in one sentence, when it is missing, empty, damaged or of another kind.
     """
-    source = _open(path, PICTURES if media == "image" else CLIPS)
+    place = local_path(path)
+    if root is not None:
+        root = local_path(os.fspath(root), "the root")
+        if not root.is_dir():
+            raise missing(root) if not root.exists() else UserError(f"'{root}' is no folder")
+    source = _open(path, place, PICTURES if media == "image" else CLIPS, root)
+    if root is not None and not isinstance(source, ListSource):
+        raise UserError(f"root={root} is where the paths of a list start, and '{path}' is no list")
     if decoding is not None:
         source.decoding = decoding
     return source
 
 
-def _open(path: str, kind: Media) -> Source:
-    place = local_path(path)
+def _open(path: str, place: Path, kind: Media, root: Root) -> Source:
     if place.is_dir():
-        return _open_folder(place, kind)
+        return _open_folder(place, kind, root)
     if place.exists():
-        return _open_files(path, [place], kind)
+        return _open_files(path, [place], kind, root)
     if found := matching(str(place)):
-        return _open_files(path, found, kind)
+        return _open_files(path, found, kind, root)
     for parent in place.parents:
         if parent.suffix.lower() == ".zip" and parent.is_file():
             return ZipSource(path, [parent], place.relative_to(parent).as_posix(), kind)
@@ -56,19 +73,29 @@ def _open(path: str, kind: Media) -> Source:
     raise missing(place)
 
 
-def _open_folder(folder: Path, media: Media) -> Source:
-    """What lies in a folder: samples, or else archives of samples."""
+def _open_folder(folder: Path, media: Media, root: Root) -> Source:
+    """What lies in a folder: an index of `vistill prepare`, samples, or else archives or Parquet
+    files of samples."""
+    if all((folder / name).is_file() for name in PREPARED):
+        return _open_files(str(folder), [folder / INDEX], media, root)
     passed = PassedOver(media)
     try:
         return FolderSource(folder, media, passed)
     except UserError:
         if not passed.archives:
+            if any(count >= LEAST for count in passed.frame_folders.values()):
+                return FrameFolderSource(folder, passed.frame_folders)
             raise
-    return _open_files(str(folder), [folder / name for name in passed.archives], media)
+    lists = [name for name in passed.archives if name.endswith(".parquet")]
+    archives = sorted(set(passed.archives) - set(lists)) or lists
+    source = _open_files(str(folder), [folder / name for name in archives], media, root)
+    if archives != lists and lists:
+        source.notes.append(f"passed over {len(lists)} .parquet beside its archives: '{lists[0]}'")
+    return source
 
 
-def _open_files(path: str, files: list[Path], media: Media) -> Source:
-    """One file, or several archives of one kind."""
+def _open_files(path: str, files: list[Path], media: Media, root: Root) -> Source:
+    """One file, or several of one kind."""
     for file in files:
         if not file.is_file():
             what = "a folder; give one folder alone" if file.is_dir() else "no regular file"
@@ -78,12 +105,15 @@ def _open_files(path: str, files: list[Path], media: Media) -> Source:
         return TarSource(path, files, media)
     if kinds == [".zip"]:
         return ZipSource(path, files, media=media)
-    if len(files) == 1 and kinds[0] in _LISTS:
-        return _LISTS[kinds[0]](files[0], media)
+    if kinds == [".parquet"]:
+        return open_parquet(path, files, media, root)
+    if len(kinds) == 1 and kinds[0] in READERS:
+        lists = [READERS[kinds[0]](file, media) for file in files]
+        return ListSource(path, lists, media, root)
     if len(files) > 1 and set(kinds) <= {".tar", ".zip", *_LISTS}:
         raise UserError(
-            f"'{path}' names {len(files)} files ({', '.join(kinds)}); only .tar shards or .zip "
-            "files can be several, and all of one kind"
+            f"'{path}' names {len(files)} files ({', '.join(kinds)}); several have to be of one "
+            "kind"
         )
     file = next(file for file in files if _kind(file) not in (".tar", ".zip", *_LISTS))
     hint = ""

@@ -1,28 +1,39 @@
 """Parquet files of paths, of encoded pictures, or the index that `vistill prepare` writes."""
 
+import os
 import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vistill.data.archive import ShardSource
-from vistill.data.broken import LOG, BrokenImage
-from vistill.data.listing import (
+from vistill.data.broken import BrokenImage
+from vistill.data.columns import (
+    FRAME_COLUMNS,
     LABEL_COLUMN,
     PATH_COLUMN,
+    PROBLEM_COLUMN,
+    PROOF_COLUMN,
+    SHARD_COLUMNS,
     SPAN_COLUMNS,
-    ListSource,
-    Row,
-    near_column,
+    SPLIT_COLUMN,
+    check_columns,
+    label_text,
+    near_path,
+    read_row,
+    unclassed_notes,
 )
+from vistill.data.listing import Listed, ListSource
 from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels
 from vistill.data.stamps import Stamps
 from vistill.errors import UserError
 
-PROBLEM_COLUMN = "problem"
-SHARD_COLUMNS = ("shard", "offset", "size")
-PROOF_COLUMN = "proof"
+_READ = (PATH_COLUMN, LABEL_COLUMN, PROBLEM_COLUMN, SPLIT_COLUMN, *SPAN_COLUMNS, *FRAME_COLUMNS,
+         *SHARD_COLUMNS, PROOF_COLUMN)  # fmt: skip
 
 
 class ParquetImages(NamedSource):
@@ -31,14 +42,12 @@ class ParquetImages(NamedSource):
     Parquet has no access by row: larger collections belong into `.tar` shards.
     """
 
-    def __init__(self, file: Path, column: str, labels: list[str | None] | None) -> None:
-        self._file = file
-        self._column = column
+    def __init__(self, name: str, columns: Sequence[tuple[Path, str]]) -> None:
+        self._columns = columns
         self._images = self._load()
-        super().__init__(str(file), PackedNames(f"row {i}" for i in range(len(self._images))))
+        super().__init__(name, PackedNames(_row_names([file for file, _ in columns])))
         if not len(self):
-            raise UserError(f"'{file}' has no rows")
-        self.classes, self.labels = encode_labels(labels)
+            raise UserError(f"'{name}' has no rows")
 
     def read(self, i: int) -> bytes:
         data = self._images[i].as_py()
@@ -55,8 +64,14 @@ class ParquetImages(NamedSource):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = require_parquet().read_table(self._file, columns=[self._column])[self._column]
-        return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        chunks = []
+        for file, name in self._columns:
+            column = require_parquet().read_table(file, columns=[name])[name]
+            nested = pa.types.is_struct(column.type)
+            chunks += [*(pc.struct_field(column, "bytes") if nested else column).chunks]
+        return pa.chunked_array(
+            [chunk.cast(pa.large_binary()) for chunk in chunks], pa.large_binary()
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None}
@@ -66,84 +81,195 @@ class ParquetImages(NamedSource):
         self._images = self._load()
 
 
-def open_parquet(file: Path, media: Media = PICTURES) -> NamedSource:
+def open_parquet(
+    name: str,
+    files: Sequence[Path],
+    media: Media = PICTURES,
+    root: str | os.PathLike[str] | None = None,
+) -> NamedSource:
     """A column `path`, or one of encoded pictures (binary, or a struct with `bytes`); `label` or
     none.
 
     Rows with a text in `problem` are left out. Columns `shard`, `offset` and `size` place a sample
-    in a `.tar` file, `start` and `end` are seconds.
+    in a `.tar` file; `start` and `end` are seconds, `start_frame` and `end_frame` frames.
+
+    Args:
+        name: of all files together.
+        files: of the same kind, read one after the other.
+        media: what the samples are.
+        root: where relative paths start; None: at each file's own folder.
+
+    Raises:
+        UserError: one of them cannot be read, or holds no samples.
     """
     parquet = require_parquet()
     import pyarrow as pa
 
-    try:
-        schema = parquet.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"'{file}' is no Parquet file: {error}") from error
-    if PATH_COLUMN in schema.names:
-        return _paths(file, set(schema.names), media)
+    notes: list[str] = []
+    of_paths: list[Path] = []
+    of_bytes: list[tuple[Path, str]] = []
+    for file in files:
+        try:
+            schema = parquet.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"'{file}' is no Parquet file: {error}") from error
+        if PATH_COLUMN in schema.names:
+            of_paths.append(file)
+        else:
+            of_bytes.append((file, _encoded(file, schema, media)))
+        others = [one for one in schema.names if (file, one) not in of_bytes]
+        notes += check_columns(f"'{file}'", others, media)
+    if of_paths and of_bytes:
+        raise UserError(f"'{of_paths[0]}' names files, and '{of_bytes[0][0]}' holds pictures")
+    if of_bytes and root is not None:
+        raise UserError(f"'{name}' names no files, so there are no paths to start at {root}")
+    source = _pictures(name, of_bytes) if of_bytes else _paths(name, of_paths, media, root)
+    source.notes = [*dict.fromkeys(notes), *source.notes]
+    return source
+
+
+def _encoded(file: Path, schema: Any, media: Media) -> str:
+    """The column of encoded pictures."""
     for field in schema:
         if media is PICTURES and _holds_bytes(field.type):
-            labels = None
-            if LABEL_COLUMN in schema.names:
-                column = parquet.read_table(file, columns=[LABEL_COLUMN])[LABEL_COLUMN]
-                labels = [None if value is None else str(value) for value in column.to_pylist()]
-            return ParquetImages(file, field.name, labels)
+            return field.name
     encoded = " nor one of encoded pictures" if media is PICTURES else ""
     raise UserError(
         f"'{file}' has {'neither' if encoded else 'not'} a column '{PATH_COLUMN}'"
-        f"{near_column(schema.names)}{encoded}; its columns are {', '.join(schema.names)}"
+        f"{near_path(schema.names)}{encoded}; its columns are {', '.join(schema.names)}"
     )
 
 
-def _paths(file: Path, names: set[str], media: Media) -> NamedSource:
-    wanted = [PATH_COLUMN, LABEL_COLUMN, PROBLEM_COLUMN, *SPAN_COLUMNS, *SHARD_COLUMNS]
-    wanted.append(PROOF_COLUMN)
-    table = require_parquet().read_table(file, columns=[name for name in wanted if name in names])
-    for number, path in enumerate(table[PATH_COLUMN].to_pylist()):
-        if not isinstance(path, str) or not path:
-            raise UserError(f"'{file}' row {number} has no path but {path!r}")
-    first = 0
-    if PROBLEM_COLUMN in names:
-        fine = [not problem for problem in table[PROBLEM_COLUMN].to_pylist()]
-        first = fine.index(True) if any(fine) else 0
-        if not all(fine):
-            text = "%s: %d of %d rows have a problem and are left out"
-            LOG.warning(text, file, fine.count(False), len(fine))
-        table = table.filter(fine)
-    proofs = table[PROOF_COLUMN] if PROOF_COLUMN in names else None
-    columns = {name: table[name].to_pylist() for name in table.column_names if name != PROOF_COLUMN}
-    paths, none = columns[PATH_COLUMN], [None] * len(table)
-    labels = [None if x is None else str(x) for x in columns.get(LABEL_COLUMN, none)]
-    if any(columns.get("shard", ())):
-        source: NamedSource = _in_shards(file, columns, labels, media)
-        source.proofs = proofs
-        return source
-    starts, ends = (columns.get(name, none) for name in SPAN_COLUMNS)
-    rows = (
-        Row(path, label, None if start is None else (start, end))
-        for path, label, start, end in zip(paths, labels, starts, ends, strict=True)
-    )
-    source = ListSource(file, rows, f"'{file}' row {first}", media)
-    source.proofs = proofs
-    return source
-
-
-def _in_shards(
-    file: Path, columns: dict[str, list[Any]], labels: list[str | None], media: Media
-) -> ShardSource:
-    """Samples inside `.tar` files beside the list, by byte offset."""
-    shards = sorted(set(columns["shard"]))
-    files = [file.parent / shard for shard in shards]
-    for shard in files:
-        if not shard.is_file():
-            raise UserError(f"'{file}' names the shard '{shard}', which does not exist")
-    places = np.stack([[shards.index(shard) for shard in columns["shard"]], columns["offset"],
-                       columns["size"]], axis=1)  # fmt: skip
-    names = (f"{s}/{path}" for s, path in zip(columns["shard"], columns["path"], strict=True))
-    source = ShardSource(str(file), files, PackedNames(names), places.astype(np.int64), media)
+def _pictures(name: str, columns: Sequence[tuple[Path, str]]) -> NamedSource:
+    source = ParquetImages(name, columns)
+    labels: list[str | None] = []
+    for file, _ in columns:
+        table = _read(file, [LABEL_COLUMN])
+        cells = table[LABEL_COLUMN].to_pylist() if table.column_names else [None] * table.num_rows
+        for number, cell in enumerate(cells):
+            labels.append(label_text(f"'{file}' row {number}", cell))
     source.classes, source.labels = encode_labels(labels)
+    if any(labels):
+        source.notes = unclassed_notes(labels, PICTURES)
     return source
+
+
+class _File(NamedTuple):
+    """What is read of a file of paths: cells by column, and the rows without a problem."""
+
+    path: Path
+    columns: dict[str, list[Any]]
+    kept: list[int]
+    proofs: Any
+
+    @classmethod
+    def read(cls, path: Path) -> "_File":
+        table = _read(path, _READ)
+        columns = {name: table[name].to_pylist() for name in table.column_names
+                   if name != PROOF_COLUMN}  # fmt: skip
+        problems = columns.get(PROBLEM_COLUMN, [None] * table.num_rows)
+        kept = [number for number, problem in enumerate(problems) if not problem]
+        proofs = table[PROOF_COLUMN].take(kept) if PROOF_COLUMN in table.column_names else None
+        return cls(path, columns, kept, proofs)
+
+    def where(self, number: int) -> str:
+        return f"'{self.path}' row {number}"
+
+    def listed(self, media: Media) -> Listed:
+        columns = [name for name in (PATH_COLUMN, LABEL_COLUMN, *SPAN_COLUMNS, *FRAME_COLUMNS)
+                   if name in self.columns]  # fmt: skip
+        rows = (
+            read_row(self.where(n), {name: self.columns[name][n] for name in columns}, media)
+            for n in self.kept
+        )
+        first = self.where(self.kept[0] if self.kept else 0)
+        return Listed(self.path, rows, first, LABEL_COLUMN in columns, [])
+
+
+def _paths(
+    name: str, files: Sequence[Path], media: Media, root: str | os.PathLike[str] | None
+) -> NamedSource:
+    parts = [_File.read(file) for file in files]
+    total = sum(len(part.columns[PATH_COLUMN]) for part in parts)
+    left = sum(len(part.kept) for part in parts)
+    if total and not left:
+        raise UserError(f"all {total} rows of '{name}' have a problem (column '{PROBLEM_COLUMN}')")
+    sharded = [part for part in parts if any(part.columns.get(SHARD_COLUMNS[0], ()))]
+    if 0 < len(sharded) < len(parts):
+        raise UserError(f"some files of '{name}' name videos, and some shards; give one kind")
+    source: NamedSource
+    if sharded:
+        source = _in_shards(name, sharded, media)
+    else:
+        source = ListSource(name, [part.listed(media) for part in parts], media, root)
+    source.proofs = _joined([(part.proofs, len(part.kept)) for part in parts])
+    if left < total:
+        source.notes.append(f"{total - left} of {total} rows have a problem and are left out")
+    splits = Counter(
+        str(part.columns[SPLIT_COLUMN][number])
+        for part in parts
+        for number in (part.kept if SPLIT_COLUMN in part.columns else ())
+    )
+    if len(splits) > 1:
+        told = ", ".join(f"{count} {split}" for split, count in splits.most_common())
+        source.notes.append(f"all of its splits are used: {told}")
+    return source
+
+
+def _in_shards(name: str, parts: Sequence[_File], media: Media) -> ShardSource:
+    """Samples inside `.tar` files, by byte offset; relative paths of shards start at the list."""
+    shards: dict[Path, int] = {}
+    names: list[str] = []
+    labels: list[str | None] = []
+    places = array("q")
+    for part in parts:
+        columns = part.columns
+        for number in part.kept:
+            shard = part.path.parent / columns["shard"][number]
+            if shard not in shards and not shard.is_file():
+                raise UserError(f"{part.where(number)} names the shard '{shard}', which is no file")
+            shown = columns["shard"][number]
+            shown = shard.name if os.path.isabs(shown) else shown
+            names.append(f"{shown}/{columns[PATH_COLUMN][number]}")
+            file = shards.setdefault(shard, len(shards))
+            places.extend((file, columns["offset"][number], columns["size"][number]))
+            label = columns[LABEL_COLUMN][number] if LABEL_COLUMN in columns else None
+            labels.append(label_text(part.where(number), label))
+    table = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)
+    source = ShardSource(name, list(shards), PackedNames(names), table, media)
+    source.classes, source.labels = encode_labels(labels)
+    if any(labels):
+        source.notes = unclassed_notes(labels, media)
+    return source
+
+
+def _joined(proofs: Sequence[tuple[Any, int]]) -> Any:
+    """The proofs of all files, in each of which there may be none; None where no file has any."""
+    import pyarrow as pa
+
+    kind = next((column.type for column, _ in proofs if column is not None), None)
+    if kind is None:
+        return None
+    chunks = [
+        chunk
+        for column, rows in proofs
+        for chunk in ([pa.nulls(rows, kind)] if column is None else column.cast(kind).chunks)
+    ]
+    return pa.chunked_array(chunks, kind)
+
+
+def _read(file: Path, wanted: Sequence[str]) -> Any:
+    """Those of the wanted columns that a file has, in small memory."""
+    parquet = require_parquet()
+    names = parquet.read_schema(file).names
+    return parquet.read_table(file, columns=[name for name in wanted if name in names])
+
+
+def _row_names(files: Sequence[Path]) -> Iterator[str]:
+    for file in files:
+        named = "" if len(files) == 1 else f"{file.name} "
+        rows = require_parquet().read_metadata(file).num_rows
+        yield from (f"{named}row {number}" for number in range(rows))
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from vistill.data.frame_folders import frame_number
 from vistill.data.source import CLIPS, HEIF_SUFFIXES, PICTURES, Media, suffix
 from vistill.errors import UserError
 
@@ -13,7 +14,7 @@ FOREIGN_SUFFIXES = RAW_SUFFIXES | {".jxl", ".psd", ".exr", ".hdr", ".svg", ".eps
 BARE_SUFFIXES = {".h264", ".264", ".h265", ".265", ".hevc", ".m2v", ".m1v", ".m4e", ".ivf",
                        ".obu", ".y4m", ".yuv"}  # fmt: skip
 """Endings of bare video streams, whose frames have no times."""
-ARCHIVE_SUFFIXES = {".tar", ".tgz", ".zip"}
+ARCHIVE_SUFFIXES = {".tar", ".tgz", ".zip", ".parquet"}
 NO_ENDING = "without an ending"
 
 
@@ -22,12 +23,14 @@ class PassedOver:
 
     Attributes:
         media: what was looked for.
-        archives: names of `.tar` and `.zip` files among them.
+        archives: names of `.tar`, `.zip` and `.parquet` files among them.
+        frame_folders: of clips, the folders that hold numbered pictures, and how many.
     """
 
     def __init__(self, media: Media) -> None:
         self.media = media
         self.archives: list[str] = []
+        self.frame_folders: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         self._odd: dict[str, list[str]] = {}
@@ -35,6 +38,10 @@ class PassedOver:
     def add(self, name: str) -> None:
         """A file whose name does not end like one of a sample."""
         self.count(suffix(name) or NO_ENDING, name)
+        if self.media is CLIPS:
+            folder, _, file = name.rpartition("/")
+            if frame_number(file) is not None:
+                self.frame_folders[folder] += 1
 
     def count(self, ending: str, example: str, files: int = 1) -> None:
         """Files of one ending, with the name of one."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -114,6 +114,25 @@ class Decoding(NamedTuple):
     allow_truncated: bool = False
 
 
+class Stretch(NamedTuple):
+    """A part of a video.
+
+    Attributes:
+        start: where it begins, counted from 0.
+        end: where it is over; what lies there is no part of it.
+        unit: of both: seconds, or frames.
+    """
+
+    start: float
+    end: float
+    unit: Literal["s", "frames"] = "s"
+
+    def __str__(self) -> str:
+        if self.unit == "frames":
+            return f"frames {self.start:.0f} to {self.end - 1:.0f}"
+        return f"{self.start:g} s to {self.end:g} s"
+
+
 class Source(Protocol):
     """Pictures or videos by position, with labels where they are known.
 
@@ -146,11 +165,12 @@ class Source(Protocol):
         ...
 
     def place(self, i: int) -> str | bytes:
-        """Path of sample `i` where it is a file of its own, else its bytes."""
+        """Path of sample `i` where it is a file, or a folder of frames, of its own, else its
+        bytes."""
         ...
 
-    def span(self, i: int) -> tuple[float, float] | None:
-        """Start and end in seconds of the part of video `i` that is the sample; None: all of it."""
+    def span(self, i: int) -> Stretch | None:
+        """The part of video `i` that is the sample; None: all of it."""
         ...
 
     def proof(self, i: int) -> Proof | None:
@@ -225,7 +245,7 @@ class NamedSource:
     def place(self, i: int) -> str | bytes:
         return self.read(i)
 
-    def span(self, i: int) -> tuple[float, float] | None:
+    def span(self, i: int) -> Stretch | None:
         return None
 
     def proof(self, i: int) -> Proof | None:

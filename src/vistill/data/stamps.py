@@ -5,6 +5,7 @@ One look at every file, without opening it; archives tell sizes (and zips checks
 
 import io
 import os
+import stat
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,12 +39,16 @@ class Changed(NamedTuple):
 
 
 def file_stamps(paths: Iterable[str]) -> Stamps:
-    """Size and time of change in nanoseconds of every file; -1 and 0 where there is none."""
+    """Size and time of change in nanoseconds of every file; -1 and 0 where there is none.
+
+    The size of a folder of frames says nothing and counts as 0.
+    """
     numbers = array("q")
     for path in paths:
         try:
             found = os.stat(path)
-            numbers.extend((found.st_size, found.st_mtime_ns))
+            size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+            numbers.extend((size, found.st_mtime_ns))
         except OSError:
             numbers.extend((-1, 0))
     return np.frombuffer(numbers, dtype=np.int64).reshape(-1, 2)

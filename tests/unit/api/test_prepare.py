@@ -13,6 +13,7 @@ import vistill
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.data.parallel import in_parallel
+from vistill.data.source import Stretch
 from vistill.data.video import prepare as collection
 from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.reader import VideoReader
@@ -126,7 +127,7 @@ def test_stretches_of_a_list_are_cut_out(videos, tmp_path):
     (tmp_path / "list.txt").write_text("videos/jump/a.mp4 0.2 0.6 x\nvideos/jump/a.mp4 0 0.2 y\n")
     whole = vistill.prepare(tmp_path / "list.txt", out=tmp_path / "index", workers=0)
     source = open_source(str(whole.index), "video")
-    assert [source.span(i) for i in range(2)] == [(0.2, 0.6), (0.0, 0.2)]
+    assert [source.span(i) for i in range(2)] == [Stretch(0.2, 0.6), Stretch(0.0, 0.2)]
     cut = vistill.prepare(tmp_path / "list.txt", out=tmp_path / "cut", transcode=True, workers=0)
     assert [row["frames"] for row in pq.read_table(cut.index).to_pylist()] == [6, 3]
     assert open_source(str(cut.index), "video").span(0) is None

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vistill.data import open_source
+from vistill.data.source import Stretch
 from vistill.errors import UserError
 
 
@@ -69,9 +70,9 @@ CUT = {
 def test_lists_of_stretches_of_time(tmp_path, name):
     touch(tmp_path, "a b.mp4", "c.mp4")
     source = open_source(write(tmp_path / name, CUT[name]), "video")
-    assert source.span(0) == (0.5, 2.0)
-    assert source.span(1) == (None if name == "list.txt" else (0.0, 1.0))
-    assert source.span(2) == (2.0, 3.25)
+    assert source.span(0) == Stretch(0.5, 2.0)
+    assert source.span(1) == (None if name == "list.txt" else Stretch(0.0, 1.0))
+    assert source.span(2) == Stretch(2.0, 3.25)
     assert source.sample_name(2) == "c.mp4 (2 s to 3.25 s)"
     assert source.classes == ["jump", "run"]
     other = open_source(write(tmp_path / name, CUT[name].replace("0.5", "0.75")), "video")
@@ -111,7 +112,7 @@ def test_shards_with_classes(tmp_path):
     assert source.labels.tolist() == [0, -1]
 
 
-def test_an_index_leaves_problems_out(tmp_path, caplog):
+def test_an_index_leaves_problems_out(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     table = {"path": ["x.mp4", "a.mp4", "b.mp4"], "label": [None, "u", "v"],
              "problem": ["damaged", None, None], "start": [None, None, 1.0],
@@ -120,7 +121,7 @@ def test_an_index_leaves_problems_out(tmp_path, caplog):
     source = open_source(str(tmp_path / "index.parquet"), "video")
     assert names(source) == ["a.mp4", "b.mp4 (1 s to 2.5 s)"]
     assert source.labels.tolist() == [0, 1]
-    assert "1 of 3 rows have a problem and are left out" in caplog.text
+    assert source.notes == ["1 of 3 rows have a problem and are left out"]
 
 
 def test_the_other_kind_of_file_gets_a_hint(tmp_path):

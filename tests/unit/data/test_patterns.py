@@ -93,10 +93,10 @@ def test_archives_beside_pictures_are_passed_over(tmp_path: Path) -> None:
 
 def test_archives_of_two_kinds_do_not_mix(tmp_path: Path) -> None:
     root = archives(tmp_path / "x", ["0.tar", "1.zip"])
-    assert "names 2 files (.tar, .zip); only .tar shards or .zip files can be" in problem(root)
+    assert "names 2 files (.tar, .zip); several have to be of one kind" in problem(root)
     (root / "l.csv").write_text("a.png")
     (root / "m.csv").write_text("a.png")
-    assert "names 2 files (.csv); only" in problem(root / "*.csv")
+    assert "names 3 files (.csv, .tar, .zip); several have" in problem(root / "{l.csv,0.tar,1.zip}")
     (root / "2.tar.gz").write_bytes(b"\x1f\x8b")
     assert "is a compressed tar" in problem(root / "{0.tar,2.tar.gz}")
 

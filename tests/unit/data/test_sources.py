@@ -153,7 +153,7 @@ def test_csv_list(tmp_path: Path, header: str) -> None:
         ("l.csv", "path,label\na.png,1\na.png\n", "'{}' line 3 has 1 columns, not 2"),
         ("l.csv", "path\n \n", "'{}' line 2 has no path"),
         ("l.csv", "paths,label\na.png,1\n", "column 'path' (did you mean 'paths'?)"),
-        ("l.csv", "a.png,1,2\n", "'{}' has 3 columns and no header"),
+        ("l.csv", "a.png,1,2\n", "'{}' line 1 has 3 columns and no header"),
         ("l.csv", "path,label\n", "'{}' lists no pictures"),
     ],
 )

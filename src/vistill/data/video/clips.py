@@ -7,8 +7,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vistill.data.broken import BrokenImage
-from vistill.data.source import Source
-from vistill.data.video.reader import VideoReader
+from vistill.data.source import Source, Stretch
+from vistill.data.video.frames import FrameFolder, open_video
+from vistill.data.video.reader import BrokenVideo, VideoReader
 from vistill.data.video.sampling import Sampling, clip_views, span, training_clip
 from vistill.errors import UserError
 
@@ -37,7 +38,7 @@ class ClipDecoder:
     def __call__(
         self, source: Source, sample: int, rng: np.random.Generator
     ) -> UInt8[Tensor, "3 t h w"]:
-        with VideoReader(source.place(sample), source.proof(sample)) as video:
+        with open_video(source.place(sample), source.proof(sample)) as video:
             part = part_of(video, source.span(sample))
             return video.read(part.start + self._choose(len(part), rng))
 
@@ -47,9 +48,24 @@ class ClipDecoder:
         return clip_views(n, self.frames, self.stride, self.sampling, self.views).ravel()
 
 
-def part_of(video: VideoReader, seconds: tuple[float, float] | None) -> range:
-    """Numbers of the frames that a sample may use."""
-    return range(video.num_frames) if seconds is None else video.between(*seconds)
+def part_of(video: VideoReader | FrameFolder, stretch: Stretch | None) -> range:
+    """Numbers of the frames that a sample may use.
+
+    Raises:
+        BrokenVideo: the video is over before its part begins.
+    """
+    n = video.num_frames
+    if stretch is None:
+        return range(n)
+    if stretch.unit == "frames":
+        if stretch.start >= n:
+            raise BrokenVideo(f"has {n} frames, and its part is {stretch}")
+        return range(int(stretch.start), min(int(stretch.end), n))
+    part = video.between(stretch.start, stretch.end)
+    over = float(video.times[-1]) + (1 / video.fps if video.fps else 0.0)
+    if stretch.start >= over and stretch.start > 0:
+        raise BrokenVideo(f"is over after {over:.3g} s, and its part is {stretch}")
+    return part
 
 
 def require_clips(source: Source, decoder: ClipDecoder, section: str = "data.") -> None:
@@ -68,7 +84,7 @@ def require_clips(source: Source, decoder: ClipDecoder, section: str = "data.") 
     few, many = ({n * len(source) // most for n in range(most)} for most in (TRIED, MEASURED))
     for i in [*sorted(few), *sorted(many - few)]:
         try:
-            with VideoReader(source.place(i), source.proof(i)) as video:
+            with open_video(source.place(i), source.proof(i)) as video:
                 if i in few:
                     video.read([0])
                 longest = max(longest, len(part_of(video, source.span(i))))

@@ -8,7 +8,7 @@ from typing import Any
 from vistill.data.broken import BrokenImage
 from vistill.data.folder import open_file
 from vistill.data.processes import beat
-from vistill.data.video.reader import VideoReader
+from vistill.data.video.frames import FrameFolder, open_video
 
 LOST = 0.1
 """Share of frames that cannot be decoded above which a video has a problem."""
@@ -53,7 +53,7 @@ def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
     size, digest = 0, ""
     try:
         size, digest = _bytes_of(place)
-        with VideoReader(place) as video:
+        with open_video(place) as video:
             lost = corrupt = 0
             if not quick:
                 lost, corrupt = video.check()
@@ -85,6 +85,9 @@ def _problem(n: int, lost: int, told: int) -> str | None:
 def _bytes_of(place: str | bytes) -> tuple[int, str]:
     if isinstance(place, bytes):
         return len(place), hashlib.sha256(place).hexdigest()
+    if os.path.isdir(place):
+        with FrameFolder(place) as folder:
+            return folder.digest()
     digest = hashlib.sha256()
     with open_file(place) as file:
         while chunk := file.read(CHUNK):

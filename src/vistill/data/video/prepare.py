@@ -12,10 +12,11 @@ from typing import Any
 
 from vistill.data.archive import tar_members
 from vistill.data.broken import BrokenImage
+from vistill.data.columns import FRAME_COLUMNS, SPAN_COLUMNS
 from vistill.data.parallel import in_parallel
 from vistill.data.parquet import require_parquet
-from vistill.data.source import CLIPS, Source
-from vistill.data.video.inspect import Facts, inspect
+from vistill.data.source import CLIPS, Source, Stretch
+from vistill.data.video.inspect import LOST, Facts, inspect
 from vistill.data.video.transcode import Recipe, transcode
 from vistill.files import atomic_writer
 
@@ -63,13 +64,13 @@ class Work:
 
     def __call__(self, task: Task) -> Facts:
         try:
-            place = self.source.place(task.number)
-            facts = inspect(place, quick=self.quick)
+            place, stretch = self.source.place(task.number), self.source.span(task.number)
+            facts = _of_part(inspect(place, quick=self.quick), stretch)
             if self.recipe is None or task.target is None or facts.problem is not None:
                 return facts
             target = self.folder / CLIPS_FOLDER / task.target
             target.parent.mkdir(parents=True, exist_ok=True)
-            transcode(place, target, self.recipe, self.source.span(task.number))
+            transcode(place, target, self.recipe, stretch)
         except BrokenImage as error:
             return Facts(problem=str(error))
         return replace(inspect(str(target), quick=True), corrupt=facts.corrupt)
@@ -97,10 +98,9 @@ class Work:
         """One line of the journal, of which the index is made."""
         source, number = self.source, task.number
         facts = facts or Facts(problem=KILLED)
-        span = source.span(number)
         place = source.place(number) if task.stamp else source.sample_name(number)
         fine = task.target if facts.problem is None else None
-        cut = span if fine is None else None
+        cut = source.span(number) if fine is None else None
         return {
             "key": task.key,
             "stamp": task.stamp,
@@ -108,8 +108,7 @@ class Work:
             "path": place if fine is None else f"{CLIPS_FOLDER}/{fine}",
             "label": task.label,
             **asdict(facts),
-            "start": None if cut is None else cut[0],
-            "end": None if cut is None else cut[1],
+            **_part_columns(cut),
             "source": source.sample_name(number),
         }
 
@@ -204,12 +203,37 @@ def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
     kinds = {"path": text, "label": text, "duration": real, "fps": real, "frames": number,
              "width": number, "height": number, "size": number, "codec": text, "hash": text,
              "corrupt": number, "problem": text, "start": real, "end": real,
-             "source": text, "proof": proof}  # fmt: skip
+             "start_frame": number, "end_frame": number, "source": text,
+             "proof": proof}  # fmt: skip
     if any("shard" in row for row in rows):
         kinds |= {"shard": text, "offset": number}
     table = pa.Table.from_pylist(rows, pa.schema(kinds))
     with atomic_writer(path) as file:
         parquet.write_table(table, file)
+
+
+def _of_part(facts: Facts, stretch: Stretch | None) -> Facts:
+    """What is known of a video, with what is to be said of the part that a list asks for."""
+    if stretch is None or facts.problem is not None:
+        return facts
+    length = facts.frames if stretch.unit == "frames" else facts.duration
+    if stretch.start >= length:
+        has = f"{length} frames" if stretch.unit == "frames" else f"{length:.4g} s"
+        return replace(facts, problem=f"it has {has}, and its part is {stretch}")
+    if stretch.unit == "frames" and (lost := int(stretch.end) - facts.frames) > 0:
+        facts = replace(facts, corrupt=facts.corrupt + lost)
+        if lost > LOST * (stretch.end - stretch.start):
+            return replace(facts, problem=f"it has {length} frames, and its part is {stretch}")
+    return facts
+
+
+def _part_columns(stretch: Stretch | None) -> dict[str, float | None]:
+    """The columns of the index for a part, in seconds or in frames."""
+    columns: dict[str, float | None] = dict.fromkeys((*SPAN_COLUMNS, *FRAME_COLUMNS))
+    if stretch is not None:
+        names, kind = (FRAME_COLUMNS, int) if stretch.unit == "frames" else (SPAN_COLUMNS, float)
+        columns |= dict(zip(names, map(kind, stretch[:2]), strict=True))
+    return columns
 
 
 def _safe_stem(name: str) -> str:

@@ -10,6 +10,9 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
+from vistill.data.source import Stretch
+from vistill.data.video.clips import part_of
+from vistill.data.video.frames import FrameFolder, open_video
 from vistill.data.video.reader import BrokenVideo, VideoReader
 from vistill.files import atomic_writer
 
@@ -55,9 +58,7 @@ class Recipe:
         return f".{ENCODERS[self.codec].container}"
 
 
-def transcode(
-    place: str | bytes, out: Path, recipe: Recipe, seconds: tuple[float, float] | None = None
-) -> int:
+def transcode(place: str | bytes, out: Path, recipe: Recipe, stretch: Stretch | None = None) -> int:
     """Write a video, or a stretch of it, upright and without sound; the number of its frames.
 
     The file appears under `out` once it is complete. Frames keep their times.
@@ -66,10 +67,10 @@ def transcode(
         BrokenVideo: nothing in it can be decoded or encoded.
     """
     encoder = ENCODERS[recipe.codec]
-    with VideoReader(place) as video:
+    with open_video(place) as video:
         scale = min(1.0, recipe.short_side / min(video.width, video.height))
         size = tuple(max(2, round(side * scale / 2) * 2) for side in (video.width, video.height))
-        part = None if seconds is None else video.between(*seconds)
+        part = None if stretch is None else part_of(video, stretch)
         with (
             atomic_writer(out) as file,
             av.open(file, "w", format=encoder.container) as container,
@@ -92,7 +93,9 @@ def transcode(
     return count
 
 
-def _encode(video: VideoReader, container: Any, stream: Any, part: range | None) -> int:
+def _encode(
+    video: VideoReader | FrameFolder, container: Any, stream: Any, part: range | None
+) -> int:
     scaler, last, count = VideoReformatter(), -1, 0
     try:
         for number, frame in video.frames():
