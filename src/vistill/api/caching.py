@@ -204,11 +204,20 @@ def _compared(
 
     Where the time of change alone differs, and of most pictures, they were copied; of a few, these
     were replaced.
+
+    Raises:
+        UserError: most pictures are others.
     """
     before = read_stamps(folder, len(source))
     if before is None:
         return _NONE, _NONE, []
     surely, perhaps = changed(before, stamps)
+    if 2 * len(surely) > len(source):
+        raise UserError(
+            f"the cache {folder} was made for other pictures: {len(surely)} of {len(source)} have "
+            f"been replaced under their names ({names(source, surely)}); choose another folder for "
+            "this run"
+        )
     if 2 * len(perhaps) <= len(source):
         surely, perhaps = np.union1d(surely, perhaps), _NONE
     notes = []
