@@ -115,7 +115,7 @@ def load_file_into(model: Backbone, reference: str) -> None:
 def _assumed_heads(model: Backbone) -> str:
     """What is said of heads that neither a tensor nor a published size tells."""
     told = not isinstance(model, VisionTransformer) or model.relative_position or model.pre_norm
-    return "" if told or model.width in _HEADS else f"{model.num_heads[0]} heads by convention"
+    return "" if told or model.width in _HEADS else "64 channels a head by convention"
 
 
 def _number(reference: str, options: dict[str, str], name: str) -> int | None:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vistill.errors import UserError
-from vistill.models.safe_pickles import Array, read_pickle
-from vistill.models.torchscript import archive_root, read_torchscript
+from vistill.models.archives import archive_root, read_torchscript
+from vistill.models.safe_pickles import read_pickle
+from vistill.models.stand_ins import Array
 
 # What training scripts call the network in a checkpoint, the first that is there counts.
 _NETWORKS = (

@@ -251,6 +251,25 @@ def test_pickles_of_arrays(tmp_path: Path) -> None:
         assert same(read(tmp_path / "a.pkl"), OWN)
 
 
+@pytest.mark.parametrize("protocol", range(1, 6))
+def test_pickles_of_any_protocol(tmp_path: Path, protocol: int) -> None:
+    """torch writes them all, and reads one or two of them safely."""
+    path = tmp_path / "a.pth"
+    content = {"model": OWN.state_dict(), "args": argparse.Namespace(lr=1.0), "best": np.float64(1)}
+    torch.save(content, path, pickle_protocol=protocol)
+    assert same(read(path), OWN)
+    torch.save(content | {"x": Runs(tmp_path / "made")}, path, pickle_protocol=protocol)
+    with pytest.raises(UserError, match=r"would run io\.open"):
+        read(path)
+    torch.save(content, path, pickle_protocol=0)
+    with pytest.raises(UserError, match="pickle protocol 0 loses where its tensors are"):
+        read(path)
+    if protocol > 3:
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+        with pytest.raises(UserError, match="not one that torch writes by itself; save it again"):
+            read(path)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_shards(tmp_path: Path, kind: str) -> None:
     stem = {"safetensors": "model", "bin": "pytorch_model"}[kind]

@@ -1,4 +1,5 @@
-"""Tensors of a TorchScript archive (OpenAI's CLIP files), without running any of its code."""
+"""PyTorch's zip archives read by an allow-list of our own: TorchScript (OpenAI's CLIP files), whose
+code is not run, and pickles of protocols that torch does not read safely."""
 
 import pickle
 import zipfile
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from vistill.models.stand_ins import full_name, latin, stand_in
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -47,6 +50,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch.jit._pickle", "build_doublelist"): _first,
     ("torch.jit._pickle", "build_boollist"): _first,
     ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): latin,
 }
 
 
@@ -62,9 +66,14 @@ class _Reader(pickle.Unpickler):
             return _STORAGES[name]
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
+        found = stand_in(full_name(module, name))
+        if found is not None:
+            return found
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weight file")
 
     def persistent_load(self, pid: Any) -> Tensor:
+        if not isinstance(pid, tuple):  # protocol 0 writes what tensors refer to as mere text
+            raise pickle.UnpicklingError("pickle protocol 0 loses where its tensors are")
         _, dtype, key, _, count = pid
         data = bytearray(self._archive.read(f"{self._root}data/{key}"))
         return torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0)
@@ -79,15 +88,23 @@ def archive_root(path: Path) -> str | None:
     return next((f"{root}/" for root, _, rest in tails if rest == "constants.pkl"), None)
 
 
+def read_archive(path: Path, root: str) -> Any:
+    """What the archive's pickle holds.
+
+    Raises:
+        pickle.UnpicklingError: it asks for something that is no tensor, setting or module.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return _Reader(archive, root).load()
+
+
 def read_torchscript(path: Path, root: str) -> dict[str, Tensor]:
     """Parameters and buffers by dotted name.
 
     Raises:
-        pickle.UnpicklingError: the archive asks for something that is not a tensor or a module.
+        pickle.UnpicklingError: see `read_archive`.
     """
-    with zipfile.ZipFile(path) as archive:
-        model = _Reader(archive, root).load()
-    return dict(_tensors(model, ""))
+    return dict(_tensors(read_archive(path, root), ""))
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
