@@ -176,9 +176,11 @@ def _detect(
     from vistill.evaluation.detection.dataset import open_detection
     from vistill.evaluation.detection.detect import evaluate_detection
 
+    data = open_detection(Path(folder), config.detection)
+    say_notes(folder, data.notes)
     scores = evaluate_detection(
         model,
-        open_detection(Path(folder), config.detection),
+        data,
         config.detection,
         stride=clips.stride,
         frames=clips.frames,

@@ -52,7 +52,10 @@ class DetectionConfig(Section):
     """`small`, ours for a few hundred key frames, or VideoMAE's: `ava_small`, `ava_base`,
     `ava_large`, the same with `_finetuned`, and `ava_huge_finetuned`."""
     videos: str = Field(default="videos")
-    """Folder of the video files, which are named like the videos of the lists."""
+    """Folder of the video files, or folders of frames, which are named like the videos of the
+    lists."""
+    fps: PositiveFloat = Field(default=30.0)
+    """Frames per second in folders of frames (AVA's usual extraction: 30)."""
     train: str = Field(default="train.csv")
     """Rows `video,seconds,x0,y0,x1,y1,action,person`, coordinates as shares of width and height."""
     test: str = Field(default="val.csv")

@@ -54,10 +54,10 @@ class FrameFolder:
 
     def __init__(self, folder: str, fps: float = RATE) -> None:
         self._folder, self.fps, self.corrupt = folder, fps, 0
-        self._names, self.told_frames = _numbered(folder)
-        self.num_frames = len(self._names)
+        self._names, numbers = _numbered(folder)
+        self.num_frames, self.told_frames = len(numbers), int(numbers[-1]) + 1
         self.codec = os.path.splitext(self._names[0])[1][1:].lower()
-        self.times: Float[np.ndarray, " n"] = np.arange(self.num_frames) / fps
+        self.times: Float[np.ndarray, " n"] = numbers / fps
         self._size: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -163,19 +163,27 @@ class FrameFolder:
         return self._size
 
 
-def open_video(place: str | bytes, proof: Proof | None = None) -> VideoReader | FrameFolder:
+def open_video(
+    place: str | bytes, proof: Proof | None = None, fps: float = RATE
+) -> VideoReader | FrameFolder:
     """The reader of a video by its path or bytes, or of a folder of frames.
+
+    Args:
+        place: path or bytes.
+        proof: what `vistill prepare` found out about a video.
+        fps: frames per second of a folder of frames.
 
     Raises:
         BrokenVideo: it cannot be read.
     """
     if isinstance(place, str) and os.path.isdir(place):
-        return FrameFolder(place)
+        return FrameFolder(place, fps)
     return VideoReader(place, proof)
 
 
-def _numbered(folder: str) -> tuple[list[str], int]:
-    """Names of the frames of a folder in their order, and how many there would be without gaps."""
+def _numbered(folder: str) -> tuple[list[str], Int[np.ndarray, " n"]]:
+    """Names of the frames of a folder in their order, and their numbers, counted from 0 by their
+    usual distance."""
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -196,8 +204,8 @@ def _numbered(folder: str) -> tuple[list[str], int]:
         raise BrokenVideo(f"holds several rows of numbered pictures: {listed}")
     (frames,) = own.values()
     numbers = sorted(frames)
-    step = math.gcd(*np.diff(numbers).tolist()) or 1
-    return [frames[number] for number in numbers], (numbers[-1] - numbers[0]) // step + 1
+    counted = np.array(numbers) - numbers[0]
+    return [frames[number] for number in numbers], counted // (math.gcd(*counted.tolist()) or 1)
 
 
 def _is_flow(row: str) -> bool:

@@ -17,7 +17,8 @@ from vistill.data.loading import REPLACEMENTS
 from vistill.data.order import replacement, sample_seeds
 from vistill.data.processes import beat
 from vistill.data.stream import StepRequests
-from vistill.data.video.reader import BrokenVideo, VideoReader
+from vistill.data.video.frames import RATE, open_video
+from vistill.data.video.reader import BrokenVideo
 from vistill.errors import UserError
 from vistill.evaluation.detection.ava import KeyFrame
 from vistill.evaluation.detection.detector import DetectionBatch
@@ -56,6 +57,7 @@ class KeyFrameReader:
         view: how clips are cut.
         seed: the run's seed.
         replace: take another key frame in the place of a broken one, instead of leaving it out.
+        fps: frames per second of videos that are folders of frames.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class KeyFrameReader:
         seed: int,
         *,
         replace: bool,
+        fps: float = RATE,
     ) -> None:
+        self.fps = fps
         self.frames, self.files, self.start_seconds = frames, files, start_seconds
         self.num_actions, self.view, self.seed, self.replace = num_actions, view, seed, replace
 
@@ -135,7 +139,7 @@ class KeyFrameReader:
         return clip.contiguous(), boxes[kept], kept
 
     def _read(self, frame: KeyFrame) -> UInt8[Tensor, "3 t h w"]:
-        with VideoReader(str(self.files[frame.video])) as video:
+        with open_video(str(self.files[frame.video]), fps=self.fps) as video:
             seconds = frame.seconds - self.start_seconds
             step = 1 / video.fps if video.fps else 0.0
             if not -step <= seconds <= video.times[-1] + step:

@@ -134,6 +134,7 @@ def evaluate_detection(
                 view,
                 seed,
                 replace=view.crop is not None,
+                fps=options.fps,
             )
 
         detector = _train(

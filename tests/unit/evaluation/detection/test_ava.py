@@ -50,8 +50,6 @@ def test_label_map_and_exclusions(tmp_path):
     ("row", "message"),
     [
         ("a,902,0.1,0.2,0.3,0.4", "line 2: not of the form video,seconds,x0"),
-        ("a,902,0.3,0.2,0.1,0.4,12,1", "line 2: a box is x0,y0,x1,y1 with x0 < x1"),
-        ("a,902,10,20,30,40,12,1", "as shares of width and height"),
         ("a,now,0.1,0.2,0.3,0.4,12,1", "the time 'now' is not a number"),
         ("a,902,0.1,0.2,0.3,0.4,stand,1", "the action 'stand' is not a number"),
         ("a,902,0.1,0.2,0.3,0.4,0,1", "whole number from 1"),
@@ -70,3 +68,60 @@ def test_a_list_of_actions_holds_some(tmp_path):
     path.write_text("nothing\n")
     with pytest.raises(UserError, match="holds no action"):
         read_actions(path)
+
+
+GOOD = "a,902,0.1,0.2,0.3,0.4,12,1\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("a,903,0.3,0.2,0.1,0.4,12,1", "1 × left out, a box without area (line 4)"),
+        ("a,903,0.3,0.2,0.3,0.4,12,1", "1 × left out, a box without area (line 4)"),
+        ("a,903,1.0,0.2,1.1,0.4,12,1", "1 × left out, a box without area (line 4)"),
+        ("a,903,10,20,30,40,12,1", "1 × left out, a box that is not on the picture (line 4)"),
+        ("a,903,,,,,,", "1 × left out, a key frame without people (line 4)"),
+        ("a,903", "1 × left out, a key frame without people (line 4)"),
+        ("a,903,0.1,0.2,0.3,0.4,,1", "1 × left out, a person without an action (line 4)"),
+        ("a,903,0.1,0.2,0.3,0.4,-1,1", "1 × left out, a person without an action (line 4)"),
+    ],
+)
+def test_one_odd_row_is_left_out_and_told(tmp_path, row, told):
+    path = tmp_path / "train.csv"
+    path.write_text(f"{GOOD}{GOOD}{GOOD}{row}\n")
+    said: list[str] = []
+    (frame,) = read_annotations(path, said)
+    assert frame.moment == ("a", 902.0)
+    assert said == [f"train.csv: {told}"]
+
+
+def test_boxes_are_cut_to_the_picture(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("a,902,-0.001,0.2,1.002,0.4,12,1\na,903,0,0,1,1,12,1\na,904,0,-.2,1,1,3,1\n")
+    said: list[str] = []
+    frames = read_annotations(path, said)
+    np.testing.assert_allclose(frames[0].boxes, [[0.0, 0.2, 1.0, 0.4]])
+    np.testing.assert_allclose(frames[2].boxes, [[0.0, 0.0, 1.0, 1.0]])
+    assert said == ["train.csv: 2 × box cut to the picture (line 1, …)"]
+    path.write_text("a,902,-0.001,0.2,1.002,0.4,,0.9\na,902,0.5,0.5,0.5,0.6,,0.9\na,903\n")
+    said.clear()
+    (frame,) = read_detections(path, 0.5, said)
+    np.testing.assert_allclose(frame.boxes, [[0.0, 0.2, 1.0, 0.4]])
+    assert said[0].startswith("train.csv: 1 × box cut to the picture (line 1); 1 × left out, a box")
+
+
+def test_a_list_in_pixels_is_no_odd_row(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(f"{GOOD}a,902,10,20,30,40,12,1\na,903,12,20,30,40,12,1\n")
+    with pytest.raises(UserError, match=r"line 2 and 1 others of 3.*as shares of width and height"):
+        read_annotations(path)
+    with pytest.raises(UserError, match="as shares of width and height"):
+        read_detections(path, 0.0)
+
+
+def test_a_header_is_passed_over(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(f"video_id,timestamp,x1,y1,x2,y2,action_id,person_id\n{GOOD}")
+    said: list[str] = []
+    assert len(read_annotations(path, said)) == 1
+    assert said == ["train.csv: 1 × left out, a header (line 1)"]

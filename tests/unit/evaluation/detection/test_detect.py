@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vistill.config.detection import DetectionConfig
 from vistill.data.broken import BrokenFiles
 from vistill.data.motion_clips import write_video
+from vistill.data.video.reader import VideoReader
 from vistill.errors import UserError
 from vistill.evaluation.detection.clips import KeyFrameReader, KeyFrameStream, View
 from vistill.evaluation.detection.dataset import open_detection
@@ -159,3 +161,32 @@ def test_a_backbone_of_pictures_is_refused(folder):
     data = open_detection(folder, DetectionConfig())
     with pytest.raises(UserError, match="needs vistill's own ViT of clips"):
         evaluate_detection(pictures, data, DetectionConfig(), **QUIET)
+
+
+def test_odd_rows_and_missing_videos_do_not_end_an_evaluation(folder, vit, tmp_path):
+    """The frames of one video are a folder, one video is missing, and the lists have odd rows."""
+    (tmp_path / "videos").mkdir()
+    for path in (folder / "videos").iterdir():
+        (tmp_path / "videos" / path.name).symlink_to(path)
+    (tmp_path / "videos" / "val1.txt").write_text("no video")
+    (tmp_path / "videos" / "val0.mp4").unlink()
+    (tmp_path / "videos" / "val2.mp4").unlink()
+    with VideoReader(str(folder / "videos" / "val2.mp4")) as video:
+        frames = video.read(range(FRAMES)).movedim(0, -1).numpy()
+    (tmp_path / "videos" / "val2").mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "videos" / "val2" / f"val2_{number + 1:06}.png")
+    train, val = ((folder / f"{name}.csv").read_text() for name in ("train", "val"))
+    (tmp_path / "train.csv").write_text(f"{train}train0,1,0.2,0.2,0.2,0.4,1,0\ntrain1,1,,,,,,\n")
+    (tmp_path / "val.csv").write_text(f"{val}val3,1,-0.001,0.2,0.3,0.4,1,7\nval4,2\n")
+    options = DetectionConfig(epochs=1, min_steps=0, global_batch_size=24, fps=12)
+    data = open_detection(tmp_path, options)
+    assert list(data.notes) == [
+        "train.csv: 1 × left out, a box without area (line 49); "
+        "1 × left out, a key frame without people (line 50)",
+        "val.csv: 1 × box cut to the picture (line 21); "
+        "1 × left out, a key frame without people (line 22)",
+        "1 of 34 videos of the lists are not in videos, and their 1 key frames are left out: val0",
+    ]
+    (score,) = evaluate_detection(vit, data, options, **QUIET)
+    assert (score.key_frames, score.people, score.broken) == (9, 19, ())
