@@ -61,7 +61,8 @@ def export(
     if target.exists() and not target.is_dir():
         raise UserError(f"the output folder {target} is a file")
 
-    from vistill.models.export import save_backbone, timm_build
+    from vistill.models.export import save_backbone
+    from vistill.models.timm_form import timm_form
 
     backbone = load_backbone(reference, into=model)
     if backbone.origin.endswith("random") and not random_init:
@@ -75,7 +76,7 @@ def export(
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
         return [export_published(backbone, format, target, run)]
-    if format == "timm" and timm_build(backbone) is None:
+    if format == "timm" and timm_form(backbone) is None:
         raise UserError(f"timm has no model like {source}; use --format torch")
     save_backbone(backbone, target)
     return [target / "model.safetensors", target / "model.json"]

@@ -120,14 +120,19 @@ class Backbone(nn.Module, ABC):
         tap = Tap("norm", self.depth)
         return self.tap(images, [tap])[tap]
 
+    def tokens_and_pooled(
+        self, images: Float[Tensor, "b 3 *size"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
+        """What `forward` gives, and the mean of its patch tokens, in one pass."""
+        tokens = self(images)
+        return tokens, tokens[:, self.num_prefix_tokens :].mean(dim=1)
+
     def pooled(
         self, images: Float[Tensor, "b 3 *size"], pool: Literal["avg", "cls"] = "avg"
     ) -> Float[Tensor, "b d"]:
         """One feature per image from the last block: mean of patch tokens, or the class token."""
-        tokens = self(images)
-        if pool == "cls":
-            return tokens[:, 0]
-        return tokens[:, self.num_prefix_tokens :].mean(dim=1)
+        tokens, mean = self.tokens_and_pooled(images)
+        return tokens[:, 0] if pool == "cls" else mean
 
 
 def scores(output: Any) -> Tensor:

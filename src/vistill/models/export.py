@@ -1,112 +1,29 @@
 """A backbone as two files that outlive the training code: `model.safetensors` and `model.json`.
 
-The JSON says how to build the model here and in timm, how to normalise its inputs, and where its
-weights come from. ViTs carry timm's parameter names and load there with `strict=True`.
+The JSON says how to build the model here and in timm, where timm has the feature that was measured,
+how to normalise inputs, and where the weights come from. What timm can build loads there with
+`strict=True`.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.models.backbone import Backbone, Normalization
-from vistill.models.beit import beit_names, own_names
+from vistill.models.beit import own_names
 from vistill.models.build import rebuild
-from vistill.models.hooked import ModuleBackbone
-from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
 from vistill.models.named_weights import load_named
 from vistill.models.own_modules import given_back, object_facts
-from vistill.models.pooled import PooledBackbone
-from vistill.models.swin import SwinBackbone
-from vistill.models.vit import VisionTransformer
+from vistill.models.timm_form import carries_beit_names, exported_state, inner_module, timm_form
 
 FORMAT = "vistill-backbone/1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-
-
-def timm_build(backbone: Backbone) -> dict[str, Any] | None:
-    """`timm.create_model` arguments that build the same network, or None where timm has none."""
-    if isinstance(backbone, SwinBackbone):
-        return backbone.timm_build
-    if not isinstance(backbone, VisionTransformer):
-        build = backbone.build
-        if build is None or build["name"] != "timm":
-            return None
-        classes = {} if build["args"].get("classifier") else {"num_classes": 0}
-        return {"model_name": build["args"]["name"], **classes}
-    name = _timm_name(backbone)
-    if name is None:
-        return None
-    arguments = {
-        "model_name": name,
-        "img_size": list(backbone.image_size),
-        "patch_size": backbone.patch_size,
-        "embed_dim": backbone.width,
-        "depth": backbone.depth,
-        "num_heads": backbone.num_heads[0],
-        "mlp_ratio": backbone.mlp_ratio,
-        "num_classes": backbone.num_classes,
-    }
-    if carries_beit_names(backbone):
-        return arguments | {
-            "global_pool": "token",
-            "init_values": backbone.layer_scale or 0.0,
-            "use_abs_pos_emb": backbone.position != "none",
-            "use_rel_pos_bias": backbone.relative_position == "layer",
-            "use_shared_rel_pos_bias": backbone.relative_position == "shared",
-        }
-    if not backbone.num_prefix_tokens:
-        arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
-    if backbone.position == "none":
-        arguments |= {"pos_embed": "none"}
-    if backbone.layer_scale is not None:
-        arguments |= {"init_values": backbone.layer_scale}
-    if backbone.qkv_bias == "none":
-        arguments |= {"qkv_bias": False}
-    return arguments
-
-
-def _timm_name(vit: VisionTransformer) -> str | None:
-    """The timm model whose arguments lead to `vit`."""
-    parts = (vit.pre_norm, vit.activation, vit.norm_eps)
-    plain, clip = (False, "gelu", LAYER_NORM_EPS), (True, "quick_gelu", CLIP_NORM_EPS)
-    if vit.tubelet_size is not None:
-        return None
-    if carries_beit_names(vit):
-        possible = parts == plain and vit.num_prefix_tokens == 1 and vit.qkv_bias == "no_key"
-        return "beit_base_patch16_224" if possible else None
-    if vit.dist_token is not None:
-        possible = parts == plain and vit.position != "none"
-        return "deit_tiny_distilled_patch16_224" if possible else None
-    if parts == clip:
-        return "vit_base_patch16_clip_quickgelu_224"
-    return "vit_tiny_patch16_224" if parts == plain else None
-
-
-def carries_beit_names(backbone: Backbone) -> bool:
-    """Whether the backbone is saved under BEiT's names: it has parts that no timm ViT has."""
-    return isinstance(backbone, VisionTransformer) and (
-        backbone.relative_position is not None or backbone.qkv_bias == "no_key"
-    )
-
-
-def inner_module(backbone: Backbone) -> nn.Module:
-    """The module whose parameter names the outside world knows: behind an adapter, its model."""
-    if isinstance(backbone, ModuleBackbone | PooledBackbone | SwinBackbone):
-        return backbone.module
-    return backbone
-
-
-def exported_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights under the names that the outside world knows."""
-    state = inner_module(backbone).state_dict()
-    if isinstance(backbone, SwinBackbone):  # a shared bias network is written once per block
-        return {name: value.clone() for name, value in state.items()}
-    return beit_names(state) if carries_beit_names(backbone) else state
 
 
 def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
@@ -126,12 +43,15 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         place = tensor.untyped_storage().data_ptr()
         state[name] = tensor.clone() if place in kept else tensor  # tied weights are written twice
         kept.add(place)
+    form = timm_form(backbone)
     own = {} if backbone.build is not None else {"object": object_facts(backbone)}
     description = {
         "format": FORMAT,
         "build": backbone.build,
         **own,
-        "timm": timm_build(backbone),
+        "timm": None if form is None else form.arguments,
+        "feature": None if form is None else form.feature,
+        "timm_version": timm.__version__,
         "normalization": {
             "mean": list(backbone.normalization.mean),
             "std": list(backbone.normalization.std),
@@ -207,11 +127,12 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
     module = inner_module(model)
     if carries_beit_names(model):
         weights = own_names(weights)
-    weights = {
-        k: v.to(module.state_dict()[k].dtype) if k in module.state_dict() else v
-        for k, v in weights.items()
-    }
+    own = module.state_dict()
+    weights = {k: v.to(own[k].dtype) if k in own else v for k, v in weights.items()}
     load_named(module, weights, f"{place}/model.safetensors")
+    size, resize = tuple(description["image_size"]), getattr(model, "resize", None)
+    if size != model.image_size and resize is not None:
+        resize(size)
     model.normalization = Normalization(
         tuple(description["normalization"]["mean"]), tuple(description["normalization"]["std"])
     )

@@ -199,7 +199,7 @@ class PooledBackbone(Backbone):
         """Use the module for pictures of another size."""
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.adapter = {**(self.adapter or {}), "image_size": list(self.image_size)}
-        with _switched(self.module, training=False):
+        with switched(self.module, training=False):
             self._sites = {False: self._find_sites()}
         self.width, self.reads = self._sites[False].width, self._sites[False].told
 
@@ -210,7 +210,7 @@ class PooledBackbone(Backbone):
         # Auxiliary heads and the like may exist in training only, so each mode is watched.
         training = self.module.training
         if training not in self._sites:
-            with _switched(self.module, training=training):
+            with switched(self.module, training=training):
                 self._sites[training] = self._find_sites()
         return self._sites[training]
 
@@ -221,7 +221,8 @@ class PooledBackbone(Backbone):
             raise ValueError("a CNN cannot be shown some of its patches only")
         sites = self._sites_now()
         wanted = {tap: _site(sites, tap.kind) for tap in taps if tap.kind != "logits"}
-        whole = len(wanted) < len(taps)
+        # An exporter's account of modules is upset by a pass that an exception ends.
+        whole = len(wanted) < len(taps) or torch.onnx.is_in_onnx_export()
         output = None
         with _Cut(set(wanted.values()), whole=whole) as cut:
             output = self.module(images)
@@ -232,6 +233,12 @@ class PooledBackbone(Backbone):
         """The last map as tokens, after the last activation."""
         tap = Tap("map_act", 0)
         return self.tap(images, [tap])[tap].flatten(2).mT
+
+    def tokens_and_pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` and `pooled` give, in one pass."""
+        last, mean = Tap("map_act", 0), Tap("pooled_act", 0)
+        found = self.tap(images, [last, mean])
+        return found[last].flatten(2).mT, found[mean]
 
     def pooled(self, images: Tensor, pool: Literal["avg", "cls"] = "avg") -> Tensor:
         """The feature that a classifier of this network sees; `pool` can only be `avg`."""
@@ -255,7 +262,7 @@ def _shaped(sites: Sites, kind: TapKind, found: Tensor) -> Tensor:
 
 
 @contextmanager
-def _switched(module: nn.Module, *, training: bool) -> Iterator[None]:
+def switched(module: nn.Module, *, training: bool) -> Iterator[None]:
     """`module` in one mode, with modes, buffers and random numbers put back afterwards."""
     modes = {part: part.training for part in module.modules()}
     buffers = {buffer: buffer.clone() for buffer in module.buffers()}

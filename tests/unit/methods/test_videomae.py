@@ -9,8 +9,9 @@ from vistill.errors import UserError
 from vistill.losses.reconstruction import normalize_cubes
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone, load_backbone
-from vistill.models.export import read_backbone, save_backbone, timm_build
+from vistill.models.export import read_backbone, save_backbone
 from vistill.models.positions import sincos_1d
+from vistill.models.timm_form import timm_form
 from vistill.models.vit import VisionTransformer
 
 
@@ -92,7 +93,7 @@ def test_an_exported_student_of_clips(tmp_path):
     assert (found.num_frames, found.tubelet_size) == (4, 2)
     images = clips().pixels
     assert torch.equal(found(images), model(images))
-    assert timm_build(model) is None  # timm has no such model
+    assert timm_form(model) is None  # timm has no such model
     again = load_backbone(f"run:{tmp_path}/out", image_size=16, num_frames=8)
     assert torch.equal(again.pos_embed, sincos_1d(24, 16).float())
 

@@ -14,8 +14,9 @@ from vistill.errors import UserError
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Tap
 from vistill.models.build import load_backbone
-from vistill.models.export import inner_module, read_backbone, save_backbone
+from vistill.models.export import read_backbone, save_backbone
 from vistill.models.hooked import ModuleBackbone
+from vistill.models.timm_form import inner_module
 from vistill.models.vit import VisionTransformer
 
 LOGITS = FeatureDistillationConfig(target="logits")

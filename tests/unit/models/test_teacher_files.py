@@ -188,7 +188,8 @@ def test_swin_survives_saving_and_loads_into_timm(tmp_path):
     import timm
     from safetensors.torch import load_file
 
-    from vistill.models.export import read_backbone, save_backbone, timm_build
+    from vistill.models.export import read_backbone, save_backbone
+    from vistill.models.timm_form import timm_form
 
     for version in (1, 2):
         model = swin(version=version).eval()
@@ -196,10 +197,12 @@ def test_swin_survives_saving_and_loads_into_timm(tmp_path):
         save_backbone(model, tmp_path / str(version))
         again = read_backbone(tmp_path / str(version)).eval()
         assert torch.equal(again(PICTURE), model(PICTURE))
-        theirs = timm.create_model(**timm_build(model)).eval()
+        theirs = timm.create_model(**timm_form(model).arguments).eval()
         theirs.load_state_dict(load_file(tmp_path / str(version) / "model.safetensors"))
         expected = theirs.forward_features(PICTURE).flatten(1, 2)
         torch.testing.assert_close(model(PICTURE), expected)
+        assert timm_form(model).feature == "model(x)"
+        torch.testing.assert_close(model.pooled(PICTURE), theirs(PICTURE))
 
 
 def test_a_shared_bias_network_learns_once_and_is_copied_for_fine_tuning(tmp_path):

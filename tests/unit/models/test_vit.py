@@ -8,8 +8,8 @@ import torch
 
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone
-from vistill.models.export import exported_state, timm_build
 from vistill.models.layers import Block
+from vistill.models.timm_form import exported_state, timm_form
 from vistill.models.vit import VisionTransformer
 
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
@@ -37,14 +37,19 @@ def small(**changes) -> VisionTransformer:
 )
 def test_loads_strictly_into_timm_with_the_same_output(changes):
     model = small(**changes).eval()
-    arguments = json.loads(json.dumps(timm_build(model)))
-    other = timm.create_model(**arguments).eval()
+    torch.nn.init.normal_(model.norm.weight), torch.nn.init.normal_(model.norm.bias)
+    form = timm_form(model)
+    other = timm.create_model(**json.loads(json.dumps(form.arguments))).eval()
     other.load_state_dict(exported_state(model), strict=True)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(
             model(images), other.forward_features(images), atol=1e-5, rtol=1e-5
         )
+        feature = eval(form.feature, {"model": other, "x": images})
+        torch.testing.assert_close(model.pooled(images), feature, atol=1e-5, rtol=1e-5)
+    # Only of DeiT's distilled students timm cannot be told to average the patches.
+    assert (form.feature == "model(x)") == ("distillation_token" not in changes)
 
 
 def test_named_sizes_have_the_published_parameters(golden_names):
