@@ -76,8 +76,15 @@ def export(
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
         return [export_published(backbone, format, target, run)]
-    if format == "timm" and timm_form(backbone) is None:
-        raise UserError(f"timm has no model like {source}; use --format torch")
+    if format == "timm":
+        form = timm_form(backbone)
+        if form is None:
+            raise UserError(f"timm has no model like {source}; use --format torch")
+        if form.feature is None:
+            raise UserError(
+                f"timm builds {source}, but has no place where it gives the feature that is measured "
+                "here; use --format torch or --format onnx"
+            )
     save_backbone(backbone, target)
     return [target / "model.safetensors", target / "model.json"]
 
