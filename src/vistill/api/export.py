@@ -82,8 +82,8 @@ def export(
             raise UserError(f"timm has no model like {source}; use --format torch")
         if form.feature is None:
             raise UserError(
-                f"timm builds {source}, but has no place where it gives the feature that is measured "
-                "here; use --format torch or --format onnx"
+                f"timm builds {source}, but has no place where it gives the feature that is "
+                "measured here; use --format torch or --format onnx"
             )
     save_backbone(backbone, target)
     return [target / "model.safetensors", target / "model.json"]
