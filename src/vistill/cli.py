@@ -244,6 +244,17 @@ def prepare(
     root: Annotated[
         Path | None, typer.Option(help="Where relative paths of a list start; default: beside it.")
     ] = None,
+    max_damaged: Annotated[
+        float | None,
+        typer.Option(help="Share of damaged frames that makes a problem; default: 0.1."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds without a sign of life after which a video is given up, and as many more "
+            "for every GB of it; default: 300."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: one a core, at most 8.")
     ] = None,
@@ -268,6 +279,8 @@ def prepare(
             quality=quality,
             shards=shards,
             root=root,
+            max_damaged=max_damaged,
+            timeout=timeout,
             workers=workers,
             overwrite=overwrite,
         )

@@ -5,13 +5,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vistill.api.results import say, say_notes
-from vistill.errors import UserError
-from vistill.files import write_atomic
+from vistill.errors import Failure, UserError
+from vistill.files import PARTIAL, write_atomic
+from vistill.locking import LOCK, locked
+
+if TYPE_CHECKING:
+    from vistill.data.video.prepare import Work
 
 INDEX = "index.parquet"
 _MARKER = "prepare.json"
@@ -19,7 +24,6 @@ _CODECS = ("h264", "hevc", "vp9")
 _SHOWN = 10
 _LONG = 250
 """Frames above which a video that is read from its start only is worth a word."""
-_PLAIN_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class PrepareResult:
         size: bytes of it.
         lengths: frames of the shortest, the median and the longest; None without clips.
         codecs: how many have which.
-        corrupt: videos with damaged frames among them.
+        damaged: share of damaged frames, of those among them that have any.
         doubles: videos whose bytes are those of an earlier one.
         from_start: videos whose frames can be reached from their start alone.
     """
@@ -46,7 +50,7 @@ class PrepareResult:
     size: int
     lengths: tuple[int, int, int] | None
     codecs: dict[str, int]
-    corrupt: int
+    damaged: dict[str, float]
     doubles: int
     from_start: int
 
@@ -61,8 +65,12 @@ class PrepareResult:
                 f"{self.clips} clips of {low} to {high} frames (median {middle}), "
                 f"{duration(self.seconds)} in all, {self.size / 1e6:.1f} MB: {codecs}"
             ]
-        if self.corrupt:
-            lines.append(f"{self.corrupt} of them have damaged frames (column 'corrupt')")
+        if self.damaged:
+            worst, share = max(self.damaged.items(), key=lambda one: one[1])
+            lines.append(
+                f"{len(self.damaged)} of them have damaged frames (column 'corrupt'), {worst} "
+                f"the most, {share:.1%}"
+            )
         if self.doubles:
             lines.append(f"{self.doubles} of them repeat an earlier one (column 'hash')")
         if self.from_start:
@@ -91,6 +99,8 @@ def prepare(
     quality: int | None = None,
     shards: float | None = None,
     root: str | os.PathLike[str] | None = None,
+    max_damaged: float | None = None,
+    timeout: float | None = None,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> PrepareResult:
@@ -109,26 +119,26 @@ def prepare(
         quality: constant rate factor of the encoder, less is better (23).
         shards: pack the new files into `.tar` shards of so many megabytes.
         root: folder at which relative paths of a list start; default: the list's own.
+        max_damaged: share of damaged frames above which a video has a problem (0.1).
+        timeout: seconds without a sign of life after which reading a video is given up, and as many
+            more for every gigabyte of it (300); without effect where `workers` is 0.
         workers: processes (0: none); default: one a core, at most 8.
         overwrite: start anew in a folder that was prepared otherwise.
 
     Raises:
         UserError: something to mend, told in one sentence before any work.
+        Failure: the work could not go on, as on a full disk, or videos are left undone, as for want
+            of memory. What is done is kept, and the same call continues.
     """
     wanted = {"short_side": short_side, "gop": gop, "codec": codec, "quality": quality}
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     _check(given if shards is None else {**given, "shards": shards}, transcode, workers)
+    _check_limits(max_damaged, timeout)
 
-    from vistill.data import default_workers, open_source
+    from vistill.data import open_source
     from vistill.data.parquet import require_parquet
-    from vistill.data.video.prepare import (
-        Work,
-        pack,
-        packed_clips,
-        read_journal,
-        still_holds,
-        write_index,
-    )
+    from vistill.data.video.inspect import DAMAGED
+    from vistill.data.video.prepare import TIMEOUT, Work
     from vistill.data.video.transcode import Recipe
 
     require_parquet()
@@ -146,27 +156,67 @@ def prepare(
         "transcode": given if transcode else None,
         "shards": shards,
     }
-    _claim(folder, settings, overwrite=overwrite)
-    work = Work(videos, folder, quick, Recipe(**given) if transcode else None)
+    if max_damaged is not None and max_damaged != DAMAGED:
+        settings["max_damaged"] = max_damaged
+    work = Work(
+        videos,
+        folder,
+        quick,
+        Recipe(**given) if transcode else None,
+        DAMAGED if max_damaged is None else max_damaged,
+        TIMEOUT if timeout is None else timeout,
+    )
+    _check_folder(folder, settings, overwrite=overwrite)
+    with locked(folder):
+        _claim(folder, settings, overwrite=overwrite)
+        return _carry_out(work, shards, workers)
+
+
+def _carry_out(work: "Work", shards: float | None, workers: int | None) -> PrepareResult:
+    """Do what is left to do in a folder, and write the index."""
+    from vistill.data import default_workers
+    from vistill.data.video.prepare import (
+        pack,
+        packed_clips,
+        read_journal,
+        remove_partials,
+        still_holds,
+        write_index,
+    )
+
+    folder, index = work.folder, work.folder / INDEX
+    remove_partials(folder)
     packed, known = packed_clips(folder), read_journal(folder)
     tasks = list(work.tasks())
     rows = {
         task.key: known[task.key]
         for task in tasks
-        if still_holds(task, known.get(task.key), folder, packed)
+        if still_holds(task, known.get(task.key), folder, packed, work.timeout)
     }
     if rows:
         say(f"{len(rows)} of {len(tasks)} videos were done before")
     left = [task for task in tasks if task.key not in rows]
-    progress = _Progress(len(left))
-    for task, row in work.run(left, default_workers() if workers is None else workers):
-        rows[task.key] = row
-        progress.add(sum(task.stamp[:1]))
-    ordered = [rows[task.key] for task in tasks]
+    undone: dict[str, str] = {}
+    with closing(_Progress(len(left))) as progress:
+        for task, row in work.run(left, default_workers() if workers is None else workers):
+            if isinstance(row, str):
+                undone[task.key] = row
+            else:
+                rows[task.key] = row
+                progress.add(sum(task.stamp[:1]), problem=row["problem"] is not None)
+    ordered = [rows[task.key] for task in tasks if task.key in rows]
     if shards is not None:
         pack(folder, ordered, shards)
-    write_index(folder / INDEX, ordered)
-    return _summary(folder / INDEX, ordered)
+    write_index(index, ordered)
+    result = _summary(index, ordered)
+    if undone:
+        say(result)
+        few = "; ".join(f"{name}: {reason}" for name, reason in list(undone.items())[:_SHOWN])
+        raise Failure(
+            f"{len(undone)} of {len(tasks)} videos are left undone and not in the index ({few}); "
+            "the same command tries them again, with fewer --workers beside less other work"
+        )
+    return result
 
 
 def _check(given: dict[str, Any], transcode: bool, workers: int | None) -> None:
@@ -186,47 +236,80 @@ def _check(given: dict[str, Any], transcode: bool, workers: int | None) -> None:
         raise UserError(f"--codec must be one of {', '.join(_CODECS)}, not {codec!r}{near}")
 
 
+def _check_limits(max_damaged: float | None, timeout: float | None) -> None:
+    if max_damaged is not None and not 0 <= max_damaged <= 1:
+        raise UserError(f"--max-damaged must be a share from 0 to 1, not {max_damaged:g}")
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise UserError(f"--timeout must be a number of seconds above 0, not {timeout:g}")
+
+
+def _check_folder(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> bool:
+    """Whether `folder` is that of this collection already; nothing is written.
+
+    Raises:
+        UserError: it is something else, or was prepared otherwise.
+    """
+    marker = folder / _MARKER
+    if not marker.is_file():
+        if folder.exists() and not (folder.is_dir() and all(map(_leftover, folder.iterdir()))):
+            what = "not empty" if folder.is_dir() else "a file"
+            raise UserError(f"{folder} is {what}; choose another folder for the index")
+        return False
+    same = marker.read_text(encoding="utf-8") == _text(settings)
+    if not same and not overwrite:
+        raise UserError(
+            f"{folder} was prepared from another source or with other settings (see {marker}); "
+            "choose another folder, or --overwrite"
+        )
+    return same
+
+
 def _claim(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
-    """Make `folder` the folder of this collection, or recognise it."""
+    """Make `folder`, which is locked, that of this collection."""
     from vistill.data.video.prepare import JOURNAL
 
-    marker = folder / _MARKER
-    text = json.dumps(settings, indent=2) + "\n"
-    if not marker.is_file() and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose another folder for the index")
-    if marker.is_file() and marker.read_text(encoding="utf-8") != text:
-        if not overwrite:
-            raise UserError(
-                f"{folder} was prepared from another source or with other settings (see {marker}); "
-                "choose another folder, or --overwrite"
-            )
+    if not _check_folder(folder, settings, overwrite=overwrite):
         for old in (folder / JOURNAL, folder / INDEX, *folder.glob("shard-*.tar")):
             old.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(marker, text)
+        write_atomic(folder / _MARKER, _text(settings))
+
+
+def _leftover(path: Path) -> bool:
+    """Whether this is what a killed start leaves."""
+    return path.name == LOCK or path.name.startswith(PARTIAL)
+
+
+def _text(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2) + "\n"
 
 
 class _Progress:
-    """A line every quarter of a minute: how far, how fast, how long still."""
+    """How far, how fast, how long still: a bar in a terminal, else a line every quarter of a
+    minute."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.size = total, 0, 0
-        self.start = self.told = time.monotonic()
+        from vistill.training.progress import Meter
 
-    def add(self, size: int) -> None:
+        self.done = self.size = self.problems = 0
+        self.start = time.monotonic()
+        self._total, self._meter = total, Meter(0, total, "videos")
+
+    def add(self, size: int, *, problem: bool) -> None:
         """One more video of so many bytes is done."""
         from vistill.training.progress import duration
 
-        now = time.monotonic()
+        seconds = max(time.monotonic() - self.start, 1e-9)
         self.done, self.size = self.done + 1, self.size + size
-        if now - self.told < _PLAIN_SECONDS and self.done < self.total:
-            return
-        self.told, seconds = now, max(now - self.start, 1e-9)
-        eta = seconds / self.done * (self.total - self.done)
-        say(
-            f"{self.done} of {self.total} videos · {self.done / seconds:.1f} videos/s · "
-            f"{self.size / 1e6 / seconds:.1f} MB/s · ETA {duration(eta)}"
-        )
+        self.problems += problem
+        eta = seconds / self.done * (self._total - self.done)
+        parts = [f"{self.done / seconds:.1f} videos/s", f"{self.size / 1e6 / seconds:.1f} MB/s"]
+        parts += [f"ETA {duration(eta)}"]
+        parts += [f"{self.problems} with a problem"] if self.problems else []
+        self._meter.update(self.done, " · ".join(parts))
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._meter.close()
 
 
 def _from_start(row: dict[str, Any]) -> bool:
@@ -246,7 +329,9 @@ def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
         size=sum(row["size"] for row in fine),
         lengths=(frames[0], frames[len(frames) // 2], frames[-1]) if frames else None,
         codecs=dict(Counter(row["codec"] for row in fine).most_common()),
-        corrupt=sum(row["corrupt"] > 0 for row in fine),
+        damaged={
+            row["key"]: min(1.0, row["corrupt"] / row["frames"]) for row in fine if row["corrupt"]
+        },
         doubles=len(fine) - len({row["hash"] for row in fine}),
         from_start=sum(_from_start(row) for row in fine),
     )

@@ -25,7 +25,7 @@ from vistill.training.learner import Learner
 from vistill.training.loggers import Logger, open_loggers
 from vistill.training.measure import Feed, Sums, peak_memory_gb
 from vistill.training.optim import Group, peak_lr
-from vistill.training.progress import Display, status
+from vistill.training.progress import Meter, status
 from vistill.training.run_folder import RunFolder
 from vistill.training.schedule import learning_rate
 from vistill.training.state import Best, FitResult, State, Stream, Totals
@@ -107,7 +107,7 @@ def fit(
         )
         if saved is not None:
             learner.load(saved)
-        display = Display(state.step, steps, train.epochs, shown=progress and world.main)
+        display = Meter(state.step, steps, "step", shown=progress and world.main)
         cleanup.callback(display.close)
         _announce(display, learner, state, steps)
         loop = _Loop(learner, stream, feed, state, world, optim, train, seed, run)
@@ -120,7 +120,7 @@ def fit(
         return loop.run_to_the_end()
 
 
-def _announce(display: Display, learner: Learner, state: State, steps: int) -> None:
+def _announce(display: Meter, learner: Learner, state: State, steps: int) -> None:
     names = learner.frozen
     if names:
         few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -153,7 +153,7 @@ class _Loop:
     on_evaluate: Evaluate | None
     on_export: Export | None
     stopping: StopSignals
-    display: Display
+    display: Meter
     log_seconds: float
 
     def __init__(
@@ -332,7 +332,8 @@ class _Loop:
         broken = self.stream.broken
         unit = "img" if broken.noun == "picture" else f"{broken.noun}s"
         text = status(values, eta, broken.summary(), unit)
-        self.display.update(self.state.step, (self.state.step - 1) // self.per_epoch + 1, text)
+        epoch = (self.state.step - 1) // self.per_epoch + 1
+        self.display.update(self.state.step, text, f"epoch {epoch}/{self.train.epochs}")
 
     def _log(self, values: dict[str, float]) -> None:
         for logger in self.loggers:

@@ -35,11 +35,17 @@ def status(values: dict[str, float], eta: float, broken: str, unit: str = "img")
     return " · ".join([*parts, broken] if broken else parts)
 
 
-class Display:
-    """Progress on standard error: a bar in a terminal, else a line every quarter of a minute."""
+class Meter:
+    """Progress on standard error: a bar in a terminal, else a line every quarter of a minute.
 
-    def __init__(self, step: int, steps: int, epochs: int, *, shown: bool) -> None:
-        self._shown, self._steps, self._epochs = shown, steps, epochs
+    Args:
+        done, total: how many of all there are.
+        noun: what is counted, in a line.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, done: int, total: int, noun: str, *, shown: bool = True) -> None:
+        self._shown, self._total, self._noun = shown, total, noun
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._last = float("-inf")
@@ -51,19 +57,21 @@ class Display:
                 TextColumn("{task.fields[status]}"),
                 console=self._console,
             )
-            self._task = self._bar.add_task("", total=steps, completed=step, status="starting")
+            self._task = self._bar.add_task(noun, total=total, completed=done, status="starting")
             self._bar.start()
 
-    def update(self, step: int, epoch: int, text: str) -> None:
-        """Show `text` for the finished `step` of `epoch`, both counted from 1."""
-        place = f"epoch {epoch}/{self._epochs}"
+    def update(self, done: int, text: str, place: str | None = None) -> None:
+        """Show `text` when so many are done, at a `place` that is told before them."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=place, status=text)
+            place = place or self._noun
+            self._bar.update(self._task, completed=done, description=place, status=text)
         elif self._shown and (
-            time.monotonic() - self._last > _PLAIN_SECONDS or step == self._steps
+            time.monotonic() - self._last > _PLAIN_SECONDS or done == self._total
         ):
             self._last = time.monotonic()
-            self._console.print(f"{place} · step {step}/{self._steps} · {text}", markup=False)
+            begin = f"{place} · " if place else ""
+            line = f"{begin}{self._noun} {done}/{self._total} · {text}"
+            self._console.print(line, markup=False)
 
     def say(self, text: str) -> None:
         """A line that stays."""

@@ -12,7 +12,6 @@ import torch
 import vistill
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
-from vistill.data.parallel import in_parallel
 from vistill.data.source import Stretch
 from vistill.data.video import prepare as collection
 from vistill.data.video.clips import ClipDecoder
@@ -144,6 +143,8 @@ def test_mistakes_are_told_before_anything_is_written(videos, tmp_path):
     fails("--gop is about re-encoding", gop=4)
     fails("--short-side must be 16 or more", transcode=True, short_side=2)
     fails("--codec must be one of h264, hevc, vp9, not 'h264x'", transcode=True, codec="h264x")
+    fails("--max-damaged must be a share from 0 to 1, not 2", max_damaged=2)
+    fails("--timeout must be a number of seconds above 0, not 0", timeout=0)
     fails("does not exist", source=tmp_path / "nowhere")
     fails("is not empty", to=videos)
     clip(tmp_path / "few" / "a.mp4", 4)
@@ -193,15 +194,3 @@ def test_without_the_extra(videos, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install 'vistill\[parquet\]'"):
         vistill.prepare(videos, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def _die_on_three(number: int) -> int:
-    if number == 3:
-        __import__("os")._exit(9)
-    return number * number
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_killed_process_costs_its_task_alone(workers):
-    found = dict(in_parallel(_die_on_three, range(8), workers))
-    assert found == {n: None if n == 3 else n * n for n in range(8)}

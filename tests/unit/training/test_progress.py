@@ -1,5 +1,6 @@
 """What is printed, and where metrics go besides JSON lines."""
 
+import io
 import json
 import sys
 from types import ModuleType, SimpleNamespace
@@ -11,7 +12,7 @@ from vistill.errors import UserError
 from vistill.training.errors import TrainingError
 from vistill.training.loggers import JsonLines, open_loggers, require_loggers
 from vistill.training.loop import fit
-from vistill.training.progress import duration, status
+from vistill.training.progress import Meter, duration, status
 
 
 def train(run, **options):
@@ -56,6 +57,23 @@ def test_plain_lines_without_a_terminal(capsys):
     assert lines[1].startswith("epoch 1/3 · step 1/9 · loss ")
     assert lines[-1].startswith("epoch 3/3 · step 9/9 · loss ")
     assert len(lines) == 3
+
+
+def test_a_live_bar_in_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    meter = Meter(0, 3, "videos")
+    meter.update(2, "1.5 videos/s · ETA 0:00:01")
+    meter.close()
+    shown = terminal.getvalue()
+    assert "\x1b[" in shown  # it is drawn over
+    assert "2/3" in shown
+    assert "1.5 videos/s" in shown
 
 
 def test_silence(capsys):

@@ -8,9 +8,11 @@ thread: loader processes are what runs in parallel.
 import io
 import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
@@ -45,6 +47,8 @@ class VideoFile:
         codec: name of the decoder.
         packets: all of them.
         undecodable: packets so far that the decoder refused.
+        complained: packets so far at which it reported an error, while `listening`.
+        torn: packets so far in front of which the container did.
 
     Raises:
         BrokenVideo: no video in it.
@@ -56,7 +60,9 @@ class VideoFile:
         if isinstance(source, str) and os.path.exists(source) and not os.path.isfile(source):
             raise BrokenVideo("is no regular file")  # FFmpeg would wait for a named pipe for ever
         self._source = source
-        self.undecodable = 0
+        self.undecodable = self.complained = self.torn = 0
+        self._complaints: list[Any] = []
+        self._heard = 0
         self._open()
         self._fresh = False
         self.codec: str = self.context.name
@@ -143,9 +149,11 @@ class VideoFile:
         try:
             for packet in self._container.demux(self.stream):
                 beat()
+                self.torn += self._new_complaints()
                 if packet.size:
                     yield packet
-        except FFmpegError:
+        # PyAV meets a stream that turns up late, in damaged bytes say, with an IndexError.
+        except (FFmpegError, IndexError):
             return
 
     def _from_start(self) -> Iterator[tuple[int, Any]]:
@@ -189,6 +197,32 @@ class VideoFile:
         except FFmpegError:
             self.undecodable += 1
             return []
+        finally:
+            self.complained += self._new_complaints()
+
+    def _new_complaints(self) -> bool:
+        before, self._heard = self._heard, len(self._complaints)
+        return self._heard > before
+
+    @property
+    def told_seconds(self) -> float:
+        """Duration that the header tells; 0 where it tells none."""
+        return float(self._container.duration or 0) / av.time_base
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count the packets at which FFmpeg reports an error in its log: at many damages that is
+        all it does, of HEVC and in Matroska for instance."""
+        before = av.logging.get_level(), av.logging.get_skip_repeated()
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)
+        try:
+            with av.logging.Capture() as self._complaints:
+                yield
+        finally:
+            self._complaints, self._heard = [], 0
+            av.logging.set_level(before[0])
+            av.logging.set_skip_repeated(before[1])
 
 
 def _unusable(stream: Any) -> str | None:

@@ -136,9 +136,9 @@ class FrameFolder:
         return pixels
 
     def check(self) -> Check:
-        """Decode everything; numbers without a picture count as damaged frames."""
+        """Decode everything; numbers without a picture count as lost frames."""
         decoded = sum(self._decode(number) is not None for number in range(self.num_frames))
-        return Check(self.num_frames - decoded, self.told_frames - self.num_frames)
+        return Check(decoded, self.told_frames - decoded, 0)
 
     def digest(self) -> tuple[int, str]:
         """Bytes of all frames, and their SHA-256."""

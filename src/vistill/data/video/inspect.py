@@ -9,9 +9,10 @@ from vistill.data.broken import BrokenImage
 from vistill.data.folder import open_file
 from vistill.data.processes import beat
 from vistill.data.video.frames import FrameFolder, open_video
+from vistill.data.video.reader import Check
 
-LOST = 0.1
-"""Share of frames that cannot be decoded above which a video has a problem."""
+DAMAGED = 0.1
+"""Share of frames that are damaged or lost above which a video has a problem."""
 CHUNK = 1 << 22
 
 
@@ -45,18 +46,17 @@ class Facts:
     proof: dict[str, Any] | None = None
 
 
-def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
+def inspect(place: str | bytes, *, quick: bool = False, max_damaged: float = DAMAGED) -> Facts:
     """Read a whole video, and compare what jumps to key frames give with it.
 
     `quick` looks at all packets, but decodes three frames only where these tell the frames' order.
+    A video of which more than `max_damaged` of the frames are damaged or lost has a problem.
     """
     size, digest = 0, ""
     try:
         size, digest = _bytes_of(place)
         with open_video(place) as video:
-            lost = corrupt = 0
-            if not quick:
-                lost, corrupt = video.check()
+            check = Check(video.num_frames, 0, 0) if quick else video.check()
             n = video.num_frames
             video.read([0, n // 2, n - 1] if quick else [0])
             return Facts(
@@ -67,19 +67,28 @@ def inspect(place: str | bytes, *, quick: bool = False) -> Facts:
                 height=video.height,
                 size=size,
                 codec=video.codec,
-                corrupt=(video.corrupt if quick else corrupt) + lost,
+                corrupt=(video.corrupt if quick else check.corrupt) + check.lost,
                 hash=digest,
-                problem=_problem(n, lost, video.told_frames),
+                problem=_problem(check, video.told_frames, max_damaged),
                 proof=None if video.proof is None else video.proof.row(),
             )
     except BrokenImage as error:
         return Facts(size=size, hash=digest, problem=str(error))
 
 
-def _problem(n: int, lost: int, told: int) -> str | None:
-    if lost and told > n:  # headers alone count frames that are not shown
-        return f"truncated: {n - lost} of {told} frames"
-    return f"{lost} of {n} frames cannot be decoded" if lost > LOST * n else None
+def _problem(check: Check, told: int, max_damaged: float) -> str | None:
+    decoded, lost, corrupt = check
+    n = decoded + lost
+    # Headers alone count frames that are not shown.
+    truncated = lost > 0 and told > n
+    if truncated:
+        n, lost = told, told - decoded
+    if lost + corrupt <= max_damaged * n:
+        return None
+    parts = [f"{lost} of {n} frames are missing or cannot be decoded"] if lost else []
+    parts = [f"truncated: {decoded} of {n} frames"] if truncated else parts
+    parts += [f"{corrupt} of {n} frames are damaged"] if corrupt else []
+    return " and ".join(parts)
 
 
 def _bytes_of(place: str | bytes) -> tuple[int, str]:

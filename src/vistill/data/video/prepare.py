@@ -13,16 +13,21 @@ from typing import Any
 from vistill.data.archive import tar_members
 from vistill.data.broken import BrokenImage
 from vistill.data.columns import FRAME_COLUMNS, SPAN_COLUMNS
-from vistill.data.parallel import in_parallel
+from vistill.data.parallel import Lost, Stopped, in_parallel
 from vistill.data.parquet import require_parquet
 from vistill.data.source import CLIPS, Source, Stretch
-from vistill.data.video.inspect import LOST, Facts, inspect
+from vistill.data.video.inspect import DAMAGED, Facts, inspect
 from vistill.data.video.transcode import Recipe, transcode
-from vistill.files import atomic_writer
+from vistill.errors import Failure
+from vistill.files import PARTIAL, atomic_writer
 
 CLIPS_FOLDER = "clips"
 JOURNAL = "files.jsonl"
 KILLED = "the process that read it was killed"
+"""Problem of a row of version 0.1, which did not know what had happened."""
+TIMEOUT = 300.0
+UNREADABLE = (ValueError, ArithmeticError, LookupError)
+"""What PyAV raises, besides its own errors, where bytes are damaged."""
 Packed = dict[str, tuple[str, int, int]]
 """Shard, offset and size by member."""
 
@@ -45,6 +50,9 @@ class Task:
     stamp: list[int]
     target: str | None
 
+    def __str__(self) -> str:
+        return self.key
+
 
 @dataclass(frozen=True)
 class Work:
@@ -55,17 +63,23 @@ class Work:
         folder: where new files go.
         quick: whether three frames are enough.
         recipe: of the new files; None writes none.
+        max_damaged: share of damaged frames above which a video has a problem.
+        timeout: seconds without a sign of life after which reading a video is given up; twice that
+            for one of a gigabyte, and so on.
     """
 
     source: Source
     folder: Path
     quick: bool
     recipe: Recipe | None
+    max_damaged: float = DAMAGED
+    timeout: float = TIMEOUT
 
     def __call__(self, task: Task) -> Facts:
         try:
             place, stretch = self.source.place(task.number), self.source.span(task.number)
-            facts = _of_part(inspect(place, quick=self.quick), stretch)
+            facts = inspect(place, quick=self.quick, max_damaged=self.max_damaged)
+            facts = _of_part(facts, stretch, self.max_damaged)
             if self.recipe is None or task.target is None or facts.problem is not None:
                 return facts
             target = self.folder / CLIPS_FOLDER / task.target
@@ -73,6 +87,8 @@ class Work:
             transcode(place, target, self.recipe, stretch)
         except BrokenImage as error:
             return Facts(problem=str(error))
+        except UNREADABLE as error:
+            return Facts(problem=f"cannot be read: {type(error).__name__}: {error}")
         return replace(inspect(str(target), quick=True), corrupt=facts.corrupt)
 
     def tasks(self) -> Iterator[Task]:
@@ -94,10 +110,13 @@ class Work:
                 target = f"{stem}{'' if again == 1 else f'-{again}'}{self.recipe.suffix}"
             yield Task(key, number, label, stamp, target)
 
-    def row(self, task: Task, facts: Facts | None) -> dict[str, Any]:
+    def limit(self, task: Task) -> float:
+        """Seconds without a sign of life after which a video is taken to hang."""
+        return self.timeout * (1 + sum(task.stamp[:1]) / 1e9)
+
+    def row(self, task: Task, facts: Facts, waited: float | None = None) -> dict[str, Any]:
         """One line of the journal, of which the index is made."""
         source, number = self.source, task.number
-        facts = facts or Facts(problem=KILLED)
         place = source.place(number) if task.stamp else source.sample_name(number)
         fine = task.target if facts.problem is None else None
         cut = source.span(number) if fine is None else None
@@ -110,16 +129,53 @@ class Work:
             **asdict(facts),
             **_part_columns(cut),
             "source": source.sample_name(number),
+            "waited": waited,
         }
 
-    def run(self, tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-        """Do the tasks and note each in the journal as soon as it is done."""
+    def run(
+        self, tasks: Iterable[Task], workers: int
+    ) -> Iterator[tuple[Task, dict[str, Any] | str]]:
+        """Do the tasks and note each in the journal as soon as it is done.
+
+        A text instead of a row says why a task is left undone, through no fault of the video.
+
+        Raises:
+            Failure: there is no going on, for want of disk space or anything else that is not a
+                damaged video.
+        """
         with open(self.folder / JOURNAL, "ab") as journal:
-            for task, facts in in_parallel(self, tasks, workers):
-                row = self.row(task, facts)
-                journal.write(json.dumps(row).encode() + b"\n")
-                journal.flush()
-                yield task, row
+            try:
+                for task, facts in in_parallel(self, tasks, workers, self.limit):
+                    waited = None
+                    if isinstance(facts, Lost):
+                        if not facts.guilty:
+                            yield task, facts.reason
+                            continue
+                        facts, waited = Facts(problem=facts.reason), self.timeout
+                    row = self.row(task, facts, waited)
+                    journal.write(json.dumps(row).encode() + b"\n")
+                    journal.flush()
+                    yield task, row
+            except Stopped as stop:
+                raise Failure(
+                    f"stopped at {stop.task}: {_told(stop.__cause__)}; what is done is kept, and "
+                    "the same command continues"
+                ) from stop.__cause__
+            finally:
+                remove_partials(self.folder)
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what killed processes left."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        path.unlink(missing_ok=True)
+
+
+def _told(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}"
+    return f"{type(error).__name__}: {error}"
 
 
 def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
@@ -135,9 +191,13 @@ def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def still_holds(task: Task, row: dict[str, Any] | None, folder: Path, packed: Packed) -> bool:
+def still_holds(
+    task: Task, row: dict[str, Any] | None, folder: Path, packed: Packed, timeout: float
+) -> bool:
     """Whether a row of the journal is what doing the task again would come to."""
     if row is None or row["stamp"] != task.stamp or row["problem"] == KILLED:
+        return False
+    if timeout > (row.get("waited") or timeout):  # it hung, and may take longer now
         return False
     if row["target"] is None:
         return task.target is None or row["problem"] is not None
@@ -212,7 +272,7 @@ def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
         parquet.write_table(table, file)
 
 
-def _of_part(facts: Facts, stretch: Stretch | None) -> Facts:
+def _of_part(facts: Facts, stretch: Stretch | None, max_damaged: float) -> Facts:
     """What is known of a video, with what is to be said of the part that a list asks for."""
     if stretch is None or facts.problem is not None:
         return facts
@@ -222,7 +282,7 @@ def _of_part(facts: Facts, stretch: Stretch | None) -> Facts:
         return replace(facts, problem=f"it has {has}, and its part is {stretch}")
     if stretch.unit == "frames" and (lost := int(stretch.end) - facts.frames) > 0:
         facts = replace(facts, corrupt=facts.corrupt + lost)
-        if lost > LOST * (stretch.end - stretch.start):
+        if lost > max_damaged * (stretch.end - stretch.start):
             return replace(facts, problem=f"it has {length} frames, and its part is {stretch}")
     return facts
 

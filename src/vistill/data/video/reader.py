@@ -35,9 +35,10 @@ _proofs: OrderedDict[int, Proof] = OrderedDict()
 
 
 class Check(NamedTuple):
-    """What a full decode of a video came to: frames that were lost, and damaged ones among the
-    others."""
+    """What a full decode of a video came to: frames that came out, those that were lost, and
+    damaged ones among the first."""
 
+    decoded: int
     lost: int
     corrupt: int
 
@@ -237,19 +238,23 @@ class VideoReader:
         order: list[int] = []
         digests: list[int] = []
         corrupt, before = 0, self._file.undecodable
-        for place, frame in self._file.pictures():
-            order.append(place)
-            digests.append(_digest(frame))
-            corrupt += frame.is_corrupt
+        with self._file.listening():
+            for place, frame in self._file.pictures():
+                order.append(place)
+                digests.append(_digest(frame))
+                corrupt += frame.is_corrupt
         if not order:
             raise BrokenVideo("no frame can be decoded")
+        corrupt = max(corrupt, self._file.complained - (self._file.undecodable - before))
+        corrupt = min(corrupt, len(order))
         refused, lost = self._file.undecodable - before, len(self._order) - len(order)
         found = [self._numbers[place] for place in order] if len(self._order) else [-1]
         told = found[0] >= 0 and 0 <= lost <= refused and bool((np.diff(found) > 0).all())
         if not told:
             lost, found = refused, list(range(len(order)))
             self._number(np.array(order), np.flatnonzero(self._file.packets.keys))
-        self._check = Check(lost, corrupt)
+        gone = self._gone() if self._file.torn else 0
+        self._check = Check(len(order), max(lost, gone), corrupt)
         decoded, spaced = dict(zip(found, digests, strict=True)), _spaced(self._keys.tolist())
         entries = [int(self._order[key]) for key in spaced if self._is_entry(key, decoded)]
         if not told or len(entries) < len(spaced):
@@ -260,6 +265,13 @@ class VideoReader:
             if len(_proofs) > REMEMBERED:
                 _proofs.popitem(last=False)
         return self._check
+
+    def _gone(self) -> int:
+        """Frames that the times have room for, where the container is torn."""
+        steps = np.diff([*self.times, max(self.times[-1], self._file.told_seconds)])
+        usual = float(np.median(steps)) or 1.0
+        gaps = np.maximum(np.rint(steps / usual) - 1, 0)
+        return int(gaps.sum())
 
     def _is_entry(self, key: int, decoded: dict[int, int]) -> bool:
         """Whether decoding from a key frame gives frames of the same digests."""

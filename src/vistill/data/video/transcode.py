@@ -1,5 +1,7 @@
 """Re-encoding a video into a form that is quick to train on: small, short GOPs, no B-frames."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +75,7 @@ def transcode(place: str | bytes, out: Path, recipe: Recipe, stretch: Stretch | 
         part = None if stretch is None else part_of(video, stretch)
         with (
             atomic_writer(out) as file,
+            _blame(),
             av.open(file, "w", format=encoder.container) as container,
         ):
             stream: Any = container.add_stream(encoder.name, rate=_rate(video.fps))
@@ -97,37 +100,50 @@ def _encode(
     video: VideoReader | FrameFolder, container: Any, stream: Any, part: range | None
 ) -> int:
     scaler, last, count = VideoReformatter(), -1, 0
-    try:
-        for number, frame in video.frames():
-            if part is not None and number not in part:
-                if number >= part.stop:
-                    break
-                continue
-            if video.rotation or video.mirrored:
-                pixels = video.upright(frame.to_ndarray(format="rgb24"))
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            small = scaler.reformat(
-                frame,
-                stream.width,
-                stream.height,
-                stream.pix_fmt,
-                interpolation=Interpolation.AREA,
-                dst_color_range=ColorRange.MPEG,
-                threads=1,
-            )
-            if count == 0:
-                stream.codec_context.colorspace = small.colorspace
-                stream.codec_context.color_range = small.color_range
-            last = max(last + 1, round(video.times[number] * CLOCK))
-            small.pts, small.time_base = last, Fraction(1, CLOCK)
-            small.pict_type = 0  # or the encoder repeats the types of the original
-            container.mux(stream.encode(small))
-            count += 1
-        if count:
-            container.mux(stream.encode())
-    except FFmpegError as error:
-        raise BrokenVideo(f"cannot be encoded: {error.strerror}") from error
+    for number, frame in video.frames():
+        if part is not None and number not in part:
+            if number >= part.stop:
+                break
+            continue
+        if video.rotation or video.mirrored:
+            pixels = video.upright(frame.to_ndarray(format="rgb24"))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        small = scaler.reformat(
+            frame,
+            stream.width,
+            stream.height,
+            stream.pix_fmt,
+            interpolation=Interpolation.AREA,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+        if count == 0:
+            stream.codec_context.colorspace = small.colorspace
+            stream.codec_context.color_range = small.color_range
+        last = max(last + 1, round(video.times[number] * CLOCK))
+        small.pts, small.time_base = last, Fraction(1, CLOCK)
+        small.pict_type = 0  # or the encoder repeats the types of the original
+        container.mux(stream.encode(small))
+        count += 1
+    if count:
+        container.mux(stream.encode())
     return count
+
+
+@contextmanager
+def _blame() -> Iterator[None]:
+    """Tell a file that cannot be written, which is raised as it is, from a video that cannot be
+    encoded."""
+    try:
+        yield
+    except FFmpegError as error:
+        # What writing raised comes back as FFmpeg's error, with the cause behind it.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and not isinstance(cause, FFmpegError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise BrokenVideo(f"cannot be encoded: {error.strerror}") from error
 
 
 def _rate(fps: float) -> Fraction:
