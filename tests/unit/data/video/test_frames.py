@@ -87,7 +87,7 @@ def test_frames_that_cannot_be_decoded_repeat_their_neighbour(tmp_path):
     with open_video(str(root)) as video:
         assert greys(video.read(range(6))) == [0, 1, 1, 3, 4, 5]
         assert video.corrupt == 1
-        assert video.check() == (1, 0)
+        assert video.check() == (5, 1, 0)
         with pytest.raises(BrokenVideo, match="1 of 1 frames cannot be decoded"):
             video.read([2])
 
@@ -97,13 +97,13 @@ def test_numbers_without_a_picture_are_counted(tmp_path):
     (root / "img_00004.png").unlink()
     with open_video(str(root)) as video:
         assert greys(video.read(range(9))) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-        assert video.check() == (0, 1)
+        assert video.check() == (9, 1, 0)
     every = tmp_path / "fifth"  # every fifth frame of a video: nothing is missing
     every.mkdir()
     for number in range(0, 50, 5):
         (every / f"{number}.png").write_bytes(picture(number))
     with open_video(str(every)) as video:
-        assert video.check() == (0, 0)
+        assert video.check() == (10, 0, 0)
 
 
 def test_parts(tmp_path):
@@ -181,7 +181,7 @@ def test_prepare_looks_at_every_frame(tmp_path):
     rows = pq.read_table(result.index).to_pylist()
     assert [row["frames"] for row in rows] == [10, 9, 10, 10]
     assert [row["problem"] for row in rows] == [
-        None, None, "3 of 10 frames cannot be decoded",
+        None, None, "3 of 10 frames are missing or cannot be decoded",
         "it has 10 frames, and its part is frames 0 to 19",
     ]  # fmt: skip
     assert [row["corrupt"] for row in rows[:2]] == [0, 2]  # a number is missing, and the list's end
