@@ -10,8 +10,10 @@ from PIL import ExifTags, Image
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _IN_XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
-_APP1, _START_OF_SCAN, _END = 0xE1, 0xDA, 0xD9
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+_APP1 = 0xE1
+_ENDS = frozenset({0xDA, 0xD9})
+"""Start of the first scan, or of nothing more."""
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 def upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
@@ -27,7 +29,7 @@ def upright(pixels: np.ndarray, orientation: object) -> np.ndarray:
 
 def jpeg_orientation(data: bytes) -> object:
     """What EXIF says, else XMP, in any segment before the first scan; 1 where none does."""
-    exif, xmp = b"", b""
+    exif = xmp = b""
     for start, stop in _app1_segments(data):
         if data.startswith(EXIF, start):  # what does not fit into one segment goes on in the next
             exif += data[start + len(EXIF) : stop]
@@ -54,17 +56,19 @@ def tiff_tags(data: bytes) -> Image.Exif:
 
 def _app1_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Start and stop of the content of every APP1 segment."""
-    at = 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
+    at, last = 2, len(data) - 4
+    while at <= last:
         marker = data[at + 1]
-        if marker in (_START_OF_SCAN, _END):
+        if data[at] != 0xFF or marker == 0xFF:  # what is no marker, and padding before one
+            at = data.find(b"\xff", at + 1)
+            if at < 0:
+                return
+        elif marker in _ENDS:
             return
-        if marker == 0xFF:  # padding
-            at += 1
         elif marker in _WITHOUT_LENGTH:
             at += 2
         else:
-            stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            stop = at + 2 + (data[at + 2] << 8 | data[at + 3])
             if marker == _APP1:
                 yield at + 4, stop
-            at = max(stop, at + 2)
+            at = stop if stop > at + 2 else at + 2

@@ -41,17 +41,26 @@ class Changed(NamedTuple):
 def file_stamps(paths: Iterable[str]) -> Stamps:
     """Size and time of change in nanoseconds of every file; -1 and 0 where there is none.
 
-    The size of a folder of frames says nothing and counts as 0.
+    Of a folder of frames they are those of its files together.
     """
     numbers = array("q")
     for path in paths:
         try:
             found = os.stat(path)
-            size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
-            numbers.extend((size, found.st_mtime_ns))
+            if stat.S_ISDIR(found.st_mode):
+                numbers.extend(_folder_stamp(path))
+            else:
+                numbers.extend((found.st_size, found.st_mtime_ns))
         except OSError:
             numbers.extend((-1, 0))
     return np.frombuffer(numbers, dtype=np.int64).reshape(-1, 2)
+
+
+def _folder_stamp(path: str) -> tuple[int, int]:
+    """Size of all files in a folder, and the newest of their times."""
+    with os.scandir(path) as scan:
+        found = [entry.stat() for entry in scan if entry.is_file()]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
 def changed(before: Stamps, now: Stamps) -> Changed:

@@ -107,6 +107,17 @@ def test_copies_are_not_surely_others(kind: str, tmp_path: Path) -> None:
     assert perhaps.tolist() == ([] if kind in ("zip", "parquet") else [0, 1, 2])
 
 
+def test_a_folder_of_frames_differs_with_any_frame(tmp_path: Path) -> None:
+    for clip in "ab":
+        written(tmp_path / clip, {f"{i:03}.jpg": b"frame" for i in range(3)})
+    source = open_source(str(tmp_path), "video")
+    before = source.stamps()
+    written(tmp_path / "b", {"001.jpg": b"other"}, when=2_000_000_000)
+    assert changed(before, source.stamps()).perhaps.tolist() == [1]
+    written(tmp_path / "a", {"001.jpg": b"longer"})
+    assert changed(before, source.stamps()).surely.tolist() == [0]
+
+
 def test_a_file_that_is_gone_differs(tmp_path: Path) -> None:
     source = as_list(written(tmp_path / "x", OLD))
     before = source.stamps()
