@@ -19,6 +19,14 @@ def _budget(budget: float | str) -> str:
     return budget if isinstance(budget, str) else f"{100 * budget:g} %"
 
 
+def few_seeds(summary: "Summary") -> str:
+    """What to make of an interval over too few seeds."""
+    return (
+        f"{summary.protocol}, {_budget(summary.budget)}: {len(summary.seeds)} seeds say little; "
+        f"about {summary.seeds_needed} would give an interval that does"
+    )
+
+
 def main_rank() -> bool:
     """Whether this process is the one of `torchrun`'s ranks that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
@@ -43,10 +51,12 @@ class StudentResult:
     Attributes:
         backbone: folder of the exported student.
         best: metric, value, epoch and step of its best evaluation, or None.
+        doubt: why its last evaluation cannot be the best, or None.
     """
 
     backbone: Path
     best: Mapping[str, Any] | None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class PretrainResult:
         seconds: wall time over all sessions.
         stages: results of a chain's students, the last of which is this one; empty without a chain.
         students: where several learned together, each by its name; else empty.
+        doubt: why the last evaluation cannot be the best, or None.
     """
 
     out: Path
@@ -74,15 +85,19 @@ class PretrainResult:
     seconds: float
     stages: tuple["PretrainResult", ...] = ()
     students: Mapping[str, StudentResult] = field(default_factory=dict)
+    doubt: str | None = None
 
     def __str__(self) -> str:
         terms = ", ".join(
             f"{name.removeprefix('loss/')} {value:.4g}" for name, value in self.terms.items()
         )
-        text = f"finished {self.steps} steps: {terms}{_best(self.best)}"
+        text = f"finished {self.steps} steps: {terms}{_best(self.best, self.doubt)}"
         if not self.students:
             return f"{text}\nbackbone: {self.backbone}"
-        lines = [f"{name}: {one.backbone}{_best(one.best)}" for name, one in self.students.items()]
+        lines = [
+            f"{name}: {one.backbone}{_best(one.best, one.doubt)}"
+            for name, one in self.students.items()
+        ]
         return "\n".join([text, *lines])
 
     def to_json(self) -> str:
@@ -95,16 +110,20 @@ class PretrainResult:
         values = json.loads(text)
         values["out"], values["backbone"] = Path(values["out"]), Path(values["backbone"])
         students = {
-            name: StudentResult(Path(one["backbone"]), one["best"])
+            name: StudentResult(Path(one["backbone"]), one["best"], one.get("doubt"))
             for name, one in values.get("students", {}).items()
         }
         return cls(**values | {"stages": (), "students": students})
 
 
-def _best(best: Mapping[str, Any] | None) -> str:
-    if best is None:
-        return ""
-    return f"; best {best['metric']} {best['value']:.4g} after epoch {best['epoch']}"
+def _best(best: Mapping[str, Any] | None, doubt: str | None) -> str:
+    text = ""
+    if best is not None:
+        text = f"; best {best['metric']} {best['value']:.4g} after epoch {best['epoch']}"
+    if doubt is not None:
+        kept = "" if best is not None else "; export/best holds the last weights"
+        text += f"; at the end {doubt}{kept}"
+    return text
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,7 @@ class EvaluateResult:
                     f"{summary.protocol}, {_budget(summary.budget)}: best test during training "
                     f"{100 * summary.best_top1:.1f} %, which is chosen on test pictures"
                 )
+        lines += [few_seeds(one) for one in self.summaries if one.seeds_needed is not None]
         if self.summaries:
             kinds = {one.interval for one in self.summaries}
             what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))

@@ -230,9 +230,12 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         epochs=fitted.epochs,
         terms=fitted.terms,
         best=bests.get(""),
+        doubt=fitted.doubts.get(""),
         seconds=fitted.seconds,
         students={
-            name: StudentResult(out / "export" / name / "best", bests.get(name))
+            name: StudentResult(
+                out / "export" / name / "best", bests.get(name), fitted.doubts.get(name)
+            )
             for name in method.exports
             if name
         },

@@ -16,6 +16,10 @@ _T95 = (
     2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
 )  # fmt: skip
 """97.5 % quantiles of Student's t for 1 to 20 degrees of freedom."""
+LEAST_SEEDS = 3
+"""Of two, the half-width is 6.4 times their distance, which is a matter of chance."""
+_MOST_SEEDS = 1000
+_FEW_POINTS = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Summary:
 
     `interval` says what `low` and `high` are: with one seed Wilson's interval of the test set, with
     several Student's interval of the mean over seeds (which knows nothing of the test set's size).
+    `seeds_needed` is how many seeds would make that interval as narrow as Wilson's of the test set,
+    or 5 points to either side where that is wider; None where it is.
     """
 
     protocol: str
@@ -87,6 +93,7 @@ class Summary:
     interval: Literal["wilson", "t"]
     n_test: int
     best_top1: float | None = None
+    seeds_needed: int | None = None
 
 
 def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) -> int:
@@ -112,11 +119,26 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean of at least two values and its 95 % interval by Student's t distribution."""
-    freedom = len(values) - 1
-    # Beyond the table 1.96 + 2.5/ν is within 0.001 of the exact quantile.
-    quantile = _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + 2.5 / freedom
-    mean, half = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+    mean = fmean(values)
+    half = _quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def _quantile(freedom: int) -> float:
+    """97.5 % of Student's t distribution; beyond the table 1.96 + 2.5/ν is within 0.001 of it."""
+    return _T95[freedom - 1] if freedom <= len(_T95) else _Z95 + 2.5 / freedom
+
+
+def seeds_needed(values: Sequence[float], half: float) -> int | None:
+    """How many seeds would give Student's interval that half-width, were they to spread as these.
+
+    None where the interval is as narrow already. A spread of zero, as of two equal values, says
+    nothing: fewer than `LEAST_SEEDS` values need as many.
+    """
+    spread, n = stdev(values), max(len(values), LEAST_SEEDS)
+    while _quantile(n - 1) * spread / math.sqrt(n) > half and n < _MOST_SEEDS:
+        n += 1
+    return n if n > len(values) else None
 
 
 def score(
@@ -163,9 +185,13 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
     for (protocol, budget), group in groups.items():
         first = group[0]
         mean, low, high = first.top1, first.low, first.high
+        needed = None
         if len(group) > 1:
             mean, low, high = t_interval([one.top1 for one in group])
             low, high = max(0.0, low), min(1.0, high)
+            wilson = wilson_interval(round(mean * first.n_test), first.n_test)
+            half = max(_FEW_POINTS, (wilson[1] - wilson[0]) / 2)
+            needed = seeds_needed([one.top1 for one in group], half)
         best = [one.best_top1 for one in group if one.best_top1 is not None]
         top5 = [one.top5 for one in group if one.top5 is not None]
         summaries.append(
@@ -181,6 +207,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
                 interval="t" if len(group) > 1 else "wilson",
                 n_test=first.n_test,
                 best_top1=fmean(best) if best else None,
+                seeds_needed=needed,
             )
         )
     return summaries

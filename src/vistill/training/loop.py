@@ -203,6 +203,7 @@ class _Loop:
             epochs=self.train.epochs,
             terms=state.terms,
             bests=state.best,
+            doubts=state.doubts,
             seconds=state.seconds,
             images_per_second=self.images / self.busy_seconds if self.images else 0.0,
         )
@@ -295,6 +296,11 @@ class _Loop:
             "data_wait": min(1.0, max(rank.data_wait for rank in ranks)),
             "memory_gb": max(rank.memory_gb for rank in ranks),
         }
+        if self.window_step == 0:
+            keys = {
+                name: f"loss/{name}" if name else "loss" for name in self.learner.method.exports
+            }
+            self.state.first = {name: values[key] for name, key in keys.items() if key in values}
         self._show(values)
         stop = next((rank.signal for rank in ranks if rank.signal is not None), None)
         if self.state.step % self.per_epoch == 0:
@@ -376,26 +382,37 @@ class _Loop:
         """Evaluate and export; the numbers of the evaluation."""
         epoch = self.state.step // self.per_epoch
         with self.learner.strategy.unwrapped():
-            values, self.state.best = self.world.once(lambda: self._evaluate(epoch))
+            values, self.state.best, self.state.doubts = self.world.once(
+                lambda: self._evaluate(epoch)
+            )
         self.learner.method.train()
         self.state.evaluated, self.state.unlogged = epoch, {}
         return values
 
-    def _evaluate(self, epoch: int) -> tuple[dict[str, float], dict[str, Best]]:
+    def _evaluate(self, epoch: int) -> tuple[dict[str, float], dict[str, Best], dict[str, str]]:
         values = {} if self.on_evaluate is None else self.on_evaluate(epoch)
         before, new = self.state.best, Best.among(values, epoch, self.state.step)
-        improved = {name: one for name, one in new.items() if one.beats(before.get(name))}
+        told = {name: one.doubt(self.state.first.get(name)) for name, one in new.items()}
+        doubts = {name: doubt for name, doubt in told.items() if doubt is not None}
+        improved = {
+            name: one
+            for name, one in new.items()
+            if name not in doubts and one.beats(before.get(name))
+        }
         if values:
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             which = f" (best: {', '.join(improved)})" if improved.keys() - {""} else " (best)"
             self.display.say(f"epoch {epoch}: {text}" + (which if improved else ""))
+            for name, doubt in doubts.items():
+                owner = f"{name}: " if name else ""
+                self.display.say(f"epoch {epoch}: {owner}{doubt}; it cannot be the best")
         if self.on_export is not None:
             for name in self.learner.method.exports:
                 self.on_export(name, "last")
                 # Without any evaluation the last weights are the best there are.
                 if name in improved or (name not in before and epoch == self.train.epochs):
                     self.on_export(name, "best")
-        return values, before | improved
+        return values, before | improved, doubts
 
     def _tick(self) -> None:
         now = time.monotonic()

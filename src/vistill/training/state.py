@@ -1,11 +1,14 @@
 """What a run is asked, what it remembers between sessions, and what it comes to."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
 from vistill.batch import Batch
 
+_DIVERGED = 10
+_TINY = 1e-3
 Totals = dict[str, tuple[float, int]]
 """(sum, count) by name."""
 
@@ -64,6 +67,23 @@ class Best:
         sign = -1 if self.metric == "held_out_loss" else 1
         return other is None or sign * self.value > sign * other.value
 
+    def doubt(self, first: float | None) -> str | None:
+        """Why this cannot be the best, where a number is not finite or a loss has blown up.
+
+        Args:
+            first: loss of the first step, where it is known.
+        """
+        if not math.isfinite(self.value):
+            return f"{self.metric} is {self.value}"
+        if self.metric != "held_out_loss" or first is None:
+            return None
+        if self.value <= first + (_DIVERGED - 1) * max(abs(first), _TINY):
+            return None
+        return (
+            f"{self.metric} {self.value:.4g} is more than {_DIVERGED} times the loss of the first "
+            f"step, {first:.4g}: the run has diverged (lower optim.lr, or set optim.clip_norm)"
+        )
+
     @classmethod
     def among(cls, values: dict[str, float], epoch: int, step: int) -> dict[str, Self]:
         """The number among `values` that decides for each student (`NAME/knn`, or `knn` alone)."""
@@ -84,6 +104,8 @@ class State:
         step: finished optimiser steps.
         evaluated: the last epoch whose end was dealt with.
         best: the best evaluation of each student.
+        first: loss of each student at the first step.
+        doubts: why the last evaluation of a student cannot be its best, where that is so.
         terms: mean of every loss over the last finished epoch.
         epoch_sums: losses of the epoch under way.
         unlogged: numbers of the last step that wait for an evaluation to be logged with.
@@ -93,6 +115,8 @@ class State:
     step: int = 0
     evaluated: int = 0
     best: dict[str, Best] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
     epoch_sums: Totals = field(default_factory=dict)
     unlogged: dict[str, float] = field(default_factory=dict)
@@ -130,6 +154,7 @@ class FitResult:
         epochs: passes over the pictures.
         terms: mean over the last epoch of `loss` and of every `loss/TERM`.
         bests: the best evaluation of each student, as far as there was any.
+        doubts: why the last evaluation of a student cannot be its best, where that is so.
         seconds: wall time over all sessions of the run.
         images_per_second: of the steps since the last start, over all ranks; 0 without any.
     """
@@ -138,6 +163,7 @@ class FitResult:
     epochs: int
     terms: dict[str, float]
     bests: dict[str, Best]
+    doubts: dict[str, str]
     seconds: float
     images_per_second: float
 

@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from vistill.evaluation.metrics import Score, score, summarize, t_interval, top_k_hits
+from vistill.api.results import few_seeds
+from vistill.evaluation.metrics import (
+    Score,
+    score,
+    seeds_needed,
+    summarize,
+    t_interval,
+    top_k_hits,
+)
 from vistill.evaluation.metrics import wilson_interval as wilson
 
 
@@ -68,3 +76,20 @@ def test_top5_needs_more_than_five_classes():
 def test_an_interval_over_seeds_stays_a_share():
     (one,) = summarize([make(0, 0.95), make(1, 0.75)])
     assert (one.low, one.high) == (0.0, 1.0)
+
+
+def test_few_seeds_say_how_many_would_do():
+    # Half-widths t(n - 1) s / sqrt(n) by the table: s = 0.1414 of 0.95 and 0.75.
+    assert seeds_needed([0.95, 0.75], 0.10) == 11  # 2.2281 * 0.1414 / sqrt(11) = 0.0950
+    assert seeds_needed([0.95, 0.75], 0.05) == 34
+    assert seeds_needed([0.81, 0.80, 0.82], 0.05) is None
+    assert seeds_needed([0.8, 0.8], 0.05) == 3  # equal by chance
+    (few,) = summarize([make(0, 0.95), make(1, 0.75)])
+    assert (few.low, few.high) == (0.0, 1.0)
+    assert few.seeds_needed is not None
+    assert few.seeds_needed > 5
+    assert "2 seeds say little; about" in few_seeds(few)
+    (one,) = summarize([make(0, 0.5)])
+    assert one.seeds_needed is None
+    (many,) = summarize([make(seed, 0.7 + 0.01 * (seed % 3)) for seed in range(5)])
+    assert many.seeds_needed is None

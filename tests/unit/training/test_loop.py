@@ -276,6 +276,37 @@ def test_signal_at_the_end_of_an_epoch_evaluates_after_the_resume(tmp_path):
     assert {"loss", "held_out_loss"} <= logged[-1].keys()
 
 
+@pytest.mark.parametrize(
+    ("losses", "best", "doubt"),
+    [
+        ([4e9, 4e9, 4e9], None, "held_out_loss 4e+09 is more than 10 times the loss of the first"),
+        ([math.nan, math.nan, math.nan], None, "held_out_loss is nan"),
+        ([math.inf, 0.4, math.inf], 0.4, "held_out_loss is inf"),
+        ([math.inf, 0.4, 0.5], 0.4, None),
+        ([0.6, 0.4, 4e9], 0.4, "held_out_loss 4e+09 is more than 10 times"),
+        ([0.6, 0.5, 0.4], 0.4, None),
+    ],
+)
+def test_a_loss_that_blew_up_is_told_and_is_not_the_best(tmp_path, capsys, losses, best, doubt):
+    exported = []
+    result = run_fit(
+        run=open_run(tmp_path / "run"),
+        on_evaluate=lambda epoch: {"held_out_loss": losses[epoch - 1]},
+        on_export=lambda name, which: exported.append(which),
+        progress=True,
+    )
+    told = capsys.readouterr().err
+    assert (None if result.best is None else result.best.value) == best
+    assert "best" in exported  # without a usable number the last weights
+    if doubt is None:
+        assert result.doubts == {}
+    else:
+        assert result.doubts[""].startswith(doubt)
+        assert f"epoch 3: {result.doubts['']}; it cannot be the best" in told
+    usable = [loss for loss in losses if loss < 1]
+    assert exported.count("best") == max(1, len({min(usable[: n + 1]) for n in range(len(usable))}))
+
+
 class Starved(SyntheticStream):
     """Gives so many micro-batches and then raises."""
 

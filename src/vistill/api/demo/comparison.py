@@ -45,6 +45,9 @@ class DemoResult:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             for row in rows
         ]
+        needed = [one.seeds_needed for one in self.accuracy.values() if one.seeds_needed]
+        if needed:
+            lines += ["", f"the widest interval says little; about {max(needed)} seeds would"]
         place = self.report.absolute()
         return "\n".join(["", *lines, "", f"{self.seconds:.0f} s in all; report: {place}"])
 
