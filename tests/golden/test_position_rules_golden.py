@@ -66,7 +66,7 @@ def test_files_of_timm(size: int, tmp_path: Path):
         assert found.build["args"]["position_rule"] == "bicubic_antialias"
     plain = load_backbone(f"file:{tmp_path}/d.pth,num_heads=2", image_size=size)
     off = (plain.pos_embed - theirs.pos_embed).norm() / theirs.pos_embed.norm()
-    assert (off > 0.1) == (size < 96)  # antialiasing smooths where a grid shrinks
+    assert off > (0.2 if size < 96 else 0.02)  # where a grid grows, by another cubic alone
     with pytest.raises(UserError, match="position_rule must be bicubic or bicubic_antialias"):
         load_backbone(f"file:{tmp_path}/c.pth,position_rule=bilinear")
 
