@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from vistill.api.published import PUBLISHED, export_published
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
+from vistill.files import PARTIAL
+from vistill.locking import LOCK
 from vistill.models.sizes import LIBRARIES, is_function
 
 if TYPE_CHECKING:
@@ -34,14 +36,16 @@ def export(
     `timm`: `model.safetensors` and `model.json`, whose `timm` entry is what `timm.create_model`
     takes to build a model that loads the weights with `strict=True`. `torch`: the same two files
     for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
-    `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and their mean `pooled` `[B, D]`; it normalises
-    its input itself. Also needs the extra `vistill[onnx]`. `mae`, `videomae`: `checkpoint.pth`
+    `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and `pooled` `[B, D]`, which is
+    `Backbone.pooled`; it normalises its input itself, takes any batch and, of a CNN, any size. Also
+    needs the extra `vistill[onnx]`. `mae`, `videomae`: `checkpoint.pth`
     under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
     with `which="last"` with decoder, projections and generators.
 
     Args:
         source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
-        out: folder to write to; made if missing.
+        out: folder to write to; made if missing. In one that holds other files than an export
+            nothing is written.
         format: see above.
         which: `best` or `last` of a run; None: the best where there is one.
         random_init: allow a backbone whose weights nobody trained.
@@ -54,12 +58,11 @@ def export(
         raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if which not in (None, "best", "last"):
         raise UserError(f"which must be best or last, not {which!r}")
-    if format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
+    if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
     reference, model = with_module(backbone_reference(source, which=which), model)
     target = Path(out)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"the output folder {target} is a file")
+    require_own(target)
 
     from vistill.models.export import save_backbone
     from vistill.models.timm_form import timm_form
@@ -152,11 +155,45 @@ def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
     return reference, module
 
 
+_MARKS = ("model.json", "onnx.json", "checkpoint.json")
+_FILES = (
+    *_MARKS,
+    *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
+)
+
+
+def require_own(folder: Path) -> None:
+    """Refuse to write an export among other files.
+
+    Raises:
+        UserError: `folder` is a file, or holds something that is not of an export.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"the output folder {folder} is a file")
+    if not folder.exists():
+        return
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((PARTIAL, LOCK)))
+    other = next((name for name in names if name not in _FILES), None)
+    ours = any((folder / mark).is_file() and _is_mark(folder / mark) for mark in _MARKS)
+    if names and (other is not None or not ours):
+        raise UserError(
+            f"{folder} holds other files, such as {other or names[0]}; name a new folder for the "
+            "export, or one that an export was written to before"
+        )
+
+
+def _is_mark(path: Path) -> bool:
+    """Whether a description was written by an export."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["format"]).startswith("vistill-")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
-    import torch
     from torch import Tensor, nn
 
-    from vistill.files import write_atomic
+    from vistill.models.onnx_files import write_onnx
 
     class FromPixels(nn.Module):
         """Normalises and names what comes out."""
@@ -166,35 +203,20 @@ def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
             self.backbone = backbone
 
         def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-            tokens = backbone(backbone.normalization(pixels))
-            return tokens, tokens[:, backbone.num_prefix_tokens :].mean(dim=1)
+            return backbone.tokens_and_pooled(backbone.normalization(pixels))
 
-    size: tuple[int, ...] = backbone.image_size
-    if backbone.num_frames > 1:
-        size = (backbone.num_frames, *size)
-    try:
-        program = torch.onnx.export(
-            FromPixels().eval(),
-            (torch.rand(2, 3, *size),),
-            input_names=["pixels"],
-            output_names=["tokens", "pooled"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            verbose=False,
-        )
-    except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise UserError(f"{backbone.origin}: torch cannot export it to ONNX: {reason}") from error
-    assert program is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    description = {
-        "input": {"pixels": ["batch", 3, *size], "range": [0, 1]},
-        "outputs": {
-            "tokens": f"[batch, tokens, {backbone.width}] after the final norm",
-            "pooled": f"[batch, {backbone.width}], mean of the patch tokens",
+    clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
+    cnn = "pooled_act" in backbone.taps
+    tokens = "of the last map" if cnn else "after the final norm"
+    return write_onnx(
+        FromPixels(),
+        folder,
+        size=(*clip, *backbone.image_size),
+        free=cnn,
+        outputs={
+            "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
+            "pooled": f"[batch, {backbone.width}] the feature that is measured",
         },
-        "origin": backbone.origin,
-    }
-    write_atomic(folder / "model.onnx", program.model_proto.SerializeToString())
-    write_atomic(folder / "onnx.json", json.dumps(description, indent=2) + "\n")
-    return [folder / "model.onnx", folder / "onnx.json"]
+        name=backbone.origin,
+        origin=backbone.origin,
+    )

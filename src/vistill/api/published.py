@@ -1,6 +1,7 @@
 """Exports under the names of published checkpoints, for the code that was released with them."""
 
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,4 +51,6 @@ def export_published(backbone: "Backbone", format: str, folder: Path, run: Path 
     torch.save({"model": {k: v.detach().cpu().clone() for k, v in state.items()}}, content)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / FILE, content.getvalue())
+    told = {"format": f"vistill-published/{format}", "origin": backbone.origin}
+    write_atomic(folder / "checkpoint.json", json.dumps(told, indent=2) + "\n")
     return folder / FILE

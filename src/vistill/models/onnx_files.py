@@ -1,0 +1,149 @@
+"""A model as an ONNX file that takes pixels in [0, 1] and was compared with it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vistill.errors import UserError
+from vistill.files import PARTIAL, sync_folder, write_atomic
+
+MODEL, DESCRIPTION = "model.onnx", "onnx.json"
+FORMAT = "vistill-onnx/1"
+_TOLERANCE = 1e-3
+_LARGEST = 2**31 - 2**20
+"""Bytes that fit into one file; protobuf ends at 2 GiB."""
+
+
+def write_onnx(
+    model: nn.Module,
+    folder: Path,
+    *,
+    size: Sequence[int],
+    free: bool,
+    outputs: dict[str, str],
+    name: str,
+    **facts: Any,
+) -> list[Path]:
+    """Write `model.onnx` with a free batch, and with free sides where the model takes others.
+
+    Args:
+        model: from pixels `[B, 3, *size]` in [0, 1] to a tuple of as many tensors as `outputs`.
+        folder: made if missing.
+        size: height and width, with the frames of a clip in front.
+        free: whether to try for free sides.
+        outputs: what the outputs are, by name.
+        name: of the model, in sentences.
+        facts: further entries of `onnx.json`.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: torch cannot export the model, or the file computes something else.
+    """
+    model.eval()
+    free = free and _takes_other_sizes(model, size)
+    program = _export(model, size, list(outputs), free=True) if free else None
+    if program is None or not _is_free(program):
+        free, program = False, _export(model, size, list(outputs), free=False)
+    if program is None:
+        raise UserError(
+            f"{name} cannot be had as ONNX: torch {torch.__version__} cannot translate one of its "
+            "steps; use --format timm or --format torch"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as made:
+        large = sum(t.nbytes for t in model.state_dict().values()) > _LARGEST
+        program.save(Path(made) / MODEL, external_data=large)
+        sizes = [size, *(_other_sizes(size) if free else ())]
+        worst = _difference(model, Path(made) / MODEL, sizes)
+        if not worst <= _TOLERANCE:
+            raise UserError(
+                f"{name} cannot be had as ONNX: the file that torch {torch.__version__} writes is "
+                f"off by {worst:.1e}; use --format timm or --format torch"
+            )
+        written = []
+        for path in sorted(Path(made).iterdir(), reverse=True):  # the model last
+            os.replace(path, folder / path.name)
+            written.append(folder / path.name)
+    sides = ["height", "width"] if free else list(size[-2:])
+    description = {
+        "format": FORMAT,
+        "input": {"pixels": ["batch", 3, *size[:-2], *sides], "range": [0, 1]},
+        "made_for": list(size),
+        "outputs": outputs,
+        **facts,
+    }
+    write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    sync_folder(folder)
+    return [*written, folder / DESCRIPTION]
+
+
+def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: bool) -> Any:
+    """The program, or None where torch cannot make one."""
+    axes: dict[int, Any] = {0: Dim("batch")}
+    height, width = size[-2:]
+    if free:  # of a square it would conclude that the sides are equal
+        axes |= {2: Dim.AUTO, 3: Dim.AUTO}
+        width += 32
+    try:
+        # The fused kernel's output has strides that the exporter does not reproduce.
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            return torch.onnx.export(
+                model,
+                (torch.rand(2, 3, *size[:-2], height, width),),
+                input_names=["pixels"],
+                output_names=outputs,
+                dynamic_shapes={"pixels": axes},
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception:  # of any of its passes, in terms of graphs
+        return None
+
+
+def _is_free(program: Any) -> bool:
+    """Whether the sides of the input are free, which the exporter may have decided against."""
+    return all(not isinstance(side, int) for side in program.model.graph.inputs[0].shape[-2:])
+
+
+def _other_sizes(size: Sequence[int]) -> list[tuple[int, int]]:
+    height, width = size
+    return [(height + 32, width), (height + 64, width + 32)]
+
+
+def _takes_other_sizes(model: nn.Module, size: Sequence[int]) -> bool:
+    try:
+        with torch.no_grad():
+            for other in _other_sizes(size):
+                model(torch.rand(1, 3, *other))
+    except Exception:  # of whatever kind a model of one size raises
+        return False
+    return True
+
+
+def _difference(model: nn.Module, file: Path, sizes: list[Any]) -> float:
+    """Largest difference between file and model, relative to the largest value of the output."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for count, size in ((count, size) for size in sizes for count in (1, 3)):
+        pixels = torch.rand(count, 3, *size, generator=generator)
+        with torch.no_grad():
+            expected: tuple[Tensor, ...] = model(pixels)
+        for ours, theirs in zip(
+            expected, session.run(None, {"pixels": pixels.numpy()}), strict=True
+        ):
+            off = np.abs(ours.numpy() - theirs).max() / max(float(ours.abs().max()), 1e-12)
+            worst = float(np.fmax(worst, off)) if np.isfinite(off) else float("inf")
+    return worst

@@ -1,0 +1,90 @@
+"""`vistill export --format onnx`: the feature that was measured, whatever the family."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vistill
+from vistill.cli import main
+from vistill.models.backbone import Backbone
+
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "models"))
+from timm_families import build_smaller, student
+
+onnxruntime = pytest.importorskip("onnxruntime")
+SLOW = (
+    *("ghostnet_050", "efficientformerv2_s0", "eva02_tiny_patch14_224", "test_maxvit"),
+    *("swinv2_tiny_window8_256", "beit_base_patch16_224", "edgenext_xx_small"),
+)
+
+
+def check(backbone: Backbone, folder: Path, sizes: list[tuple[int, int]]) -> None:
+    backbone.origin = "measured"
+    vistill.export(backbone, out=folder, format="onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    for count, size in enumerate(sizes, 1):
+        pixels = torch.rand(count, 3, *size)
+        tokens, pooled = session.run(None, {"pixels": pixels.numpy()})
+        with torch.no_grad():
+            images = backbone.normalization(pixels)
+            expected = backbone.pooled(images).numpy()
+            same = backbone(images).numpy()
+        np.testing.assert_allclose(pooled, expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(tokens, same, atol=1e-4 * np.abs(same).max())
+
+
+@pytest.mark.parametrize(
+    "name", ["test_mambaout", pytest.param("test_convnext", marks=pytest.mark.slow)]
+)
+def test_the_head_norm_of_a_cnn_is_in_the_feature_and_its_sides_are_free(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_smaller(monkeypatch)
+    check(student(name, 64), tmp_path, [(64, 64), (96, 64), (64, 128)])
+    told = json.loads((tmp_path / "onnx.json").read_text())
+    assert told["input"]["pixels"] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_families_whose_steps_are_hard_to_translate(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_smaller(monkeypatch)
+    backbone = student(name, 64)
+    check(backbone, tmp_path, [backbone.image_size] * 3)
+
+
+def test_what_cannot_be_translated_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = student("test_resnet", 64)
+    backbone.origin = "measured"
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("Unexpected key _export_root.b.module")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(vistill.errors.UserError, match="measured cannot be had as ONNX: torch"):
+        vistill.export(backbone, out=tmp_path / "out", format="onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_among_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    words = ["export", "vit_tiny", "--random-init", "--out"]
+    assert main([*words, str(tmp_path)]) == 2
+    assert "holds other files, such as config.json" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "checkpoint.pth").write_bytes(b"mine")
+    assert main([*words, str(tmp_path / "lone"), "--format", "mae"]) == 2
+    for form in ("timm", "mae", "timm"):  # an export may be written over
+        assert main([*words, str(tmp_path / "own"), "--format", form]) == 0
