@@ -220,8 +220,27 @@ def recipes_copy(
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="Videos: a folder, list, .tar shards or .zip.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Videos: a folder, list, .tar shards or .zip; none with --format."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the index and new files.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="A published collection: k400 (k600, k700), ssv2, ucf101, hmdb51, mit, ava, "
+            "rawframes, videofolder or webdataset."
+        ),
+    ] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="Its official file; several by a glob or their folder.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test of it; default: all.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="File of the names of classes that have numbers.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Decode three frames of every video, not all.")
     ] = False,
@@ -242,7 +261,11 @@ def prepare(
         float | None, typer.Option(help="Pack the new files into .tar shards of so many MB.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Where relative paths of a list start; default: beside it.")
+        str | None,
+        typer.Option(
+            help="Where relative paths of a list start; default: beside it. With --format the "
+            "folder of the videos."
+        ),
     ] = None,
     max_damaged: Annotated[
         float | None,
@@ -271,6 +294,10 @@ def prepare(
         api.prepare(
             source,
             out=out,
+            format=format,
+            annotations=annotations,
+            split=split,
+            classes=classes,
             quick=quick,
             transcode=transcode,
             short_side=short_side,

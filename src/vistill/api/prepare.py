@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class PrepareResult:
         damaged: share of damaged frames, of those among them that have any.
         doubles: videos whose bytes are those of an earlier one.
         from_start: videos whose frames can be reached from their start alone.
+        splits: the Parquet file of each part of the collection, where there are several.
     """
 
     index: Path
@@ -53,6 +54,7 @@ class PrepareResult:
     damaged: dict[str, float]
     doubles: int
     from_start: int
+    splits: dict[str, Path] = field(default_factory=dict)
 
     def __str__(self) -> str:
         from vistill.training.progress import duration
@@ -84,13 +86,18 @@ class PrepareResult:
             lines += [f"  {name}: {problem}" for name, problem in shown]
             if len(self.problems) > _SHOWN:
                 lines.append(f"  and {len(self.problems) - _SHOWN} more (column 'problem')")
+        lines += [f"index of {split}: {path}" for split, path in self.splits.items()]
         return "\n".join([*lines, f"index: {self.index}"])
 
 
 def prepare(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str],
+    format: str | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    classes: str | os.PathLike[str] | None = None,
     quick: bool = False,
     transcode: bool = False,
     short_side: int | None = None,
@@ -109,8 +116,15 @@ def prepare(
     The same call continues an interrupted one, and looks at new and changed videos only.
 
     Args:
-        source: a folder, list, `.tar` shards or `.zip` of videos; archives need `transcode`.
+        source: a folder, list, `.tar` shards or `.zip` of videos, the last with `transcode` only;
+            none where a `format` is given.
         out: folder for `index.parquet` and the re-encoded videos.
+        format: of a published collection, see `vistill.data.importers.forms`; its clips are those
+            of `annotations` that lie in `root`.
+        annotations: file of the format, or several by a glob or their folder.
+        split: of several `train`, `val` and `test`, which one; default: all, with an index for
+            each.
+        classes: file of the names of numbered classes.
         quick: decode three frames of every video instead of all.
         transcode: re-encode, upright and without sound; the index then names the new files.
         short_side: pixels of the shorter side (256); smaller videos keep their size.
@@ -118,7 +132,8 @@ def prepare(
         codec: `h264`, `hevc` or `vp9`.
         quality: constant rate factor of the encoder, less is better (23).
         shards: pack the new files into `.tar` shards of so many megabytes.
-        root: folder at which relative paths of a list start; default: the list's own.
+        root: folder at which relative paths of a list start; default: the list's own. Of a format
+            the folder of the videos, or of folders of frames.
         max_damaged: share of damaged frames above which a video has a problem (0.1).
         timeout: seconds without a sign of life after which reading a video is given up, and as many
             more for every gigabyte of it (300); without effect where `workers` is 0.
@@ -135,23 +150,31 @@ def prepare(
     _check(given if shards is None else {**given, "shards": shards}, transcode, workers)
     _check_limits(max_damaged, timeout)
 
-    from vistill.data import open_source
+    from vistill.api.importing import open_videos, which_videos
+    from vistill.data.archive import ShardSource
+    from vistill.data.importers.collection import MISSING, Collection
     from vistill.data.parquet import require_parquet
     from vistill.data.video.inspect import DAMAGED
     from vistill.data.video.prepare import TIMEOUT, Work
     from vistill.data.video.transcode import Recipe
 
     require_parquet()
-    path, folder = os.fspath(source), Path(out)
-    videos = open_source(path, "video", root=root)
+    folder = Path(out)
+    origin = {"source": source, "format": format, "annotations": annotations, "root": root,
+              "split": split, "classes": classes}  # fmt: skip
+    videos = open_videos(
+        **{name: None if x is None else os.fspath(x) for name, x in origin.items()}
+    )
+    path = videos.name
     say_notes(path, videos.notes)
-    if not transcode and not isinstance(videos.place(0), str):
+    in_files = isinstance(videos.place(0), str) or isinstance(videos, ShardSource)
+    if not transcode and not in_files:
         raise UserError(
             f"'{path}' is an archive, whose videos an index cannot name; train on it as it is, or "
             "re-encode it with --transcode"
         )
     settings = {
-        "source": os.path.abspath(path),
+        **which_videos(origin),
         "quick": quick,
         "transcode": given if transcode else None,
         "shards": shards,
@@ -169,6 +192,8 @@ def prepare(
     _check_folder(folder, settings, overwrite=overwrite)
     with locked(folder):
         _claim(folder, settings, overwrite=overwrite)
+        if isinstance(videos, Collection):
+            write_atomic(folder / MISSING, "".join(f"{name}\n" for name in videos.absent))
         return _carry_out(work, shards, workers)
 
 
@@ -204,7 +229,12 @@ def _carry_out(work: "Work", shards: float | None, workers: int | None) -> Prepa
             else:
                 rows[task.key] = row
                 progress.add(sum(task.stamp[:1]), problem=row["problem"] is not None)
-    ordered = [rows[task.key] for task in tasks if task.key in rows]
+    # What is known of a video stays true where the annotation has changed, but not its class.
+    ordered = [
+        {**rows[task.key], "label": task.label, "split": task.split}
+        for task in tasks
+        if task.key in rows
+    ]
     if shards is not None:
         pack(folder, ordered, shards)
     write_index(index, ordered)
@@ -266,10 +296,12 @@ def _check_folder(folder: Path, settings: dict[str, Any], *, overwrite: bool) ->
 
 def _claim(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
     """Make `folder`, which is locked, that of this collection."""
+    from vistill.data.importers.collection import MISSING
     from vistill.data.video.prepare import JOURNAL
 
     if not _check_folder(folder, settings, overwrite=overwrite):
-        for old in (folder / JOURNAL, folder / INDEX, *folder.glob("shard-*.tar")):
+        known = (folder / name for name in (JOURNAL, INDEX, MISSING))
+        for old in (*known, *folder.glob("index-*.parquet"), *folder.glob("shard-*.tar")):
             old.unlink(missing_ok=True)
         write_atomic(folder / _MARKER, _text(settings))
 
@@ -319,6 +351,9 @@ def _from_start(row: dict[str, Any]) -> bool:
 
 
 def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
+    from vistill.data.video.prepare import split_index
+
+    splits = sorted({row["split"] for row in rows if row["split"]})
     fine = [row for row in rows if row["problem"] is None]
     frames = sorted(row["frames"] for row in fine)
     return PrepareResult(
@@ -334,4 +369,5 @@ def _summary(index: Path, rows: Sequence[dict[str, Any]]) -> PrepareResult:
         },
         doubles=len(fine) - len({row["hash"] for row in fine}),
         from_start=sum(_from_start(row) for row in fine),
+        splits={name: split_index(index, name) for name in splits if len(splits) > 1},
     )

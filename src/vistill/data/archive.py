@@ -81,6 +81,12 @@ class ShardSource(ArchiveSource):
         file, offset, size = self._places[i].tolist()
         return self._read_at(file, offset, size)
 
+    def member(self, i: int) -> tuple[str, str, int]:
+        """Name of sample `i` in its shard, path of the shard, and offset in bytes."""
+        file, offset, _ = self._places[i].tolist()
+        shard = self._files[file]
+        return self.names[i].removeprefix(f"{os.path.basename(shard)}/"), shard, offset
+
     def stamps(self) -> Stamps:
         return self._stamped(self._places[:, 2])
 

@@ -144,9 +144,11 @@ class Source(Protocol):
         unlabelled: why there are no labels, where that is known.
         notes: sentences on what was left out or read in a way that may surprise.
         decoding: how its pictures are to be understood.
+        splits: part of the collection that each sample belongs to, or None.
     """
 
     decoding: Decoding
+    splits: Sequence[str | None] | None
     name: str
     media: Media
     classes: list[str] | None
@@ -231,6 +233,7 @@ class NamedSource:
         self.notes: list[str] = []
         self.proofs: Any = None
         self.decoding = Decoding()
+        self.splits: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.names)

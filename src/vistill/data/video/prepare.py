@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistill.data.archive import tar_members
+from vistill.data.archive import ShardSource, tar_members
 from vistill.data.broken import BrokenImage
 from vistill.data.columns import FRAME_COLUMNS, SPAN_COLUMNS
 from vistill.data.parallel import Lost, Stopped, in_parallel
@@ -40,6 +40,7 @@ class Task:
         key: its name, and how often that name came before.
         number: position in the source.
         label: name of its class, or None.
+        split: part of the collection that it belongs to, or None.
         stamp: size and time of change of its file; empty in an archive.
         target: name of its new file, or None.
     """
@@ -47,6 +48,7 @@ class Task:
     key: str
     number: int
     label: str | None
+    split: str | None
     stamp: list[int]
     target: str | None
 
@@ -108,7 +110,11 @@ class Work:
                 came[f"/{stem}"] += 1
                 again = came[f"/{stem}"]
                 target = f"{stem}{'' if again == 1 else f'-{again}'}{self.recipe.suffix}"
-            yield Task(key, number, label, stamp, target)
+            elif isinstance(source, ShardSource):
+                shard = os.stat(source.member(number)[1])
+                stamp = [shard.st_size, shard.st_mtime_ns]
+            split = None if source.splits is None else source.splits[number]
+            yield Task(key, number, label, split, stamp, target)
 
     def limit(self, task: Task) -> float:
         """Seconds without a sign of life after which a video is taken to hang."""
@@ -117,7 +123,13 @@ class Work:
     def row(self, task: Task, facts: Facts, waited: float | None = None) -> dict[str, Any]:
         """One line of the journal, of which the index is made."""
         source, number = self.source, task.number
-        place = source.place(number) if task.stamp else source.sample_name(number)
+        shard: dict[str, Any] = {}
+        place: str | bytes
+        if self.recipe is None and isinstance(source, ShardSource):
+            place, file, offset = source.member(number)
+            shard = {"shard": file, "offset": offset}
+        else:
+            place = source.place(number) if task.stamp else source.sample_name(number)
         fine = task.target if facts.problem is None else None
         cut = source.span(number) if fine is None else None
         return {
@@ -130,6 +142,7 @@ class Work:
             **_part_columns(cut),
             "source": source.sample_name(number),
             "waited": waited,
+            **shard,
         }
 
     def run(
@@ -254,7 +267,24 @@ def pack(folder: Path, rows: list[dict[str, Any]], megabytes: float) -> None:
 
 
 def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as Parquet, one per video, all or nothing."""
+    """The rows as Parquet, one per video, all or nothing; where they belong to several splits, also
+    those of each, as `NAME-SPLIT.parquet`."""
+    splits = sorted({row["split"] for row in rows if row.get("split")})
+    parts = {split_index(path, split): split for split in splits if len(splits) > 1}
+    for old in path.parent.glob(split_index(path, "*").name):
+        if old not in parts:
+            old.unlink()
+    _write_rows(path, rows)
+    for part, split in parts.items():
+        _write_rows(part, [row for row in rows if row["split"] == split])
+
+
+def split_index(path: Path, split: str) -> Path:
+    """The index of one split, beside that of all of them."""
+    return path.with_name(f"{path.stem}-{split}{path.suffix}")
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     parquet = require_parquet()
     import pyarrow as pa
 
@@ -265,6 +295,8 @@ def write_index(path: Path, rows: list[dict[str, Any]]) -> None:
              "corrupt": number, "problem": text, "start": real, "end": real,
              "start_frame": number, "end_frame": number, "source": text,
              "proof": proof}  # fmt: skip
+    if any(row.get("split") for row in rows):
+        kinds |= {"split": text}
     if any("shard" in row for row in rows):
         kinds |= {"shard": text, "offset": number}
     table = pa.Table.from_pylist(rows, pa.schema(kinds))
