@@ -157,6 +157,7 @@ def remux(source: Path, out: Path, *, made_up: bool = False, data: Sequence[byte
             packet.pts, packet.dts, packet.time_base = pts, dts, template.time_base
             if made_up or data:
                 packet.pts = packet.dts = round(number * tick)
+                packet.duration = round(tick)
             packet.is_keyframe, packet.stream = key, stream
             new.mux(packet)
     return out
