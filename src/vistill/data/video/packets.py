@@ -95,7 +95,7 @@ class Packets:
     @property
     def checksum(self) -> int:
         """Tells two files apart."""
-        return zlib.crc32(np.array(self.size).tobytes(), zlib.crc32(self.pts.tobytes()))
+        return zlib.crc32(np.stack([self.size, _times(self.pos), self.pts]).tobytes())
 
     def find(self, packet: Any) -> int | None:
         """Which one `packet` is; None: none, or several alike lie in that place."""
@@ -136,9 +136,10 @@ class Packets:
         times = self.pts[shown]
         untold = reorders and codec.name not in BY_TIMES
         field = fields > PROGRESSIVE  # or two of them are a frame
-        if untold or field or NONE in times or len(np.unique(times)) < len(times):
+        places = np.argsort(times)
+        if untold or field or not _rises(times[places]):
             return None
-        order = shown[np.argsort(times)]
+        order = shown[places]
         return order if len(order) == 1 or (order != shown).any() == reorders else None
 
     def _by_kinds(self) -> Int[np.ndarray, " n"] | None:
@@ -160,7 +161,7 @@ class Packets:
     def times(self, order: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"] | None:
         """When the pictures of `order` are shown, rising; None where the file does not say."""
         times = np.sort(self.pts[order])
-        return None if times[0] == NONE or (np.diff(times) <= 0).any() else times
+        return times if _rises(times) else None
 
 
 def _kinds(codec: str, data: bytes) -> str:
@@ -187,6 +188,11 @@ def _idr(data: bytes, extradata: bytes) -> bool:
             return True
         place += length + int.from_bytes(data[place : place + length])
     return False
+
+
+def _rises(times: Int[np.ndarray, " t"]) -> bool:
+    """Whether sorted times are all told and no two of them alike."""
+    return times[0] != NONE and not (times[1:] == times[:-1]).any()
 
 
 def _times(told: Sequence[int | None]) -> Int[np.ndarray, " n"]:

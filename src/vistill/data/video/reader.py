@@ -174,7 +174,12 @@ class VideoReader:
             raise BrokenVideo(f"{lost} of {len(wanted)} frames cannot be decoded")
         known = np.array(sorted(found))
         nearest = np.maximum(np.searchsorted(known, wanted, side="right") - 1, 0)
-        frames = np.stack([found[known[i]] for i in nearest[places]])
+        width, height = self._shape
+        frames = np.empty((len(places), height, width, 3), np.uint8)
+        for row, i in zip(frames, nearest[places], strict=True):
+            plane = found[known[i]].planes[0]
+            lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            row[:] = lines[:height, : 3 * width].reshape(height, width, 3)
         return torch.from_numpy(np.ascontiguousarray(self.upright(frames))).permute(3, 0, 1, 2)
 
     def frames(self) -> Iterator[tuple[int, Any]]:
@@ -195,8 +200,9 @@ class VideoReader:
 
     def _find_order(self, proof: Proof | None) -> None:
         packets = self._file.packets
-        checksum = packets.checksum
-        proof = proof if proof and proof.packets == checksum else _proofs.get(checksum)
+        if proof or _proofs:
+            checksum = packets.checksum
+            proof = proof if proof and proof.packets == checksum else _proofs.get(checksum)
         if proof is not None:
             self._use(proof)
             return
@@ -280,12 +286,13 @@ class VideoReader:
 
     # ---- frames
 
-    def _collect(self, wanted: list[int]) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
-        found: dict[int, np.ndarray] = {}
+    def _collect(self, wanted: list[int]) -> dict[int, Any]:
+        """Frames by number, as PyAV's in RGB and of one size."""
+        found: dict[int, Any] = {}
         refused = self._file.undecodable
         for run in self._runs(wanted):
             for key in self._ways_in(run[0]):
-                found |= self._from_key(key, run, self._pixels) or {}
+                found |= self._from_key(key, run, self._rgb) or {}
                 run = [number for number in run if number not in found]
                 if not run:
                     break
@@ -363,13 +370,13 @@ class VideoReader:
             self.read([0])
         return self._pose or _Pose(0, False)
 
-    def _pixels(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+    def _rgb(self, frame: Any) -> Any:
         if self._pose is None:
             self._pose = _Pose.of(frame)
             self._shape = frame.width, frame.height
         self.corrupt += frame.is_corrupt
         width, height = self._shape  # of all frames, also where the stream changes its size
-        return self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        return self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
 
 
 def _spaced(keys: list[int]) -> list[int]:

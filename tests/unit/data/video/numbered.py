@@ -45,6 +45,9 @@ CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "MS MPEG-4": ("msmpeg4", {"g": "12", "qscale": "2"}),
     "Sorenson": ("flv", {"g": "12", "qscale": "2"}),
     "H.263": ("h263", {"g": "12", "qscale": "2", "side": "128x96"}),
+    "RealVideo": ("rv20", {"g": "12", "qscale": "2", "side": "128x96"}),
+    "ProRes": ("prores", {"pixels": "yuv422p10le"}),
+    "FFV1": ("ffv1", {"g": "12"}),
     "GIF": ("gif", {"pixels": "rgb8"}),
 }
 CONTAINERS = {
@@ -60,6 +63,8 @@ CONTAINERS = {
     ".vob": "vob",
     ".flv": "flv",
     ".ogv": "ogg",
+    ".mxf": "mxf",
+    ".rm": "rm",
     ".gif": "gif",
 }
 
@@ -128,6 +133,21 @@ def make(folder: Path, codec: str, suffix: str, skip: int = 0) -> Path | None:
     except (av.error.FFmpegError, ValueError):
         return None
     return path
+
+
+def unreadable(codec: str, suffix: str) -> bool:
+    """Whether FFmpeg writes the pair, but reads other frames from it than it wrote."""
+    return codec == "H.263" and suffix in (".mpg", ".vob")
+
+
+def accesses(n: int) -> list[list[int]]:
+    """Dense, segments, sparse, backwards and single frames."""
+    rng = np.random.default_rng(n)
+    segments = (np.arange(8) * n // 8 + rng.integers(0, max(1, n // 8), 8)).clip(0, n - 1)
+    dense = list(range(n // 3, min(n, n // 3 + 16)))
+    far = rng.integers(0, n, 6)
+    return [dense, segments.tolist(), list(range(0, n, 7)), list(range(n - 1, -1, -3)),
+            *([int(one)] for one in (n - 1, 0, *far))]  # fmt: skip
 
 
 def packets(path: Path) -> Iterator[av.Packet]:
