@@ -1,5 +1,6 @@
 """Loader processes that hang, die or fail: told with the file's name, and nobody waits for ever."""
 
+import errno
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,25 @@ def test_a_named_pipe_is_no_picture_and_no_video(tmp_path):
     assert inspect(str(tmp_path / "pipe.mp4")).problem == "is no regular file"
     with pytest.raises(BrokenImage, match="is no regular file"):
         read_file(str(tmp_path / "pipe.mp4"))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.ENOTCONN])
+def test_a_fault_of_the_machine_is_no_broken_picture(tmp_path, monkeypatch, number):
+    def fails(*_: Any, **__: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(Failure, match=rf"a\.mp4' cannot be read: {os.strerror(number)}, which"):
+        read_file(str(tmp_path / "a.mp4"))
+    monkeypatch.undo()
+    monkeypatch.setattr("av.open", lambda *_, **__: raise_av(number))
+    with pytest.raises(Failure, match=rf"a\.mp4' cannot be read: {os.strerror(number)}, which"):
+        VideoReader(str(tmp_path / "a.mp4"))
+
+
+def raise_av(number: int) -> None:
+    raise av.error.FFmpegError(number, os.strerror(number), "a.mp4")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

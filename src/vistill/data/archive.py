@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vistill.data.broken import BrokenImage
+from vistill.data.broken import BrokenImage, unreadable
 from vistill.data.passed_over import PassedOver
 from vistill.data.shard_labels import ShardLabels, ShardMembers
 from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels, hidden
@@ -68,7 +68,7 @@ class ArchiveSource(NamedSource):
             handle.seek(offset)
             data = handle.read(size)
         except OSError as error:
-            raise BrokenImage(f"cannot be read: {error.strerror}") from error
+            raise unreadable(str(self._files[file]), error) from error
         if len(data) != size:
             raise BrokenImage("the archive ends before it")
         return data

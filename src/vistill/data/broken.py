@@ -1,9 +1,11 @@
 """Pictures and clips that cannot be read: one exception, and the account a run keeps of them."""
 
+import errno
 import logging
 from collections.abc import Iterable
+from typing import Any
 
-from vistill.errors import UserError
+from vistill.errors import Failure, UserError
 
 LOG = logging.getLogger("vistill.data")
 LISTED = 20
@@ -11,6 +13,22 @@ LISTED = 20
 
 class BrokenImage(Exception):
     """This one sample cannot be used; the text says why."""
+
+
+_MACHINE = {
+    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV,
+    errno.ENXIO,
+}  # fmt: skip
+"""Errors of the machine: too many open files, a file server or a disk that is gone."""
+
+
+def unreadable(path: str, error: Any) -> BrokenImage | Failure:
+    """What a file that cannot be read comes to: a broken sample, but not where it is the machine
+    that fails, which would be true of any file."""
+    if error.errno in _MACHINE:
+        return Failure(f"'{path}' cannot be read: {error.strerror}, which is no fault of the file")
+    return BrokenImage(f"cannot be read: {error.strerror}")
 
 
 class BrokenFiles:

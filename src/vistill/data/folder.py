@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from vistill.data.broken import BrokenImage
+from vistill.data.broken import BrokenImage, unreadable
 from vistill.data.passed_over import PassedOver
 from vistill.data.source import PICTURES, Media, NamedSource, PackedNames
 from vistill.errors import UserError
@@ -102,6 +102,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
     Raises:
         BrokenImage: it is none, or cannot be read.
+        Failure: nothing can be read on this machine, see `unreadable`.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -109,7 +110,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
                 raise BrokenImage("is no regular file")
             yield file
     except OSError as error:
-        raise BrokenImage(f"cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
 
 
 def _without_waiting(path: str, flags: int) -> int:

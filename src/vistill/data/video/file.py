@@ -19,9 +19,10 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 from jaxtyping import Int
 
-from vistill.data.broken import BrokenImage
+from vistill.data.broken import BrokenImage, unreadable
 from vistill.data.processes import beat
 from vistill.data.video.packets import NONE, Packets
+from vistill.errors import Failure
 
 SKIPS_EXACTLY = ("h264", "hevc")
 """Codecs whose decoders are faster and still exact when they skip non-reference frames."""
@@ -126,6 +127,10 @@ class VideoFile:
         try:
             self._container: InputContainer = av.open(source, "r", metadata_errors="ignore")
         except (FFmpegError, ValueError) as error:
+            if isinstance(error, FFmpegError) and isinstance(self._source, str):
+                told = unreadable(self._source, error)
+                if isinstance(told, Failure):
+                    raise told from error
             raise BrokenVideo(_reason(error)) from error
         streams = self._container.streams
         best = streams.best("video")

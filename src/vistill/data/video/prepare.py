@@ -188,7 +188,7 @@ def _told(error: BaseException | None) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
 
 
 def read_journal(folder: Path) -> dict[str, dict[str, Any]]:
