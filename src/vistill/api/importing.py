@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from vistill.config.suggest import did_you_mean
+from vistill.config.suggest import nearest
 from vistill.data import Source, open_source
 from vistill.data.importers.collection import FORMATS, WEBDATASET, open_collection
 from vistill.errors import UserError
@@ -30,8 +30,9 @@ def open_videos(
             raise UserError("prepare needs videos: a folder, list or shards, or a --format")
         return open_source(source, "video", root=root)
     if format not in FORMATS:
-        near = did_you_mean(format, FORMATS)
-        raise UserError(f"--format must be one of {', '.join(FORMATS)}, not {format!r}{near}")
+        near = nearest(format, FORMATS)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"--format must be one of {', '.join(FORMATS)}, not {format!r}{hint}")
     if source is not None:
         raise UserError(f"with --format the videos are those in --root, so leave out '{source}'")
     if root is None or (annotations is None and format != WEBDATASET):

@@ -17,11 +17,9 @@ PROBLEM_COLUMN = "problem"
 SPLIT_COLUMN = "split"
 SHARD_COLUMNS = ("shard", "offset", "size")
 PROOF_COLUMN = "proof"
-OF_THE_INDEX = frozenset(
-    {PROBLEM_COLUMN, SPLIT_COLUMN, *SHARD_COLUMNS, PROOF_COLUMN, "duration", "fps", "frames",
-     "width", "height", "codec", "hash", "corrupt", "source"}
-)  # fmt: skip
-"""What `vistill prepare` tells besides; none of it is missed where it is not read."""
+FACTS = frozenset({"duration", "fps", "frames", "width", "height", "codec", "hash", "corrupt",
+                   "source", "size"})  # fmt: skip
+"""What `vistill prepare` tells of a file besides; nothing is missed where it is not read."""
 SYNONYMS = {
     PATH_COLUMN: ("file", "filename", "file_name", "filepath", "file_path", "video", "video_path",
                   "video_name", "clip", "image", "image_path", "image_name", "img", "img_path",
@@ -74,7 +72,7 @@ def check_columns(where: str, names: Sequence[str], media: Media) -> list[str]:
         if name in used:
             if count > 1:
                 raise UserError(f"{where} has {count} columns '{name}'")
-        elif name not in OF_THE_INDEX:
+        elif name not in FACTS:
             meant = _meant(name, [one for one in used if one not in names])
             if meant is not None:
                 raise UserError(

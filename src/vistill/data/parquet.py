@@ -117,7 +117,9 @@ def open_parquet(
             of_paths.append(file)
         else:
             of_bytes.append((file, _encoded(file, schema, media)))
-        others = [one for one in schema.names if (file, one) not in of_bytes]
+        of_the_index = (PROBLEM_COLUMN, SPLIT_COLUMN, *SHARD_COLUMNS, PROOF_COLUMN)
+        others = [name for name in schema.names
+                  if (file, name) not in of_bytes and name not in of_the_index]  # fmt: skip
         notes += check_columns(f"'{file}'", others, media)
     if of_paths and of_bytes:
         raise UserError(f"'{of_paths[0]}' names files, and '{of_bytes[0][0]}' holds pictures")

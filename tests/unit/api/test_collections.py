@@ -337,6 +337,7 @@ def test_mistakes(tmp_path, place):
         assert not (tmp_path / "out").exists()
 
     fails("must be one of k400, .* not 'ucf'; did you mean 'ucf101'", "ucf")
+    fails("webdataset, not 'zzz'$", "zzz")
     fails("--annotations goes with --format", None)
     fails("leave out", "videofolder", source=tmp_path)
     fails("needs --annotations FILE", "ucf101", None)

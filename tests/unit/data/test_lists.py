@@ -175,6 +175,23 @@ def test_other_columns_are_named(tmp_path, kind):
     ]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_and_problems_are_never_passed_over_silently(tmp_path, kind):
+    """An index keeps to them; other lists say that they do not."""
+    touch(tmp_path, "a.mp4", "b.mp4")
+    rows = [{"path": "a.mp4", "split": "train", "problem": None},
+            {"path": "a.mp4", "split": "test", "problem": None},
+            {"path": "b.mp4", "split": "test", "problem": "damaged"}]  # fmt: skip
+    source = open_source(write(tmp_path / f"l{kind}", rows), "video")
+    if kind == ".parquet":
+        assert len(source) == 2
+        assert source.notes == ["1 of 3 rows have a problem and are left out",
+                                "all of its splits are used: 1 train, 1 test"]  # fmt: skip
+    else:
+        assert len(source) == 3
+        assert source.notes == ["the columns 'split', 'problem' are not used"]
+
+
 def test_headers_in_capitals_and_columns_there_twice(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "l.csv").write_text("Label,PATH\nu,a.mp4\n")
