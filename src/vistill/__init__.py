@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vistill.api import recipes as recipes
+    from vistill.api.classifiers import load_classifier as load_classifier
     from vistill.api.demo import demo as demo
     from vistill.api.evaluate import evaluate as evaluate
     from vistill.api.export import export as export
@@ -22,6 +23,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_backbone",
+    "load_classifier",
     "prepare",
     "pretrain",
     "recipes",

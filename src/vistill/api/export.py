@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vistill.api.classifiers import export_classifier
 from vistill.api.published import PUBLISHED, export_published
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
@@ -31,7 +32,7 @@ def export(
     random_init: bool = False,
     model: "nn.Module | str | None" = None,
 ) -> list[Path]:
-    """Write a backbone for use elsewhere and return the files.
+    """Write a backbone, or a fine-tuned model with its head, for use elsewhere; return the files.
 
     `timm`: `model.safetensors` and `model.json`, whose `timm` entry is what `timm.create_model`
     takes to build a model that loads the weights with `strict=True`. `torch`: the same two files
@@ -41,6 +42,10 @@ def export(
     needs the extra `vistill[onnx]`. `mae`, `videomae`: `checkpoint.pth`
     under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
     with `which="last"` with decoder, projections and generators.
+
+    Of a model that `finetune.keep` wrote, head and class names come along: `model(x)` in timm and
+    `logits` and `probabilities` in ONNX are its answer, and `model.json` or `onnx.json` names the
+    `classes`.
 
     Args:
         source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME:pretrained` or a `Backbone`.
@@ -64,6 +69,7 @@ def export(
     target = Path(out)
     require_own(target)
 
+    from vistill.evaluation.kept import HEAD, find_head
     from vistill.models.export import save_backbone
     from vistill.models.timm_form import timm_form
 
@@ -73,6 +79,9 @@ def export(
             f"{source} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
+    head = find_head(reference)
+    if head is not None and format not in PUBLISHED:
+        return export_classifier(backbone, head, target, format, reference)
     if format == "onnx":
         return _export_onnx(backbone, target)
     if format in PUBLISHED:
@@ -89,6 +98,7 @@ def export(
                 "measured here; use --format torch or --format onnx"
             )
     save_backbone(backbone, target)
+    (target / HEAD).unlink(missing_ok=True)  # of an earlier export
     return [target / "model.safetensors", target / "model.json"]
 
 

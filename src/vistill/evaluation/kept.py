@@ -28,7 +28,7 @@ from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
-from vistill.models.export import save_backbone
+from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
 from vistill.models.weight_files import read_weights
 from vistill.training.distributed import device_kind
 
@@ -45,12 +45,24 @@ class Head:
         pool: which feature is classified.
         classes: names by output, or None where the file tells none.
         origin: where it came from.
+        interpolation: how pictures are resized in tests.
     """
 
     state: dict[str, Tensor]
     pool: Literal["avg", "cls"]
     classes: list[str] | None
     origin: str
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return len(self.state["head.weight"])
+
+    @property
+    def names(self) -> list[str]:
+        """Classes by output, numbered where nobody named them."""
+        return self.classes or [str(number) for number in range(self.outputs)]
 
 
 def keep_classifier(
@@ -74,10 +86,21 @@ def keep_classifier(
     facts: dict[str, Any] = {} if clips is None else {"clips": clips._asdict()}
     if value_range is not None:
         facts["value_range"] = value_range
-    save_backbone(backbone, folder, **facts)
     state = {k: v.cpu() for k, v in classifier.state_dict().items() if k.startswith(_PARTS)}
-    told = {"classes": json.dumps(classes), "pool": classifier.pool}
-    write_atomic(folder / HEAD, save(state, metadata=told))
+    interpolation = classifier.options.interpolation
+    head = Head(state, classifier.pool, classes, str(folder), interpolation)
+    save_kept(backbone, head, folder, **facts)
+
+
+def save_kept(backbone: Backbone, head: Head, folder: Path, **facts: Any) -> None:
+    """Write a backbone that loads like any other, and its head beside it."""
+    save_backbone(backbone, folder, classes=head.names, **facts)
+    told = {
+        "classes": json.dumps(head.classes),
+        "pool": head.pool,
+        "interpolation": head.interpolation,
+    }
+    write_atomic(folder / HEAD, save(head.state, metadata=told))
 
 
 def kept_name(budget: float | str, seed: int) -> str:
@@ -105,19 +128,15 @@ def _free(path: Path) -> bool:
 
 
 def read_head(reference: str) -> Head:
-    """The head of a kept model (`run:DIR`) or of a published file (`file:PATH`).
+    """The head of a kept or exported model (`run:DIR`) or of a published file (`file:PATH`).
 
     Raises:
         UserError: there is none.
     """
     kind, _, path = reference.partition(":")
-    file = Path(path) / HEAD
-    if kind == "run" and file.is_file():
-        with safe_open(file, "pt") as tensors:
-            facts = tensors.metadata()
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        pool: Literal["avg", "cls"] = "cls" if facts["pool"] == "cls" else "avg"
-        return Head(state, pool, json.loads(facts["classes"]), reference)
+    kept = find_head(reference)
+    if kept is not None:
+        return kept
     if kind == "file":
         from vistill.models.checkpoints import file_options
 
@@ -130,6 +149,55 @@ def read_head(reference: str) -> Head:
         f"{reference} has no head to be tested: give a model that finetune.keep wrote, or a "
         "fine-tuned published file"
     )
+
+
+def find_head(reference: Any) -> Head | None:
+    """The head of a kept or exported model (`run:DIR`), or None."""
+    if not isinstance(reference, str) or not reference.startswith("run:"):
+        return None
+    folder = Path(reference.removeprefix("run:"))
+    if (folder / HEAD).is_file():
+        with safe_open(folder / HEAD, "pt") as tensors:
+            facts = tensors.metadata()
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return _head(state, facts | {"classes": json.loads(facts["classes"])}, reference)
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if "head" not in told:
+        return None
+    names = {k: v for k, v in told["head"]["names"].items() if k.startswith(_PARTS)}
+    with safe_open(folder / WEIGHTS, "pt") as tensors:
+        state = {ours: tensors.get_tensor(theirs) for ours, theirs in names.items()}
+    state["head.weight"] = state["head.weight"].flatten(1)
+    return _head(state, told["head"] | {"classes": told["classes"]}, reference)
+
+
+def _head(state: dict[str, Tensor], facts: dict[str, Any], origin: str) -> Head:
+    return Head(
+        state,
+        "cls" if facts["pool"] == "cls" else "avg",
+        facts["classes"],
+        origin,
+        "bilinear" if facts.get("interpolation") == "bilinear" else "bicubic",
+    )
+
+
+def with_head(
+    backbone: Backbone, head: Head, image_size: int, frames: int | None = None
+) -> Classifier:
+    """The classifier that a head belongs to, for pictures of a size or clips of so many frames.
+
+    Raises:
+        UserError: head and backbone do not fit together, or the size does not suit.
+    """
+    model = prepare_backbone(backbone, image_size, head.pool, frames)
+    classifier = Classifier(model, head.outputs, pool=head.pool)
+    try:
+        classifier.load_state_dict(head.state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"the head of {head.origin} does not fit its backbone: {error}") from None
+    return classifier.eval()
 
 
 def score_kept(
@@ -149,12 +217,7 @@ def score_kept(
         UserError: no labels, or classes that the head does not know.
     """
     frames = None if inputs.clips is None else inputs.clips.frames
-    model = prepare_backbone(backbone, inputs.image_size, head.pool, frames)
-    classifier = Classifier(model, len(head.state["head.weight"]), pool=head.pool)
-    try:
-        classifier.load_state_dict(head.state, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"the head of {head.origin} does not fit its backbone: {error}") from None
+    classifier = with_head(backbone, head, inputs.image_size, frames)
     classes = _classes(source, head)
     indices = np.flatnonzero(classes >= 0)
     inputs.require(source)
@@ -172,6 +235,7 @@ def score_kept(
         device=device_kind(device, "device"),
         progress="testing" if progress else None,
         broken=broken,
+        interpolation=head.interpolation,
     )
     names = tuple(sorted(found.broken))
     if names and progress:
@@ -194,10 +258,9 @@ def _classes(source: Source, head: Head) -> np.ndarray:
     if source.labels is None or source.classes is None:
         raise no_labels(source, "a test")
     if head.classes is None:
-        outputs = len(head.state["head.weight"])
-        if len(source.classes) != outputs:
+        if len(source.classes) != head.outputs:
             raise UserError(
-                f"{head.origin} tells {outputs} classes apart without naming them, and "
+                f"{head.origin} tells {head.outputs} classes apart without naming them, and "
                 f"{source.name} has {len(source.classes)}"
             )
         return source.labels.astype(np.int64)

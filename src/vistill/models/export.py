@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
@@ -20,7 +20,13 @@ from vistill.models.beit import own_names
 from vistill.models.build import rebuild
 from vistill.models.named_weights import load_named
 from vistill.models.own_modules import given_back, object_facts
-from vistill.models.timm_form import carries_beit_names, exported_state, inner_module, timm_form
+from vistill.models.timm_form import (
+    TimmClassifier,
+    carries_beit_names,
+    exported_state,
+    inner_module,
+    timm_form,
+)
 
 FORMAT = "vistill-backbone/1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -70,6 +76,46 @@ def is_export(folder: Path) -> bool:
         return bool(json.loads((folder / DESCRIPTION).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def save_timm_classifier(
+    backbone: Backbone, form: TimmClassifier, folder: Path, head: dict[str, Any], **facts: Any
+) -> None:
+    """Write a classifier as timm builds it: one file of weights, head included.
+
+    Args:
+        backbone: in front of the head.
+        form: the whole in timm.
+        folder: made if missing.
+        head: what else vistill has to know about it.
+        facts: further JSON entries.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format": FORMAT,
+        "build": backbone.build,
+        "timm": form.arguments,
+        "timm_version": timm.__version__,
+        "normalization": {
+            "mean": list(backbone.normalization.mean),
+            "std": list(backbone.normalization.std),
+        },
+        "image_size": list(backbone.image_size),
+        "origin": backbone.origin,
+        "head": {**head, "names": form.names},
+        **facts,
+    }
+    state = {k: v.detach().cpu().contiguous() for k, v in form.state.items()}
+    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+
+def without_head(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """The backbone's weights of what `save_timm_classifier` wrote, under its own names."""
+    ours = {theirs: own for own, theirs in names.items()}
+    parts = {own: weights[theirs] for theirs, own in ours.items()}
+    rest = {k: v for k, v in weights.items() if k not in ours}
+    return rest | {k: v for k, v in parts.items() if not k.startswith(("head.", "fc_norm."))}
 
 
 def find_export(folder: Path) -> Path:
@@ -128,8 +174,13 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
     if carries_beit_names(model):
         weights = own_names(weights)
     own = module.state_dict()
+    head = description.get("head")
+    optional: list[str] = []
+    if head is not None:  # a classifier as timm has it
+        weights = without_head(weights, head["names"])
+        optional = [name for name in own if name.startswith(("norm.", "fc_norm."))]
     weights = {k: v.to(own[k].dtype) if k in own else v for k, v in weights.items()}
-    load_named(module, weights, f"{place}/model.safetensors")
+    load_named(module, weights, f"{place}/model.safetensors", optional)
     size, resize = tuple(description["image_size"]), getattr(model, "resize", None)
     if size != model.image_size and resize is not None:
         resize(size)

@@ -26,6 +26,15 @@ _POOLS: tuple[dict[str, Any], ...] = (
 )
 """How families of timm are told to average the patch tokens behind their final norm."""
 
+_CLASSIFIER_POOLS: tuple[dict[str, Any], ...] = (
+    {},
+    {"global_pool": "avg"},
+    {"global_pool": "token"},
+    {"global_pool": "avg", "fc_norm": True},
+    {"global_pool": "avg", "use_fc_norm": True},
+)
+"""How they are told to classify the class token, or the mean of the patches behind a norm."""
+
 
 class TimmForm(NamedTuple):
     """A backbone in timm.
@@ -90,6 +99,99 @@ def timm_form(backbone: Backbone) -> TimmForm | None:
     return first
 
 
+class TimmClassifier(NamedTuple):
+    """A backbone with its head as one model of timm, whose output is the class scores.
+
+    Attributes:
+        arguments: of `timm.create_model`.
+        state: all weights, under timm's names.
+        names: timm's names of `head.*`, `fc_norm.*` and whatever else is called otherwise here.
+    """
+
+    arguments: dict[str, Any]
+    state: dict[str, Tensor]
+    names: dict[str, str]
+
+
+def timm_classifier(
+    backbone: Backbone, head: dict[str, Tensor], classify: Callable[[Tensor], Tensor]
+) -> TimmClassifier | None:
+    """How timm builds a backbone with a head behind it, or None where it has no such model.
+
+    The model is built and compared with `classify`.
+
+    Args:
+        backbone: in front of the head.
+        head: `head.*` and, where the mean is normalised, `fc_norm.*`.
+        classify: class scores of normalised pictures.
+    """
+    import timm
+
+    asked = _classifier_arguments(backbone)
+    if asked is None:
+        return None
+    own = {k: v.detach().cpu() for k, v in exported_state(backbone).items()}
+    told = {}
+    if isinstance(backbone, VisionTransformer):
+        own = {k: v for k, v in own.items() if not k.startswith(("head.", "head_dist."))}
+        if backbone.dist_token is not None:  # timm's distilled model has a head of each token
+            asked |= {"model_name": "vit_tiny_patch16_224", "reg_tokens": 1}
+            own["reg_token"], told = own.pop("dist_token"), {"dist_token": "reg_token"}
+    size = asked.pop("img_size", None)
+    sizes: tuple[dict[str, Any], ...] = ({"img_size": size}, {}) if size is not None else ({},)
+    with switched(backbone, training=False):
+        images, expected = _seen(backbone, classify)
+        images, expected = images.cpu(), expected.cpu()
+        for pool, one in ((pool, one) for pool in _CLASSIFIER_POOLS for one in sizes):
+            arguments = asked | one | pool | {"num_classes": len(head["head.weight"])}
+            try:
+                twin = timm.create_model(**arguments)
+            except Exception:  # families refuse what they do not know in ways of their own
+                continue
+            found = _merged(twin.state_dict(), own, head)
+            if found is None:
+                continue
+            state, names = found
+            twin.load_state_dict(state, strict=True)
+            if _agrees(MODEL, twin.eval(), images, expected):
+                return TimmClassifier(arguments, state, names | told)
+    return None
+
+
+def _classifier_arguments(backbone: Backbone) -> dict[str, Any] | None:
+    if isinstance(backbone, SwinBackbone):
+        return dict(backbone.timm_build)
+    if isinstance(backbone, VisionTransformer):
+        return _vit_arguments(backbone)
+    build = backbone.build
+    if build is None or build["name"] != "timm" or build["args"].get("classifier"):
+        return None
+    return {"model_name": build["args"]["name"], "img_size": build["args"]["image_size"]}
+
+
+def _merged(
+    theirs: dict[str, Tensor], own: dict[str, Tensor], head: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """All weights under timm's names, and these of the head's; None where something is left."""
+    shape = head["head.weight"].shape
+    added = theirs.keys() - own.keys()
+    linear = [k for k in added if k.endswith("weight") and theirs[k].shape[:2] == shape]
+    if len(linear) != 1 or theirs[linear[0]].numel() != head["head.weight"].numel():
+        return None
+    prefix = linear[0].removesuffix("weight")
+    names = {"head.weight": linear[0], "head.bias": f"{prefix}bias"}
+    names |= {name: name for name in head if name.startswith("fc_norm.")}
+    kept = {k: v for k, v in own.items() if k in theirs or not k.startswith("norm.")}
+    placed = {
+        name: head[ours].reshape(theirs[name].shape)
+        for ours, name in names.items()
+        if name in theirs
+    }
+    state = kept | placed
+    same = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in theirs.items()}
+    return (state, names) if same and len(placed) == len(names) else None
+
+
 def _twins(
     asked: dict[str, Any], image_size: Any, state: dict[str, Tensor]
 ) -> Iterator[tuple[dict[str, Any], nn.Module]]:
@@ -148,7 +250,8 @@ def _agrees(feature: str, model: nn.Module, images: Tensor, expected: Tensor) ->
     return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
-def _vit_form(vit: VisionTransformer) -> TimmForm | None:
+def _vit_arguments(vit: VisionTransformer) -> dict[str, Any] | None:
+    """What builds the ViT in timm, without its pooling."""
     name = _timm_name(vit)
     if name is None:
         return None
@@ -163,17 +266,12 @@ def _vit_form(vit: VisionTransformer) -> TimmForm | None:
         "num_classes": vit.num_classes,
     }
     if carries_beit_names(vit):
-        arguments |= {
+        return arguments | {
             "init_values": vit.layer_scale or 0.0,
             "use_abs_pos_emb": vit.position != "none",
             "use_rel_pos_bias": vit.relative_position == "layer",
             "use_shared_rel_pos_bias": vit.relative_position == "shared",
         }
-        from timm.models.beit import Beit
-
-        if "use_fc_norm" not in inspect.signature(Beit).parameters:  # older versions
-            return TimmForm(arguments | {"global_pool": "token"}, _mean_of_patches(vit))
-        return TimmForm(arguments | {"global_pool": "avg", "use_fc_norm": False}, MODEL)
     if vit.position == "none":
         arguments |= {"pos_embed": "none"}
     if vit.layer_scale is not None:
@@ -182,7 +280,21 @@ def _vit_form(vit: VisionTransformer) -> TimmForm | None:
         arguments |= {"qkv_bias": False}
     if vit.cls_token is None:
         arguments |= {"class_token": False}
-    elif vit.num_classes or vit.dist_token is not None:  # timm reads its own tokens
+    return arguments
+
+
+def _vit_form(vit: VisionTransformer) -> TimmForm | None:
+    arguments = _vit_arguments(vit)
+    if arguments is None:
+        return None
+    if carries_beit_names(vit):
+        from timm.models.beit import Beit
+
+        if "use_fc_norm" not in inspect.signature(Beit).parameters:  # older versions
+            return TimmForm(arguments | {"global_pool": "token"}, _mean_of_patches(vit))
+        return TimmForm(arguments | {"global_pool": "avg", "use_fc_norm": False}, MODEL)
+    own_tokens = vit.num_classes or vit.dist_token is not None
+    if vit.cls_token is not None and own_tokens:  # which timm reads
         return TimmForm(arguments, _mean_of_patches(vit))
     arguments |= {"global_pool": "avg", "fc_norm": False}
     return TimmForm(arguments, _mean_of_patches(vit) if vit.num_classes else MODEL)

@@ -1,0 +1,89 @@
+"""A trained classifier from pixels to class scores, wherever its head came from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vistill.errors import UserError
+from vistill.evaluation.classifier import Classifier
+from vistill.evaluation.kept import Head, find_head, read_head, with_head
+from vistill.models.backbone import Backbone, Tap
+from vistill.models.export import DESCRIPTION
+
+_FACTS = ("clips", "value_range")
+
+
+class TrainedClassifier(nn.Module):
+    """Class scores of pixels; it normalises them itself.
+
+    Attributes:
+        classes: names by output.
+        backbone: in front of the head; tells `image_size`, `num_frames`, `normalization`.
+        head: pooling, and how pictures are resized in tests; None of a model with its own
+            classifier.
+    """
+
+    def __init__(self, model: Classifier | Backbone, classes: list[str], head: Head | None) -> None:
+        super().__init__()
+        self.model, self.classes, self.head = model, classes, head
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is in front of the head."""
+        return self.model.student if isinstance(self.model, Classifier) else self.model
+
+    def of_images(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b c"]:
+        """Class scores of normalised pictures or clips."""
+        if isinstance(self.model, Classifier):
+            return self.model.logits(images)
+        tap = Tap("logits", self.model.depth)
+        return self.model.tap(images, [tap])[tap]
+
+    def forward(self, pixels: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b c"]:
+        """Class scores of pixels in [0, 1]; `softmax(1)` makes probabilities of them."""
+        return self.of_images(self.backbone.normalization(pixels))
+
+
+def trained_classifier(
+    backbone: Backbone,
+    reference: Any,
+    *,
+    image_size: int | None = None,
+    frames: int | None = None,
+) -> TrainedClassifier:
+    """The classifier that `reference` names, whose backbone is given.
+
+    Args:
+        backbone: that was loaded from `reference`.
+        reference: `run:DIR` of a kept or exported model, or `file:PATH` of a published one; of
+            anything else the backbone has to keep its own classifier.
+        image_size: side of the inputs; None: the backbone's own.
+        frames: of a clip; None: the backbone's own.
+
+    Raises:
+        UserError: there is no head.
+    """
+    kept = find_head(reference)
+    if kept is None and "logits" in backbone.taps:
+        count = backbone.shape(Tap("logits", backbone.depth)).width
+        return TrainedClassifier(backbone, [str(n) for n in range(count)], None).eval()
+    named = isinstance(reference, str) and reference.startswith(("run:", "file:"))
+    if kept is None and not named:
+        raise UserError(
+            f"{backbone.origin} has no classifier: give a model that finetune.keep wrote, or write "
+            "NAME:pretrained,classifier=keep"
+        )
+    head = kept or read_head(reference)
+    size = backbone.image_size[0] if image_size is None else image_size
+    classifier = with_head(backbone, head, size, frames)
+    return TrainedClassifier(classifier, head.names, head).eval()
+
+
+def kept_facts(reference: str) -> dict[str, Any]:
+    """What else the description of a kept or exported model says about its inputs."""
+    path = Path(reference.removeprefix("run:")) / DESCRIPTION
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: told[key] for key in _FACTS if key in told}
