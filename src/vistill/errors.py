@@ -13,3 +13,8 @@ class Failure(Exception):
 
     The command line prints it without a traceback and exits with code 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says in its first line, or the kind of its error where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

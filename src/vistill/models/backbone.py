@@ -66,6 +66,11 @@ class Backbone(nn.Module, ABC):
     adapter: dict[str, Any] | None = None
     made_by: str | None = None
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first of its tokens is a class token; registers alone are none."""
+        return self.num_prefix_tokens > 0
+
     @abstractmethod
     def tap(
         self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None

@@ -6,7 +6,7 @@ For models that `VisionTransformer` cannot represent, and for the user's own mod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.fused_attention import AttentionCall, AttentionCalls
-from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.models.taps import Draws, Images, Seen, Taps, Visible
 
 Keep = Callable[[Tap, Any], None]
+_FINAL: tuple[TapKind, ...] = ("block", "norm", "logits")
 
 
 class _ReachedDeepestTapError(Exception):
@@ -36,7 +37,10 @@ class ModuleBackbone(Backbone):
         image_size: height and width that the module accepts.
         num_heads: attention heads of a block, or of each; 0 where it has none.
         num_prefix_tokens: class and register tokens in front of the patches.
+        class_token: whether the first of these is a class token.
+        channels_last: whether blocks map maps `[B, H, W, D]`, which are read as tokens.
         norm: dotted name of the final norm, or None for no `norm` tap.
+        pool_norm: dotted name of a norm behind the mean of the patch tokens, or None.
         attention: name inside a block of the attention module (with output projection), or None;
             `attn*gamma_1` where a parameter of the block scales its output.
         attention_residual: name inside a block of the module, commonly the second norm, whose input
@@ -59,7 +63,10 @@ class ModuleBackbone(Backbone):
         image_size: int | tuple[int, int] = 224,
         num_heads: int | Sequence[int] = 0,
         num_prefix_tokens: int = 1,
+        class_token: bool = True,
+        channels_last: bool = False,
         norm: str | None = None,
+        pool_norm: str | None = None,
         attention: str | None = None,
         attention_residual: str | None = None,
         mlp: str | None = None,
@@ -81,6 +88,7 @@ class ModuleBackbone(Backbone):
             (num_heads,) * self.depth if isinstance(num_heads, int) else tuple(num_heads)
         )
         self.num_prefix_tokens = num_prefix_tokens
+        self._class_token, self._channels_last = class_token, channels_last
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.normalization = normalization or Normalization()
         self.origin = origin
@@ -105,10 +113,10 @@ class ModuleBackbone(Backbone):
             "qkv": qkv,
             "cls_attention": qkv,
         }
-        if qkv is None or not num_prefix_tokens or self._projects(qkv):
+        if qkv is None or not self.has_class_token or self._projects(qkv):
             del named["cls_attention"]
         self._parts = {kind: name for kind, name in named.items() if name}
-        self._norm = norm
+        self._norm, self._pool_norm = norm, pool_norm
         kinds: list[TapKind] = ["block", *self._parts]
         kinds += ["norm"] if norm else []
         self.taps = frozenset([*kinds, "logits"] if logits else kinds)
@@ -117,6 +125,28 @@ class ModuleBackbone(Backbone):
     def blocks(self) -> list[nn.Module]:
         """The blocks, first to last."""
         return self._blocks
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first of its tokens is a class token."""
+        return self._class_token and self.num_prefix_tokens > 0
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """`tokens` behind the final norm; as they are where there is none."""
+        return tokens if self._norm is None else self.module.get_submodule(self._norm)(tokens)
+
+    def pool_norm(self, means: Tensor) -> Tensor:
+        """Means of patch tokens behind the norm that the module has there, if any."""
+        name = self._pool_norm
+        return means if name is None else self.module.get_submodule(name)(means)
+
+    def pooled(self, images: Tensor, pool: Literal["avg", "cls"] = "avg") -> Tensor:
+        """One feature per image: the mean of the patch tokens, normed as it is, or the class token.
+
+        `[B, D]`.
+        """
+        pooled = super().pooled(images, pool)
+        return self.pool_norm(pooled) if pool == "avg" else pooled
 
     def _projects(self, qkv: str) -> bool:
         return isinstance(self._blocks[0].get_submodule(qkv), nn.Linear)
@@ -170,7 +200,7 @@ class ModuleBackbone(Backbone):
             )
         for tap in taps:
             if tap.kind == "norm":
-                found[tap] = self.module.get_submodule(self._norm or "")(found[last])
+                found[tap] = self.final_norm(found[last])
         return {tap: found[tap] for tap in taps}
 
     def _watches(self, taps: set[Tap]) -> bool:
@@ -189,11 +219,7 @@ class ModuleBackbone(Backbone):
         if tap.kind == "attention_residual":
             return [part.register_forward_pre_hook(lambda _, inputs: keep(tap, inputs[0]))]
         if tap.kind == "cls_attention" or (tap.kind == "qkv" and not isinstance(part, nn.Linear)):
-            listener = partial(_hear, tap, keep)
-            return [
-                part.register_forward_pre_hook(lambda *_: calls.listeners.append(listener)),
-                part.register_forward_hook(lambda *_: calls.listeners.clear()),
-            ]
+            return _listen_inside(part, partial(_hear, tap, keep), calls)
         scale = block.get_parameter(factor) if factor else None
 
         def branch(_: nn.Module, __: Any, output: Any) -> None:
@@ -202,7 +228,69 @@ class ModuleBackbone(Backbone):
 
         return [part.register_forward_hook(branch)]
 
+    def watch(self, images: Tensor, run: Callable[[Tensor], Any]) -> Seen:
+        """One whole pass by `run`, with all signals of one of each kind of blocks.
+
+        Raises:
+            UserError: a block gives no tokens, or does so more often than once.
+        """
+        kinds: dict[Any, int] = {}
+        for number, block in enumerate(self._blocks, start=1):
+            shapes = tuple(parameter.shape for parameter in block.parameters())
+            kinds.setdefault((type(block), shapes), number)
+        found: dict[Tap, list[Tensor]] = {}
+        entered: dict[int, Tensor] = {}
+        heads: dict[int, list[int]] = {}
+        normed: list[Tensor] = []
+
+        def keep(tap: Tap, signal: Any) -> None:
+            try:
+                signal = self._tokens(tap.kind, signal)
+            except UserError:
+                if tap.kind == "block":
+                    raise
+                return
+            found.setdefault(tap, []).append(signal)
+
+        def enter(number: int, _: nn.Module, given: Any, named: dict[str, Any]) -> None:
+            first = next(v for v in (*given, *named.values()) if isinstance(v, Tensor))
+            entered[number] = self._tokens("block", first)
+
+        calls, handles = AttentionCalls(), []
+        for number, block in enumerate(self._blocks, start=1):
+            handles += self._attach(Tap("block", number), keep, calls)
+            handles += _listen_inside(block, partial(_count_heads, heads, number), calls)
+        for number in kinds.values():
+            block = self._blocks[number - 1]
+            handles.append(
+                block.register_forward_pre_hook(partial(enter, number), with_kwargs=True)
+            )
+            for kind in self._parts:
+                handles += self._attach(Tap(kind, number), keep, calls)
+        if self._norm is not None:
+            norm = self.module.get_submodule(self._norm)
+            handles.append(norm.register_forward_hook(lambda _, __, out: normed.append(out)))
+        try:
+            with calls:
+                own = run(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for number in range(1, self.depth + 1):
+            times = len(found.get(Tap("block", number), ()))
+            if times != 1:
+                raise UserError(f"it runs block {number} {times} times in a pass, not once")
+        return Seen(
+            {tap: signals[0] for tap, signals in found.items() if len(signals) == 1},
+            entered,
+            {number: heard[0] for number, heard in heads.items() if len(heard) == 1},
+            normed[0] if len(normed) == 1 else None,
+            own,
+        )
+
     def _tokens(self, kind: TapKind, tokens: Tensor) -> Tensor:
+        if self._channels_last and kind != "qkv" and tokens.dim() == 4:
+            tokens = tokens.flatten(1, 2)
         if kind == "qkv" and tokens.dim() == 3:
             return tokens.unflatten(2, (3, -1))
         if tokens.dim() != (4 if kind == "qkv" else 3):
@@ -224,67 +312,55 @@ def part_of(block: nn.Module, *names: str) -> str | None:
     return None
 
 
+def _listen_inside(
+    part: nn.Module, listener: Callable[[AttentionCall], None], calls: AttentionCalls
+) -> list[Any]:
+    return [
+        part.register_forward_pre_hook(lambda *_: calls.listeners.append(listener)),
+        part.register_forward_hook(lambda *_: calls.listeners.remove(listener)),
+    ]
+
+
+def _count_heads(heads: dict[int, list[int]], number: int, call: AttentionCall) -> None:
+    heads.setdefault(number, []).append(call.query.shape[1])
+
+
 def _hear(tap: Tap, keep: Keep, call: AttentionCall) -> None:
-    keep(tap, call.joined() if tap.kind == "qkv" else call.of_class_token())
+    if tap.kind == "cls_attention":
+        keep(tap, call.of_class_token())
+    elif call.query.shape == call.key.shape == call.value.shape:
+        keep(tap, call.joined())
 
 
 @torch.no_grad()
-def keep_true_taps(model: ModuleBackbone) -> int:
-    """Take from `model` the taps that are not what their names say, and count its tokens.
+def same_outputs(
+    plain: Backbone,
+    hooked: ModuleBackbone,
+    run: Callable[[Tensor], Any] | None = None,
+    tolerance: float = 1e-4,
+) -> bool:
+    """Whether our own model gives the tokens, and scores, of a module for one random picture.
 
-    Seen in the first block on one random picture: Ĥ = F(0) + H and F(1) = Ĥ + H̃ (see `Tap`).
-
-    Raises:
-        UserError: the blocks do not map tokens to tokens.
+    Args:
+        plain: our own, of the module's weights.
+        hooked: the module.
+        run: a whole pass of the library that gives its final `tokens`, to be compared as well.
     """
-    was_training = model.training
-    model.eval()
-    like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    size = (model.num_frames, *model.image_size) if model.num_frames > 1 else model.image_size
-    images = torch.randn(1, 3, *size, generator=generator).to(like)
-    entered: list[Tensor] = []
-    handle = model.blocks[0].register_forward_pre_hook(
-        lambda _, args, named: entered.append(args[0] if args else named["hidden_states"]),
-        with_kwargs=True,
+    image = torch.randn(1, 3, *plain.image_size, generator=generator)
+    last, norm, logits = (Tap(kind, plain.depth) for kind in _FINAL)
+    scored = {"logits"} <= plain.taps & hooked.taps
+    ours = plain.eval().tap(image, [last, norm, *([logits] if scored else [])])
+    hooked.eval()
+    if run is None:
+        theirs = hooked.tap(image, [last, *([logits] if scored else [])])
+    else:
+        seen = hooked.watch(image, run)
+        theirs = {last: seen.signals[last], norm: seen.own.tokens}
+        if scored:
+            theirs |= hooked.tap(image, [logits])
+    return all(
+        ours[tap].shape == theirs[tap].shape
+        and bool((ours[tap] - theirs[tap]).abs().max() < tolerance)
+        for tap in theirs
     )
-    block = model.tap(images, [Tap("block", 1)])[Tap("block", 1)]
-    handle.remove()
-    before, signals = entered[0], {}
-    for kind in model.taps - {"block", "norm", "logits"}:
-        try:
-            signals[kind] = model.tap(images, [Tap(kind, 1)])[Tap(kind, 1)]
-        except UserError:
-            continue
-    residual = signals.get("attention_residual")
-    attention, ffn = signals.get("attention"), signals.get("ffn")
-    true = {"block", "norm", "logits"}
-    if _adds_up(before, attention, residual):
-        true |= {"attention", "attention_residual"}
-    if _adds_up(residual, ffn, block):
-        true |= {"ffn", "attention_residual"}
-    if residual is None and attention is not None and _adds_up(before + attention, ffn, block):
-        true |= {"attention", "ffn"}
-    if "qkv" in signals and signals["qkv"].shape == (*block.shape[:2], 3, block.shape[2]):
-        true |= {"qkv", "cls_attention"}
-    model.taps &= true
-    model.train(was_training)
-    return block.shape[1]
-
-
-def _adds_up(start: Tensor | None, branch: Tensor | None, end: Tensor | None) -> bool:
-    if start is None or branch is None or end is None or start.shape != branch.shape:
-        return False
-    return bool((start + branch - end).abs().max() <= 1e-4 * end.abs().max())
-
-
-def same_outputs(a: Backbone, b: Backbone, tolerance: float = 1e-4) -> bool:
-    """Whether two backbones give the same tokens, and scores, for one random picture."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, *a.image_size, generator=generator)
-    taps = [Tap("block", a.depth)]
-    if {"logits"} <= a.taps & b.taps:
-        taps.append(Tap("logits", a.depth))
-    with torch.no_grad():
-        left, right = a.eval().tap(image, taps), b.eval().tap(image, taps)
-    return all(bool((left[tap] - right[tap]).abs().max() < tolerance) for tap in taps)

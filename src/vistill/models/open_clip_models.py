@@ -13,14 +13,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vistill.errors import UserError
+from vistill.errors import UserError, first_line
+from vistill.models.admission import Own, admit, in_one_sentence
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.clip import CLIP_NORMALIZATION, clip_names
-from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of, same_outputs
+from vistill.models.hooked import ModuleBackbone, part_of, same_outputs
 from vistill.models.hub import quiet_hub
 from vistill.models.named_weights import load_named
 from vistill.models.pooled import PooledBackbone
-from vistill.models.timm_models import adapted, has_transformer_blocks
+from vistill.models.timm_models import read_module
 from vistill.models.vit import VisionTransformer
 from vistill.models.weight_files import prefixes_of, read_weights
 
@@ -59,7 +60,8 @@ def open_clip_backbone(
     sight = dict(model["vision_cfg"])
     if image_size is not None and not weights:
         sight["image_size"] = image_size
-    tower = open_clip.model._build_vision_tower(model["embed_dim"], sight, quick_gelu)
+    with in_one_sentence(f"open_clip/{name} cannot be built"):
+        tower = open_clip.model._build_vision_tower(model["embed_dim"], sight, quick_gelu)
     origin = f"open_clip/{name}, random"
     if weights:
         path = _weight_file(name, weights, tags)
@@ -74,7 +76,8 @@ def open_clip_backbone(
         normalization = Normalization(tuple(known["mean"]), tuple(known["std"]))
     arguments = {"name": name, "image_size": image_size, "quick_gelu": quick_gelu}
     build = {"name": "open_clip", "args": arguments}
-    backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
+    with in_one_sentence(f"open_clip/{name} cannot be read"):
+        backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
     backbone.normalization, backbone.origin = normalization, origin
     return backbone
 
@@ -103,9 +106,8 @@ def _weight_file(name: str, weights: str, tags: list[str]) -> str:
         with quiet_hub():
             return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"the weights of open_clip/{name}:{tag} could not be loaded: {reason}"
+            f"the weights of open_clip/{name}:{tag} could not be loaded: {first_line(error)}"
         ) from error
 
 
@@ -118,12 +120,14 @@ def _adapt(
 ) -> Backbone:
     size = image_size or sight["image_size"]
     trunk = getattr(tower, "trunk", None)
-    if trunk is not None and has_transformer_blocks(trunk):
+    if trunk is not None:
         if image_size is not None and hasattr(trunk, "set_input_size"):
             trunk.set_input_size(img_size=(image_size, image_size))
-        return adapted(trunk, "", build)
+        return read_module(trunk, "its tower", image_size or sight.get("image_size"), build)
     if not hasattr(tower, "transformer"):
-        return PooledBackbone(tower if trunk is None else trunk, image_size=size, build=build)
+        pooled = PooledBackbone(tower, image_size=size, build=build)
+        admit(pooled, partial(_run, tower))
+        return pooled
     block = tower.transformer.resblocks[0]
     hooked = ModuleBackbone(
         tower,
@@ -140,8 +144,14 @@ def _adapt(
     )
     plain = _as_plain_vit(tower, hooked, activation)
     if plain is None:
-        keep_true_taps(hooked)
+        admit(hooked, partial(_run, tower))
     return plain or hooked
+
+
+def _run(tower: Any, images: Tensor) -> Own:
+    """A whole pass; its feature lies behind a projection, so that none is compared."""
+    tower(images)
+    return Own(None, None)
 
 
 def _as_plain_vit(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vistill.errors import UserError
+from vistill.errors import UserError, first_line
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
-from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.models.taps import Draws, Images, Seen, Taps, Visible
 
 _ACTIVATIONS = frozenset(
     (
@@ -229,6 +229,15 @@ class PooledBackbone(Backbone):
         found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
         return {tap: found[tap] if tap in found else scores(output) for tap in taps}
 
+    def watch(self, images: Tensor, run: Callable[[Tensor], Any]) -> Seen:
+        """One whole pass by `run`, with the signals of all taps but the scores."""
+        sites = self._sites_now()
+        wanted = {Tap(kind, 0): _site(sites, kind) for kind in self.taps if kind != "logits"}
+        with _Cut(set(wanted.values()), whole=True) as cut:
+            own = run(images)
+        found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        return Seen(found, {}, {}, None, own)
+
     def forward(self, images: Tensor) -> Tensor:
         """The last map as tokens, after the last activation."""
         tap = Tap("map_act", 0)
@@ -305,9 +314,8 @@ def find_sites(
             except Exception as error:  # whatever a stranger's module may raise
                 if enlarge > 1:
                     break
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UserError(
-                    f"{name} cannot take pictures of {height} x {width} pixels: {reason}"
+                    f"{name} cannot take pictures of {height} x {width} pixels: {first_line(error)}"
                 ) from error
             finally:
                 handle.remove()

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from vistill.errors import UserError
+from vistill.errors import UserError, first_line
 from vistill.models.backbone import Normalization
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -55,7 +55,7 @@ def shown_by_processor(source: str, name: str, num_channels: int = 3) -> Shown |
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"hf/{name}: transformers makes no image processor of its {file}: {_first(error)}; "
+            f"hf/{name}: transformers makes no image processor of its {file}: {first_line(error)}; "
             "mend that file, or remove it to normalise as is usual in the family"
         ) from error
     return shown_by(processor, f"hf/{name}: its {type(processor).__name__}", num_channels)
@@ -73,7 +73,7 @@ def shown_by(processor: Any, who: str, num_channels: int = 3) -> Shown:
     try:
         seen = _processed(processor, picture, **_WITHOUT_GEOMETRY, **patches)
     except Exception as error:
-        raise UserError(f"{who} fails on a picture: {_first(error)}") from error
+        raise UserError(f"{who} fails on a picture: {first_line(error)}") from error
     if seen.shape == (_SIDE**2, num_channels):
         seen = seen.T.reshape(num_channels, _SIDE, _SIDE)
     if seen.shape != (num_channels, _SIDE, _SIDE):
@@ -147,7 +147,3 @@ def _size(processor: Any, num_channels: int) -> tuple[int, int] | None:
     (first, *others) = shapes
     fixed = len(first) == 3 and not others
     return (first[1], first[2]) if fixed else None
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -77,3 +77,21 @@ Visible = Int[Tensor, "b k"] | None
 Draws = Float[Tensor, "branches b"] | None
 """Uniform draws in [0, 1), one row per residual branch with a non-zero drop rate, in call order;
 None draws from the global generator."""
+
+
+class Seen(NamedTuple):
+    """What a whole pass over some pictures showed.
+
+    Attributes:
+        signals: the taps that it came by, all of them of `watched` blocks.
+        entered: the tokens in front of each of these.
+        heads: of every block whose attention called the fused kernel, once.
+        normed: what the final norm gave; None where it was not called once.
+        own: what the library itself makes of the pictures.
+    """
+
+    signals: dict[Tap, Tensor]
+    entered: dict[int, Tensor]
+    heads: dict[int, int]
+    normed: Tensor | None
+    own: Any

@@ -6,22 +6,23 @@ pools a last feature map as a CNN. Weights come from safetensors only, code from
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vistill.errors import UserError
+from vistill.errors import UserError, first_line
+from vistill.models.admission import Own, admit, first_admitted, in_one_sentence
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.clip import CLIP_NORMALIZATION
-from vistill.models.hooked import ModuleBackbone, keep_true_taps, part_of
+from vistill.models.hooked import ModuleBackbone, part_of
 from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
 from vistill.models.processors import ChannelOrder, Shown, shown_by_processor
@@ -42,6 +43,7 @@ _NORMS = ("layernorm", "norm", "post_layernorm")
 _ATTENTION = ("layer_scale1", "attention*lambda_1", "attention", "self_attn")
 _SECOND_NORM = ("layernorm_after", "norm2", "layer_norm2")
 _MLP = ("layer_scale2", "mlp*lambda_2", "mlp", "output")
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 _QKV = ("attention", "self_attn")
 
 
@@ -83,10 +85,14 @@ def transformers_backbone(
         config = config if classifier else _of_pictures(config)
         channels = _num_channels(config, name)
         load = weights == "pretrained" or (weights == "own" and stored)
-        module = _load(kind, config, source, name) if load else kind(config, **_bare(kind))
+        if load:
+            module = _load(kind, config, source, name)
+        else:
+            with in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be built"):
+                module = kind(config, **_bare(kind))
         shown = shown_by_processor(source, name, channels) or _usual(config)
     found = f"of {source}" if local else "published weights"
-    backbone = _adapt(module, image_size, shown, classifier)
+    backbone = _adapt(module, name, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
     return backbone
 
@@ -106,7 +112,7 @@ def transformers_from_config(
     module = kind(settings, **_bare(kind))
     shown = _usual(settings)._replace(channels=channels)
     size = None if image_size is None else _pair(image_size)
-    backbone = _adapt(module, size, shown, classifier)
+    backbone = _adapt(module, config["model_type"], size, shown, classifier)
     backbone.origin = "random"
     return backbone
 
@@ -120,19 +126,18 @@ class TransformersBackbone(ModuleBackbone):
         Raises:
             ValueError: the model cannot.
         """
-        config = _of_pictures(self.module.config)
         before = self.image_size
         self.image_size = _pair(image_size)
-        if any(s % p for s, p in zip(self.image_size, _pair(config.patch_size), strict=True)):
-            raise ValueError(
-                f"{image_size} pixels are no multiple of its patches of {config.patch_size}"
-            )
         try:
-            keep_true_taps(self)
-        except (RuntimeError, ValueError) as error:
+            _require_multiple(_of_pictures(self.module.config), self.image_size)
+            admit(self, self.own)
+        except UserError as error:
             self.image_size = before
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"it cannot take pictures of {image_size} pixels: {reason}") from error
+            raise ValueError(str(error)) from error
+
+    def own(self, images: Tensor) -> Own:
+        """What the library itself makes of pictures."""
+        return _own(self.call(images))
 
     def call(self, images: Tensor) -> Any:
         """A whole forward pass, positions interpolated where the size asks for it."""
@@ -145,6 +150,13 @@ class TransformersBackbone(ModuleBackbone):
         takes = "interpolate_pos_encoding" in inspect.signature(self.module.forward).parameters
         other = takes and size != _image_size(config)
         return self.module(images, **({"interpolate_pos_encoding": True} if other else {}))
+
+
+def _own(output: Any) -> Own:
+    tokens, pooled = (
+        getattr(output, name, None) for name in ("last_hidden_state", "pooler_output")
+    )
+    return Own(*(value if isinstance(value, Tensor) else None for value in (tokens, pooled)))
 
 
 def _require_library() -> None:
@@ -174,8 +186,8 @@ def _config(source: str, name: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"hf/{name} cannot be had: {_first(error)}") from error
+    except Exception as error:
+        raise UserError(f"hf/{name} cannot be had: {first_line(error)}") from error
 
 
 def _of_pictures(config: Any) -> Any:
@@ -194,8 +206,16 @@ def _class_of(config: Any, name: str, classifier: bool) -> Any:
         written = config.architectures or ()
         return next((kind for kind in several if kind.__name__ in written), several[0])
     kind: Any = MODEL_MAPPING.get(type(_of_pictures(config)), None)
-    if kind is None or kind.main_input_name != "pixel_values":
-        raise UserError(f"hf/{name} is a {config.model_type}, which takes no pictures")
+    if kind is None or not kind.main_input_name.startswith("pixel_values"):
+        raise UserError(
+            f"hf/{name} is a {config.model_type}, which takes no pictures, or not alone"
+        )
+    frames = any(hasattr(_of_pictures(config), name) for name in ("num_frames", "frames_per_clip"))
+    if frames and config.model_type != "videomae":
+        raise UserError(
+            f"hf/{name} is a {config.model_type}, which takes clips in a way of its own; of clips "
+            "vistill reads the models of VideoMAE and AMD"
+        )
     return kind
 
 
@@ -217,7 +237,9 @@ def _load(kind: Any, config: Any, source: str, name: str) -> nn.Module:
             **_bare(kind),
         )
     except Exception as error:
-        raise UserError(f"the weights of hf/{name} could not be loaded: {_first(error)}") from error
+        raise UserError(
+            f"the weights of hf/{name} could not be loaded: {first_line(error)}"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -258,91 +280,114 @@ def _as_the_module_sees(
 
 
 def _adapt(
-    module: Any, image_size: int | tuple[int, int] | None, shown: Shown, classifier: bool
+    module: Any, name: str, image_size: int | tuple[int, int] | None, shown: Shown, classifier: bool
 ) -> Backbone:
     config = module.config
-    settings = json.loads(config.to_json_string(use_diff=False))
     arguments: dict[str, Any] = {
-        "config": settings,
+        "config": json.loads(config.to_json_string(use_diff=False)),
         "image_size": image_size,
         "classifier": classifier,
         "channels": shown.channels,
     }
-    build = {"name": "hf", "args": arguments}
-    normalization, grey = shown.normalization, _num_channels(config, config.model_type) == 1
-    backbone: Any
     if config.model_type == "videomae":
-        backbone = vit_of_transformers(module, normalization)
+        with in_one_sentence(f"hf/{name} cannot be read"):
+            backbone: Any = vit_of_transformers(module, shown.normalization)
+        if image_size is not None and backbone.image_size != _pair(image_size):
+            try:
+                backbone.resize(image_size)
+            except ValueError as error:
+                raise UserError(f"hf/{name}: {error}") from error
+        return backbone
+    grey, flipped = _num_channels(config, name) == 1, shown.channels == "bgr"
+    if grey or flipped:
+        module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
+    if image_size is not None:
+        sizes = [_pair(image_size)]
     else:
-        if grey or shown.channels == "bgr":
-            flipped = shown.channels == "bgr"
-            module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
-        backbone = _hooked(module, normalization, classifier, build)
-    if backbone is None:
-        arguments["image_size"] = image_size or shown.size or _image_size(config)
-        return PooledBackbone(
-            module,
-            image_size=arguments["image_size"],
-            logits=classifier,
-            normalization=normalization,
-            build=build,
-        )
-    wanted = image_size or shown.size
-    if wanted is not None and backbone.image_size != _pair(wanted):
-        try:
-            backbone.resize(wanted)
-            arguments["image_size"] = wanted
-        except ValueError as error:
-            if image_size is not None:
-                raise UserError(f"a {config.model_type}: {error}") from error
+        built_for = _image_size(_of_pictures(config))
+        sizes = list(dict.fromkeys([shown.size or built_for, built_for]))
+    common: dict[str, Any] = {
+        "logits": classifier,
+        "normalization": shown.normalization,
+        "build": {"name": "hf", "args": arguments},
+    }
+    blocks = _blocks(module)
+    ways: list[Callable[[], Backbone]] = []
+    if blocks is not None:
+        ways += [partial(_hooked, module, blocks, size, common) for size in sizes]
+    ways += [partial(_pooled, module, size, common) for size in sizes]
+    backbone = first_admitted(f"hf/{name}, a {config.model_type},", ways)
+    arguments["image_size"] = list(backbone.image_size)
     return backbone
 
 
-def _hooked(
-    module: Any, normalization: Normalization, classifier: bool, build: dict[str, Any]
-) -> TransformersBackbone | None:
-    """The adapter where the module has blocks of tokens, else None."""
-    config, places = module.config, dict(module.named_modules())
+class _Blocks(NamedTuple):
+    """Where the blocks of a transformer are: a prefix of names, theirs, and whether in stages."""
+
+    prefix: str
+    names: list[str]
+    staged: bool
+
+
+def _blocks(module: Any) -> _Blocks | None:
+    places = dict(module.named_modules())
     prefixes = ("", f"{module.base_model_prefix}.", "vision_model.")
     trees = [(p, f"{p}{b}") for p in prefixes for b in _BLOCKS if f"{p}{b}" in places]
     if not trees or not isinstance(places[trees[0][1]], nn.ModuleList):
         return None
     prefix, tree = trees[0]
     names = [f"{tree}.{i}" for i in range(len(places[tree]))]
-    staged = hasattr(places[names[0]], "blocks")
+    staged = isinstance(getattr(places[names[0]], "blocks", None), nn.ModuleList)
     if staged:
         names = [f"{n}.blocks.{i}" for n in names for i in range(len(places[n].blocks))]
-    block = places[names[0]]
+    return _Blocks(prefix, names, staged)
+
+
+def _hooked(
+    module: Any, blocks: _Blocks, size: tuple[int, int], common: dict[str, Any]
+) -> TransformersBackbone:
+    """The adapter of a module that has blocks of tokens."""
+    config, places = module.config, dict(module.named_modules())
+    block = places[blocks.names[0]]
     if config.model_type == "vit_mae":
         places["embeddings"].random_masking = _all_in_order
-    heads = getattr(config, "num_attention_heads", 0)
-    if staged:
-        heads = [n for n, d in zip(config.num_heads, config.depths, strict=True) for _ in range(d)]
     sees = _of_pictures(config)
+    heads: Any = getattr(sees, "num_attention_heads", 0)
+    if blocks.staged and len(config.num_heads) == len(config.depths):
+        heads = [n for n, d in zip(config.num_heads, config.depths, strict=True) for _ in range(d)]
+    classed = any(name.endswith(_CLASS_TOKENS) for name, _ in module.named_parameters())
     backbone = TransformersBackbone(
         module,
-        blocks=names,
-        width=sees.hidden_size,
-        image_size=_image_size(sees),
-        num_heads=heads,
-        norm=next((f"{prefix}{n}" for n in _NORMS if f"{prefix}{n}" in places), None),
+        blocks=blocks.names,
+        width=getattr(sees, "hidden_size", 0),
+        image_size=size,
+        num_heads=heads if isinstance(heads, int | list) else 0,
+        num_prefix_tokens=int(classed),
+        class_token=classed,
+        norm=next((f"{blocks.prefix}{n}" for n in _NORMS if f"{blocks.prefix}{n}" in places), None),
         attention=part_of(block, *_ATTENTION),
         attention_residual=part_of(block, *_SECOND_NORM),
         mlp=part_of(block, *_MLP),
         qkv=part_of(block, *_QKV),
-        logits=classifier,
-        normalization=normalization,
-        build=build,
+        **common,
     )
-    try:
-        tokens = keep_true_taps(backbone)
-    except UserError:  # blocks of feature maps
-        return None
-    size, patch = backbone.image_size, _pair(sees.patch_size)
-    backbone.num_prefix_tokens = tokens - (size[0] // patch[0]) * (size[1] // patch[1])
-    backbone.pools_after_norm = staged
-    if not backbone.num_prefix_tokens:
-        backbone.taps -= {"cls_attention"}
+    _require_multiple(sees, size)
+    admit(backbone, backbone.own)
+    backbone.pools_after_norm = blocks.staged
+    return backbone
+
+
+def _require_multiple(config: Any, size: tuple[int, int]) -> None:
+    patch = getattr(config, "patch_size", 1)
+    patch = _pair(patch) if isinstance(patch, int | list | tuple) else (1, 1)
+    if any(side % part for side, part in zip(size, patch, strict=True)):
+        raise UserError(f"{size[0]}x{size[1]} pixels are no multiple of its patches of {patch[0]}")
+
+
+def _pooled(module: Any, size: tuple[int, int], common: dict[str, Any]) -> PooledBackbone:
+    """The adapter of a module that makes a feature map."""
+    backbone = PooledBackbone(module, image_size=size, **common)
+    admit(backbone, lambda images: _own(module(images)))
     return backbone
 
 
@@ -360,10 +405,6 @@ def _image_size(config: Any) -> tuple[int, int]:
 
 def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _nearest(folder: Path) -> str:
