@@ -26,6 +26,8 @@ from vistill.errors import Failure
 
 SKIPS_EXACTLY = ("h264", "hevc")
 """Codecs whose decoders are faster and still exact when they skip non-reference frames."""
+END = -1
+"""The place of what a decoder does after the last packet."""
 KNOWS_ITS_START = "h264"
 """Its decoder waits for a picture to begin with; others make up grey ones before a key frame."""
 
@@ -47,8 +49,8 @@ class VideoFile:
     Attributes:
         codec: name of the decoder.
         packets: all of them.
-        undecodable: packets so far that the decoder refused.
-        complained: packets so far at which it reported an error, while `listening`.
+        refused: places of the packets so far that the decoder refused.
+        complained: places of those at which it reported an error, while `listening`.
         torn: packets so far in front of which the container did.
 
     Raises:
@@ -61,7 +63,9 @@ class VideoFile:
         if isinstance(source, str) and os.path.exists(source) and not os.path.isfile(source):
             raise BrokenVideo("is no regular file")  # FFmpeg would wait for a named pipe for ever
         self._source = source
-        self.undecodable = self.complained = self.torn = 0
+        self.refused: list[int] = []
+        self.complained: list[int] = []
+        self.torn = 0
         self._complaints: list[Any] = []
         self._heard = 0
         self._open()
@@ -143,6 +147,7 @@ class VideoFile:
         self.context: Any = self.stream.codec_context
         self.context.thread_count = 1
         self._fresh = True
+        self._heard = len(self._complaints)  # opening decodes a little, of whatever comes first
 
     def _rewound(self) -> Any:
         self._container.close()
@@ -200,10 +205,11 @@ class VideoFile:
         try:
             return self.context.decode(packet)
         except FFmpegError:
-            self.undecodable += 1
+            self.refused.append(END if packet is None else packet.pts)
             return []
         finally:
-            self.complained += self._new_complaints()
+            if self._new_complaints():
+                self.complained.append(END if packet is None else packet.pts)
 
     def _new_complaints(self) -> bool:
         before, self._heard = self._heard, len(self._complaints)

@@ -243,23 +243,25 @@ class VideoReader:
     def _prove(self) -> Check:
         order: list[int] = []
         digests: list[int] = []
-        corrupt, before = 0, self._file.undecodable
+        corrupt, before, torn = 0, len(self._file.refused), 0
         with self._file.listening():
             for place, frame in self._file.pictures():
+                torn = torn if order else self._file.torn
                 order.append(place)
                 digests.append(_digest(frame))
                 corrupt += frame.is_corrupt
         if not order:
             raise BrokenVideo("no frame can be decoded")
-        corrupt = max(corrupt, self._file.complained - (self._file.undecodable - before))
-        corrupt = min(corrupt, len(order))
-        refused, lost = self._file.undecodable - before, len(self._order) - len(order)
+        # What is said of packets before the first frame is no damage.
+        corrupt = max(corrupt, len(set(order) & set(self._file.complained)))
+        refused = sum(place > order[0] for place in self._file.refused[before:])
+        lost = len(self._order) - len(order)
         found = [self._numbers[place] for place in order] if len(self._order) else [-1]
         told = found[0] >= 0 and 0 <= lost <= refused and bool((np.diff(found) > 0).all())
         if not told:
             lost, found = refused, list(range(len(order)))
             self._number(np.array(order), np.flatnonzero(self._file.packets.keys))
-        gone = self._gone() if self._file.torn else 0
+        gone = self._gone() if self._file.torn > torn else 0
         self._check = Check(len(order), max(lost, gone), corrupt)
         decoded, spaced = dict(zip(found, digests, strict=True)), _spaced(self._keys.tolist())
         entries = [int(self._order[key]) for key in spaced if self._is_entry(key, decoded)]
@@ -289,14 +291,14 @@ class VideoReader:
     def _collect(self, wanted: list[int]) -> dict[int, Any]:
         """Frames by number, as PyAV's in RGB and of one size."""
         found: dict[int, Any] = {}
-        refused = self._file.undecodable
+        refused = len(self._file.refused)
         for run in self._runs(wanted):
             for key in self._ways_in(run[0]):
                 found |= self._from_key(key, run, self._rgb) or {}
                 run = [number for number in run if number not in found]
                 if not run:
                     break
-            if run and self._file.undecodable == refused:
+            if run and len(self._file.refused) == refused:
                 self._doubt()
         return found
 
