@@ -17,7 +17,7 @@ from vistill.stopping import Interrupted, heard_or_not
 N = TypeVar("N", int, float)
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_RANK_PATIENCE = 5.0
+_RANK_PATIENCE = 20.0
 """Seconds that other ranks leave to rank 0 to tell a mistake that all of them have met."""
 
 app = typer.Typer(

@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 from tiny_loader import Numbers, Request
 
 import vistill
+from vistill.data import loader
 from vistill.data.broken import BrokenImage
 from vistill.data.folder import read_file
 from vistill.data.loader import Loader
+from vistill.data.video.device import Shipment
 from vistill.data.video.inspect import inspect
 from vistill.data.video.reader import BrokenVideo, VideoReader
 from vistill.errors import Failure
@@ -223,3 +225,16 @@ def test_a_run_whose_disk_dies_is_saved_and_continues(tmp_path, monkeypatch, wor
     assert train(out).terms == pytest.approx(whole.terms)
     ours, theirs = (load_file(o / "export/last/model.safetensors") for o in (out, whole.out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_every_tensor_of_an_answer_is_pinned_where_there_is_a_gpu(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t) or t)
+    shipment = Shipment(*(torch.tensor([n]) for n in range(3)))
+    answer = {"pixels": torch.zeros(2), "shipment": shipment, "remembered": (1, torch.ones(1))}
+    found = loader._pinned({**answer, "broken": [("a.jpg", "truncated")], "whole": True})
+    assert len(pinned) == 5
+    assert isinstance(found["shipment"], Shipment)
+    assert found["remembered"][0] == 1
+    assert found["broken"] == [("a.jpg", "truncated")]
