@@ -59,7 +59,7 @@ def test_a_run_keeps_others_out_and_survives_the_loss_of_its_terminal(tmp_path, 
     assert not (out / "vistill.lock").exists()
 
 
-@pytest.mark.parametrize("kind", ["chain", "cache", "demo"])
+@pytest.mark.parametrize("kind", ["chain", "cache", "demo", "kept"])
 def test_every_folder_that_is_written_is_locked(tmp_path, capsys, kind):
     from vistill.locking import LOCK, FolderLock
 
@@ -75,6 +75,14 @@ def test_every_folder_that_is_written_is_locked(tmp_path, capsys, kind):
         if kind == "demo":
             assert main(["demo", "--out", str(folder)]) == 2
             assert f"{folder} is being written by process {child}" in capsys.readouterr().err
+        elif kind == "kept":
+            from vistill.evaluation.kept import new_folder
+
+            with (
+                pytest.raises(Exception, match=f"is being written by process {child}"),
+                new_folder(str(folder)),
+            ):
+                pass
         elif kind == "chain":
             from vistill.training.distributed import connect
             from vistill.training.run_folder import RunFolder
