@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vistill.data.video.file import BrokenVideo, Elsewhere, VideoFile
+from vistill.data.video.packets import NONE
 from vistill.data.video.proof import Proof
 
 __all__ = ["BrokenVideo", "VideoReader"]
@@ -253,8 +254,13 @@ class VideoReader:
         if not order:
             raise BrokenVideo("no frame can be decoded")
         # What is said of packets before the first frame is no damage.
-        corrupt = max(corrupt, len(set(order) & set(self._file.complained)))
-        refused = sum(place > order[0] for place in self._file.refused[before:])
+        refusals = set(self._file.refused[before:])
+        times = self._file.packets.pts
+        shown = np.flatnonzero((times >= times[order[0]]) | (times == NONE)).tolist()
+        later = {place for place in shown if place >= order[0]}
+        complaints = later & set(self._file.complained) - refusals
+        corrupt = min(max(corrupt, len(complaints)), len(order))
+        refused = len(later & refusals)
         lost = len(self._order) - len(order)
         found = [self._numbers[place] for place in order] if len(self._order) else [-1]
         told = found[0] >= 0 and 0 <= lost <= refused and bool((np.diff(found) > 0).all())
