@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from vistill.api.evaluate import evaluate as evaluate
     from vistill.api.export import export as export
     from vistill.api.export import load_backbone as load_backbone
+    from vistill.api.inference import embed as embed
+    from vistill.api.inference import predict as predict
     from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
 
 __all__ = [
     "__version__",
     "demo",
+    "embed",
     "evaluate",
     "export",
     "load_backbone",
     "load_classifier",
+    "predict",
     "prepare",
     "pretrain",
     "recipes",

@@ -189,6 +189,61 @@ def export(
         typer.echo(str(path))
 
 
+@app.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="A fine-tuned model: a folder of finetune.keep or of export.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of reading.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pictures, or clips for a model of clips.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="FILE.csv or FILE.parquet.")] = None,
+    top_k: Annotated[int, typer.Option(help="Classes told of every sample.")] = 5,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+) -> None:
+    """Write the likeliest classes of pictures or clips, with their probabilities."""
+    from vistill import api
+
+    if data is None or out is None:
+        raise UserError("predict needs samples and a file to write: give --data PATH --out FILE")
+    words = overrides or ()
+    api.say(
+        api.predict(model, data=data, out=out, top_k=top_k, overwrite=overwrite, overrides=words)
+    )
+
+
+@app.command()
+def embed(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, run:PATH, file:PATH, timm/NAME[:pretrained].")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of reading.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pictures, or clips for a model of clips.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.parquet, FILE.npz or FILE.npy (a memory map).")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
+) -> None:
+    """Write the features of pictures or clips."""
+    from vistill import api
+
+    if data is None or out is None:
+        raise UserError("embed needs samples and a file to write: give --data PATH --out FILE")
+    words = overrides or ()
+    api.say(api.embed(model, data=data, out=out, overwrite=overwrite, overrides=words))
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Name every recipe with what it is."""

@@ -13,7 +13,7 @@ import torch
 
 import vistill
 from vistill import cli
-from vistill.config.evaluation import EvaluateConfig
+from vistill.config.evaluation import EmbedConfig, EvaluateConfig, SamplesConfig
 from vistill.config.loading import build_config
 from vistill.models.build import create_backbone
 from vistill.models.export import save_backbone
@@ -82,6 +82,16 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(pretraining, "_run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
+    for name, schema in (("predict", SamplesConfig), ("embed", EmbedConfig)):
+
+        def infer(
+            *_: Any, overrides: Any, name: str = name, schema: Any = schema, **__: Any
+        ) -> str:
+            build_config(schema, {}, pretraining.read_overrides(overrides))
+            ran.append(name)
+            return ""
+
+        monkeypatch.setattr(f"vistill.api.{name}", infer)
     monkeypatch.setattr("vistill.api.prepare", lambda _, **__: ran.append("prepare"))
     monkeypatch.setattr("vistill.api.demo", lambda **_: ran.append("demo"), raising=False)
     return ran
@@ -106,7 +116,9 @@ def test_every_command_is_understood(
 
 def test_the_readme_has_commands_of_every_kind() -> None:
     used = {words[0] for words in commands(ROOT / "README.md")}
-    assert used == {"demo", "pretrain", "prepare", "evaluate", "export", "recipes"}
+    assert used == {
+        *("demo", "pretrain", "prepare", "evaluate", "export", "predict", "embed", "recipes")
+    }
 
 
 @pytest.mark.parametrize(

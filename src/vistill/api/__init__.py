@@ -9,6 +9,9 @@ from vistill.api.demo import demo as demo
 from vistill.api.evaluate import evaluate as evaluate
 from vistill.api.export import export as export
 from vistill.api.export import load_backbone as load_backbone
+from vistill.api.inference import InferenceResult as InferenceResult
+from vistill.api.inference import embed as embed
+from vistill.api.inference import predict as predict
 from vistill.api.prepare import PrepareResult as PrepareResult
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain

@@ -1,6 +1,5 @@
 """`evaluate`: any backbone measured by nearest neighbours, linear probe and fine-tuning."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from vistill.api.export import backbone_reference, load_backbone, with_module
 from vistill.api.pretrain import read_overrides
 from vistill.api.results import EvaluateResult, say_notes
-from vistill.config.clip_recipes import ClipSettings, clip_settings
-from vistill.config.evaluation import CLIP_KEYS, EvaluateConfig
+from vistill.api.samples import clips_of, open_samples, trained_on
+from vistill.config.clip_recipes import ClipSettings
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
-from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.files import local_path
 
@@ -85,10 +84,10 @@ def evaluate(
             "file:PATH, or say --random-init if that is what you want"
         )
     source = reference if isinstance(reference, str) else "a model given as an object"
-    clips = _clips(config, measured, source)
+    clips = clips_of(config, measured, source, config.finetune.recipe)
     if clips is not None:
         config = config.model_copy(update=clips._asdict())
-    elif config.value_range is None and (trained := _trained_on(source).get("value_range")):
+    elif config.value_range is None and (trained := trained_on(source).get("value_range")):
         say_notes(source, [f"value_range={trained}, as it was trained"])
         config = config.model_copy(update={"value_range": tuple(trained)})
     scores: tuple[Score, ...] = ()
@@ -112,7 +111,7 @@ def evaluate(
 def _classify(
     config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
 ) -> "tuple[Score, ...]":
-    from vistill.data import Decoding, Source, default_workers, open_source, require_readable
+    from vistill.data import Source, default_workers
     from vistill.evaluation.evaluate import evaluate_backbone
     from vistill.evaluation.inputs import Inputs
     from vistill.evaluation.kept import read_head, score_kept
@@ -121,12 +120,7 @@ def _classify(
     assert config.train is not None
 
     def opened(path: str) -> Source:
-        decoding = Decoding(config.value_range, config.allow_truncated)
-        source = open_source(path, media, root=config.root, decoding=decoding)
-        say_notes(path, source.notes)
-        if clips is None:
-            say_notes(path, require_readable(source, section=""))
-        return source
+        return open_samples(config, path, media)
 
     if "test" in config.protocols:
         tested = score_kept(
@@ -191,42 +185,6 @@ def _detect(
         device=config.device,
     )
     return tuple(scores)
-
-
-def _clips(config: EvaluateConfig, model: "Backbone", reference: str) -> ClipSettings | None:
-    """How clips are taken from videos; None for a backbone of pictures.
-
-    Raises:
-        UserError: a setting of clips is given for a backbone of pictures.
-    """
-    given = {key: getattr(config, key) for key in CLIP_KEYS if key in config.model_fields_set}
-    if model.num_frames == 1:
-        for key, value in given.items():
-            raise UserError(f"{key}={value} is for clips, and {model.origin} takes pictures")
-        return None
-    for key in ("value_range", "allow_truncated"):
-        if getattr(config, key):
-            raise UserError(f"{key} is about pictures, and {model.origin} takes clips")
-    recipe, trained = config.finetune.recipe, _trained_on(reference)
-    return clip_settings(recipe, trained=trained, **{"frames": model.num_frames} | given)
-
-
-def _trained_on(reference: str) -> dict[str, Any]:
-    """How samples were read for a fine-tuned model, or for the run that a backbone comes from."""
-    kind, _, path = reference.partition(":")
-    if kind != "run":
-        return {}
-    description = Path(path) / "model.json"
-    if description.is_file():
-        told = json.loads(description.read_text(encoding="utf-8"))
-        if "clips" in told or "value_range" in told:
-            return {**told.get("clips", {}), "value_range": told.get("value_range")}
-    for folder in (Path(path), Path(path).parent.parent):
-        config = folder / "config.yaml"
-        if config.is_file():
-            settings = load_yaml(config.read_text(encoding="utf-8"), str(config))
-            return dict(settings.get("data", {}))
-    return {}
 
 
 def _parts(data: str, test: Any) -> tuple[str, str | None]:

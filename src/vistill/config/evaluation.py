@@ -273,42 +273,13 @@ CLIP_KEYS = ("frames", "stride", "sampling", "clips", "crops")
 """Settings of an evaluation that pictures do not have."""
 
 
-class EvaluateConfig(Section):
-    """Everything that defines an evaluation."""
+class SamplesConfig(Section):
+    """How pictures or clips are read by everything that looks at a trained model."""
 
-    model: str | None = Field(default=None)
-    """The backbone: `run:PATH`, `file:PATH`, `timm/NAME[:pretrained]`, or `vit_small` and the like
-    with random weights."""
-    weights: Literal["random"] | None = Field(default=None)
-    """`random` must be said aloud; otherwise the weights have to come from somewhere."""
-    train: str | None = Field(default=None)
-    """Labelled pictures to learn from: a folder, list, shards or zip."""
-    test: str | None = Field(default=None)
-    """Labelled pictures to test on; default: a stratified part of `train`."""
     root: str | None = Field(default=None)
-    """Folder at which relative paths of the lists `train` and `test` start; default: each list's
-    own."""
-    test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
-    """Share of `train` that is tested on where there is no `test`."""
-    train_first: PositiveInt | None = Field(default=None)
-    """Where there is no `test`: learn from the first so many pictures of every class and test on
-    the others, instead of `test_share` (Caltech-256: 60)."""
-    protocols: Annotated[tuple[Protocol, ...], AfterValidator(unique)] = Field(
-        default=("knn", "linear", "finetune"), min_length=1
-    )
-    """How the backbone is measured."""
-    budgets: Annotated[tuple[Budget, ...], AfterValidator(unique)] = Field(
-        default=(1.0,), min_length=1
-    )
-    """Shares of the training labels (0.01, 0.1, 1.0), or `N/class`."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(unique)] = Field(
-        default=(0,), min_length=1
-    )
-    """One result per seed: it draws the labels, the head and the order of the pictures."""
+    """Folder at which relative paths of lists start; default: each list's own."""
     image_size: PositiveInt | None = Field(default=None)
     """Side of the square input; default: the backbone's own."""
-    pool: Pool = Field(default="avg")
-    """Feature of a picture: mean of the patch tokens or the class token."""
     value_range: ValueRange | None = Field(default=None)
     """Of pictures with more than 8 bits: the numbers that become black and white; default: as the
     run was trained with, else 0 and 65535, of floats 0 and 1."""
@@ -336,6 +307,46 @@ class EvaluateConfig(Section):
     the video."""
     crops: PositiveInt | None = Field(default=None)
     """Crops of every test clip after fine-tuning, along the longer side; default: 3."""
+
+
+class EmbedConfig(SamplesConfig):
+    """Settings of `vistill embed`."""
+
+    pool: Pool = Field(default="avg")
+    """Feature of a picture: mean of the patch tokens or the class token."""
+
+
+class EvaluateConfig(SamplesConfig):
+    """Everything that defines an evaluation."""
+
+    model: str | None = Field(default=None)
+    """The backbone: `run:PATH`, `file:PATH`, `timm/NAME[:pretrained]`, or `vit_small` and the like
+    with random weights."""
+    weights: Literal["random"] | None = Field(default=None)
+    """`random` must be said aloud; otherwise the weights have to come from somewhere."""
+    train: str | None = Field(default=None)
+    """Labelled pictures to learn from: a folder, list, shards or zip."""
+    test: str | None = Field(default=None)
+    """Labelled pictures to test on; default: a stratified part of `train`."""
+    test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of `train` that is tested on where there is no `test`."""
+    train_first: PositiveInt | None = Field(default=None)
+    """Where there is no `test`: learn from the first so many pictures of every class and test on
+    the others, instead of `test_share` (Caltech-256: 60)."""
+    protocols: Annotated[tuple[Protocol, ...], AfterValidator(unique)] = Field(
+        default=("knn", "linear", "finetune"), min_length=1
+    )
+    """How the backbone is measured."""
+    budgets: Annotated[tuple[Budget, ...], AfterValidator(unique)] = Field(
+        default=(1.0,), min_length=1
+    )
+    """Shares of the training labels (0.01, 0.1, 1.0), or `N/class`."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(unique)] = Field(
+        default=(0,), min_length=1
+    )
+    """One result per seed: it draws the labels, the head and the order of the pictures."""
+    pool: Pool = Field(default="avg")
+    """Feature of a picture: mean of the patch tokens or the class token."""
     knn: KNNConfig = Field(default_factory=KNNConfig)
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)

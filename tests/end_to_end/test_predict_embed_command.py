@@ -1,0 +1,194 @@
+"""`vistill predict` and `vistill embed`: the numbers of the model, whatever happens on the way."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import CELLS, run
+
+import vistill
+from vistill.cli import main
+from vistill.data import EvalTransform, decode_image
+from vistill.evaluation import rows as rows_module
+from vistill.evaluation.classifier import Classifier
+from vistill.evaluation.kept import keep_classifier
+from vistill.models.build import create_backbone
+from vistill.models.export import save_backbone
+
+QUICK = ["workers=0", "device=cpu", "batch_size=4"]
+SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled pictures, one of them broken."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    shutil.copytree(CELLS / "test", folder)
+    first = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    first.with_name("broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = create_backbone("vit", **SIZES).eval()
+    backbone.origin = "trained"
+    classifier = Classifier(backbone, 3, pool="avg").eval()
+    torch.nn.init.normal_(classifier.head.weight)
+    folder = tmp_path_factory.mktemp("models") / "kept"
+    keep_classifier(classifier, folder, ["a", "b", "c"], None)
+    return folder
+
+
+def seen(path: Path) -> torch.Tensor:
+    return EvalTransform(32)(decode_image(path.read_bytes()))[None].float() / 255
+
+
+def test_predictions_are_the_models(
+    kept: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "found.csv"
+    words = ["predict", str(kept), "--data", str(pictures), *QUICK]
+    assert main([*words, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "1 pictures cannot be read and are left out" in said
+    assert "broken.jpg" in said
+    with out.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    classifier = vistill.load_classifier(kept)
+    assert len(table) == len([p for p in pictures.rglob("*.*") if p.name != "broken.jpg"])
+    assert [row["path"] for row in table] == sorted(row["path"] for row in table)
+    for row in table:
+        with torch.no_grad():
+            probabilities = classifier(seen(pictures / row["path"])).softmax(1)[0]
+        assert row["label"] == Path(row["path"]).parts[0]
+        order = probabilities.argsort(descending=True).tolist()
+        assert [row[f"class_{k}"] for k in (1, 2, 3)] == [classifier.classes[i] for i in order]
+        told = [float(row[f"probability_{k}"]) for k in (1, 2, 3)]
+        np.testing.assert_allclose(told, probabilities[order].numpy(), atol=2e-6)
+    assert main([*words, "--out", str(tmp_path / "one.parquet"), "--top-k", "1"]) == 0
+    found = parquet.read_table(tmp_path / "one.parquet").to_pydict()
+    assert found["class_1"] == [row["class_1"] for row in table]
+    assert list(found) == ["path", "label", "class_1", "probability_1"]
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_embeddings_are_the_features_that_are_measured(
+    kept: Path, pictures: Path, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    settings = {"workers": 0, "device": "cpu", "batch_size": 4}
+    for suffix in ("npy", "npz", "parquet"):
+        result = vistill.embed(
+            kept, data=pictures, out=tmp_path / f"f.{suffix}", overrides=settings
+        )
+        assert len(result.broken) == 1
+    features = np.load(tmp_path / "f.npy", mmap_mode="r")
+    assert isinstance(features, np.memmap)
+    with (tmp_path / "f.npy.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    backbone = vistill.load_backbone(kept)
+    for row, feature in zip(table, features, strict=True):
+        with torch.no_grad():
+            expected = backbone.pooled(backbone.normalization(seen(pictures / row["path"])))[0]
+        np.testing.assert_allclose(feature, expected.numpy(), atol=1e-5)
+    arrays = np.load(tmp_path / "f.npz")
+    columns = parquet.read_table(tmp_path / "f.parquet").to_pydict()
+    np.testing.assert_array_equal(arrays["features"], features)
+    np.testing.assert_array_equal(np.array(columns["feature"], np.float32), features)
+    assert arrays["paths"].tolist() == columns["path"] == [row["path"] for row in table]
+    assert arrays["labels"].tolist() == columns["label"] == [row["label"] for row in table]
+
+
+def test_an_interrupted_pass_goes_on_and_gives_the_same_file(
+    kept: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"workers": 0, "device": "cpu", "batch_size": 4}
+    vistill.embed(kept, data=pictures, out=tmp_path / "whole.npy", overrides=settings)
+    monkeypatch.setattr(rows_module, "_COMMIT_SECONDS", 0.0)
+    add, seen_ids = rows_module.RowFile.add, []
+
+    def adding(self: rows_module.RowFile, ids: np.ndarray, values: np.ndarray) -> None:
+        if len(seen_ids) == 2:
+            raise KeyboardInterrupt
+        seen_ids.append(ids)
+        add(self, ids, values)
+
+    monkeypatch.setattr(rows_module.RowFile, "add", adding)
+    with pytest.raises(KeyboardInterrupt):
+        vistill.embed(kept, data=pictures, out=tmp_path / "cut.npy", overrides=settings)
+    assert not (tmp_path / "cut.npy").exists()
+    again: list[np.ndarray] = []
+
+    def recording(self: rows_module.RowFile, ids: np.ndarray, values: np.ndarray) -> None:
+        again.append(ids)
+        add(self, ids, values)
+
+    monkeypatch.setattr(rows_module.RowFile, "add", recording)
+    result = vistill.embed(kept, data=pictures, out=tmp_path / "cut.npy", overrides=settings)
+    assert not set(np.concatenate(again)) & set(np.concatenate(seen_ids))
+    assert [Path(name).name for name in result.broken] == ["broken.jpg"]
+    assert (tmp_path / "cut.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_ranks_write_the_same_file(kept: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ["embed", str(kept), "--data", str(pictures), *QUICK]
+    run(*words, "--out", tmp_path / "one.npy")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "vistill.cli", *words, "--out", str(tmp_path / "two.npy")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
+    assert done.stdout.count("cannot be read and are left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "KEPT", "--data", "DATA", "--out", "x.txt"], "must end in .csv or .parquet"),
+        (["predict", "KEPT", "--data", "DATA", "--out", "no/x.csv"], "folder no does not exist"),
+        (["predict", "KEPT", "--data", "DATA", "--out", "THERE.csv"], "is there already"),
+        (["predict", "KEPT", "--data", "DATA", "--out", "x.csv", "--top-k", "0"], "1 or more"),
+        (["predict", "KEPT", "--data", "DATA", "--out", "x.csv", "stride=2"], "is for clips"),
+        (["predict", "BARE", "--data", "DATA", "--out", "x.csv"], "has no head"),
+        (["predict", "KEPT", "--data", "DATA", "--out", "x.csv", "pool=cls"], "unknown setting"),
+        (["embed", "vit_tiny", "--data", "DATA", "--out", "x.npy"], "random weights"),
+        (["embed", "BARE", "--data", "DATA", "--out", "x.npy", "image_sise=3"], "did you mean"),
+        (["embed", "BARE", "--data", "DATA"], "give --data PATH --out FILE"),
+    ],
+)
+def test_mistakes(
+    words: list[str],
+    message: str,
+    kept: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "THERE.csv").write_text("dear")
+    bare = create_backbone("vit", **SIZES)
+    bare.origin = "trained"
+    save_backbone(bare, tmp_path / "bare")
+    places = {"KEPT": str(kept), "DATA": str(pictures), "BARE": str(tmp_path / "bare")}
+    assert main([places.get(word, word) for word in words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["THERE.csv", "bare"]
