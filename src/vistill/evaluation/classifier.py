@@ -234,7 +234,7 @@ def prepare_backbone(
     Raises:
         UserError: it has no class token to pool, or cannot be resized.
     """
-    if pool == "cls" and backbone.num_prefix_tokens == 0:
+    if pool == "cls" and not backbone.has_class_token:
         raise UserError("pool=cls needs a class token, which this backbone lacks; use pool=avg")
     backbone = copy.deepcopy(backbone).cpu()
     size = (image_size, image_size)

@@ -102,7 +102,7 @@ def evaluate_backbone(
         for seed in seeds
     }
     size = backbone.image_size[0] if image_size is None else image_size
-    if pool == "cls" and ("norm" not in backbone.taps or not backbone.num_prefix_tokens):
+    if pool == "cls" and ("norm" not in backbone.taps or not backbone.has_class_token):
         raise UserError(
             f"this backbone ({backbone.origin}) has no class token behind a final norm; "
             "set pool=avg"

@@ -75,7 +75,7 @@ def fitting_grids(
     """
     if config.target == "class_token":
         for name, model in (("student", student), ("teacher", teacher)):
-            if not model.num_prefix_tokens:
+            if not model.has_class_token:
                 raise UserError(f"method.target=class_token, but the {name} has no class token")
     if config.target == "map" and student.num_prefix_tokens > teacher.num_prefix_tokens:
         raise UserError(

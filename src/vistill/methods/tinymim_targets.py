@@ -91,7 +91,7 @@ class ClassToken(Target):
     def __init__(self, ours: Side, theirs: Side, config: TinyMIMConfig, block: int) -> None:
         super().__init__()
         for side in (ours, theirs):
-            if not side.model.num_prefix_tokens:
+            if not side.model.has_class_token:
                 raise UserError(
                     f"method.target=class_token, but the {side.name} has no class token"
                 )

@@ -87,7 +87,7 @@ class _Watch(_Observer):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[_Call] = []
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     def see(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = function.__name__
@@ -96,8 +96,8 @@ class _Watch(_Observer):
         result = function(*args, **kwargs)
         if isinstance(result, Tensor) and args:
             argument = args[0] if isinstance(args[0], Tensor) else result  # a list: concatenation
-            self.calls.append(_Call(name, self._counts[name], argument, result))
-        self._counts[name] += 1
+            self.calls.append(_Call(name, self.counts[name], argument, result))
+        self.counts[name] += 1
         return result
 
 
@@ -302,7 +302,7 @@ def find_sites(
     part = _part(module, layer)
     like = next(module.parameters(), torch.empty(0))
     height, width = image_size
-    sites, side = None, 0
+    sites, side, own = None, 0, Counter[str]()
     # A map of one pixel is no map to see, and one of few may be averaged by a shortcut's stride.
     for enlarge in (1, 2, 4, 8):
         images = torch.rand(2, 3, enlarge * height, enlarge * width).to(like)
@@ -321,7 +321,11 @@ def find_sites(
                 handle.remove()
         if not given:
             raise UserError(f"{name} never comes by its layer {layer!r}")
-        sites, side = _read(watch.calls, given[-1], name, layer, output) or (sites, side)
+        own = own or watch.counts
+        found = _read(watch.calls, given[-1], name, layer, output)
+        if found is not None:
+            # Windows may take fewer steps on small pictures, long before the last map.
+            sites, side = _moved(found[0], own - watch.counts, watch.counts - own), found[1]
         if max(side, _last_side(watch.calls)) >= _TELLING:
             break
     if sites is not None:
@@ -331,6 +335,16 @@ def find_sites(
         "no pooled feature; name the layer to read (layer=...), or for a transformer use "
         "vistill.models.hooked.ModuleBackbone"
     )
+
+
+def _moved(sites: Sites, more: Counter[str], fewer: Counter[str]) -> Sites:
+    """`sites` of a pass in which functions are called more or less often in front of them."""
+
+    def moved(site: Site) -> Site:
+        return site._replace(number=site.number + more[site.function] - fewer[site.function])
+
+    norm = None if sites.norm is None else moved(sites.norm)
+    return sites._replace(before=moved(sites.before), after=moved(sites.after), norm=norm)
 
 
 def _part(module: nn.Module, layer: str | None) -> nn.Module:
