@@ -14,9 +14,12 @@ from command_line import CELLS, run
 
 import vistill
 from vistill.cli import main
-from vistill.data import EvalTransform, decode_image
+from vistill.config.clip_recipes import ClipSettings
+from vistill.data import EvalTransform, decode_image, open_source
+from vistill.data.motion_clips import write_motion_clips
 from vistill.evaluation import rows as rows_module
 from vistill.evaluation.classifier import Classifier
+from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.kept import keep_classifier
 from vistill.models.build import create_backbone
 from vistill.models.export import save_backbone
@@ -59,7 +62,7 @@ def test_predictions_are_the_models(
     words = ["predict", str(kept), "--data", str(pictures), *QUICK]
     assert main([*words, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "1 pictures cannot be read and are left out" in said
+    assert "left out, since unreadable: 1 picture\n" in said
     assert "broken.jpg" in said
     with out.open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -139,6 +142,44 @@ def test_an_interrupted_pass_goes_on_and_gives_the_same_file(
     assert (tmp_path / "cut.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+def test_clips_are_seen_in_all_their_views(tmp_path: Path) -> None:
+    pictures = open_source(str(CELLS / "test"))
+    write_motion_clips(pictures, tmp_path / "clips", count=8, frames=18, size=40, seed=1)
+    torch.manual_seed(0)
+    backbone = create_backbone("vit", num_frames=4, **SIZES).eval()
+    backbone.origin = "trained"
+    classifier = Classifier(backbone, 8, pool="avg").eval()
+    torch.nn.init.normal_(classifier.head.weight)
+    names = open_source(str(tmp_path / "clips"), "video").classes
+    settings = ClipSettings(4, 2, "dense", 2, 3)
+    keep_classifier(classifier, tmp_path / "kept", names, settings)
+    quick = {"workers": 0, "device": "cpu"}
+    out = tmp_path / "found.csv"
+    vistill.predict(tmp_path / "kept", data=tmp_path / "clips", out=out, overrides=quick)
+    with out.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    measured = vistill.evaluate(
+        tmp_path / "kept", data=tmp_path / "clips", protocols=["test"], overrides=quick
+    )
+    right = sum(row["class_1"] == row["label"] for row in table) / len(table)
+    assert len(table) == 8
+    assert right == pytest.approx(measured.scores[0].top1)
+    source, inputs = open_source(str(tmp_path / "clips"), "video"), Inputs(32, settings)
+    transform, decode = inputs.testing()
+    views = torch.stack(transform(decode(source, 0, np.random.default_rng(0))))
+    assert len(views) == 6
+    trained = vistill.load_classifier(tmp_path / "kept")
+    with torch.no_grad():
+        mean = trained(views.float() / 255).softmax(1).mean(0)
+        feature = backbone.pooled(backbone.normalization(views.float() / 255)).mean(0)
+    assert float(table[0]["probability_1"]) == pytest.approx(float(mean.max()), abs=1e-5)
+    all_views = quick | {"clips": 2, "crops": 3}
+    vistill.embed(
+        tmp_path / "kept", data=tmp_path / "clips", out=tmp_path / "f.npy", overrides=all_views
+    )
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy")[0], feature.numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_two_ranks_write_the_same_file(kept: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["embed", str(kept), "--data", str(pictures), *QUICK]
@@ -153,7 +194,7 @@ def test_two_ranks_write_the_same_file(kept: Path, pictures: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
-    assert done.stdout.count("cannot be read and are left out") == 1
+    assert done.stdout.count("left out, since unreadable") == 1
 
 
 @pytest.mark.parametrize(

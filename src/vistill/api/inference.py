@@ -45,14 +45,17 @@ class InferenceResult:
     broken: Mapping[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{self.samples} {self.noun}s: {self.out}"]
+        lines = [f"{self._counted(self.samples)}: {self.out}"]
         if self.broken:
-            lines.append(f"{len(self.broken)} {self.noun}s cannot be read and are left out:")
+            lines.append(f"left out, since unreadable: {self._counted(len(self.broken))}")
             shown = list(self.broken.items())[:_SHOWN]
             lines += [f"  {name}: {reason}" for name, reason in shown]
             if len(self.broken) > _SHOWN:
                 lines.append(f"  and {len(self.broken) - _SHOWN} more")
         return "\n".join(lines)
+
+    def _counted(self, count: int) -> str:
+        return f"{count} {self.noun}{'' if count == 1 else 's'}"
 
 
 def predict(
