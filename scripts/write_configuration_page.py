@@ -16,6 +16,7 @@ from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig
 from vistill.config.problems import sections
 from vistill.config.schema import RunConfig
+from vistill.config.uses import Such, needs_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """\
@@ -52,7 +53,9 @@ each of `students`; `cache=DIR` is `cache.path`, `finetune=mae_base` and `detect
 their `recipe`. `method=mae` replaces the whole method section of a recipe; `method.name=mae` keeps
 its other keys, which must then be MAE's too. Any other value for a section is an error.
 
-An unknown key is an error that names the nearest one. Nothing is ignored. The settings of a run are
+An unknown key is an error that names the nearest one. Nothing is ignored: a word for a setting that
+has no use beside the others ("Only with" below) is an error too, and where a file holds such a
+setting, the run says so. The settings of a run are
 written to `config.yaml` in its folder, which `pretrain` takes as a recipe again.
 """
 EVALUATE = """\
@@ -132,6 +135,19 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def condition(field: FieldInfo, prefix: str) -> str:
+    """Beside which settings it has a use."""
+    found = []
+    for name, wanted in needs_of(field).wanted.items():
+        key = name if "." in name else f"{prefix}{name}"
+        if isinstance(wanted, Such):
+            found.append(f"`{key}`" + (f" a {wanted.text}" if wanted.text else ""))
+        elif wanted is not None:
+            many = [one for one in (wanted if isinstance(wanted, tuple) else (wanted,)) if one]
+            found.append(f"`{key}={'`, `'.join(map(str, many))}`")
+    return f"Only with {' and '.join(found)}." if found else ""
+
+
 def table(model: type[BaseModel], prefix: str) -> list[str]:
     """One row per setting of a section."""
     rows = ["| key | default | values | meaning |", "|---|---|---|---|"]
@@ -139,7 +155,7 @@ def table(model: type[BaseModel], prefix: str) -> list[str]:
         if sections(field.annotation) or (prefix == "method." and name == "name"):
             continue
         values = kind_of_values(field.annotation, field.metadata)
-        meaning = " ".join((field.description or "").split())
+        meaning = " ".join([*(field.description or "").split(), *condition(field, prefix).split()])
         rows.append(f"| `{prefix}{name}` | `{shown(field.default)}` | {values} | {meaning} |")
     return rows if len(rows) > 2 else []
 
@@ -156,7 +172,8 @@ def chapters(model: type[BaseModel], prefix: str = "", level: int = 3) -> list[s
         for chosen, inner in sections(field.annotation).items():
             key = f"{prefix}{name}"
             title = f"`{key}`" + (f" where `method.name={chosen}`" if chosen else "")
-            lines += ["", f"{'#' * level} {title}", "", described(inner)]
+            sentence = f"{described(inner)} {condition(field, prefix)}".strip()
+            lines += ["", f"{'#' * level} {title}", "", sentence]
             if rows := table(inner, f"{key}."):
                 lines += ["", *rows]
             lines += chapters(inner, f"{key}.", level + 1)

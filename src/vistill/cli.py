@@ -125,11 +125,15 @@ def evaluate(
     test: Annotated[
         str | None, typer.Option(help="Test pictures; default: a stratified part of --data.")
     ] = None,
-    protocols: Annotated[str, typer.Option(help="Any of knn,linear,finetune.")] = "knn,linear",
+    protocols: Annotated[
+        str | None,
+        typer.Option(help="Any of knn,linear,finetune; test; or detection; default: knn,linear."),
+    ] = None,
     labels: Annotated[
-        str, typer.Option(help="Label budgets: shares such as 0.01,0.1,1, or 5/class.")
-    ] = "1",
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
+        str | None,
+        typer.Option(help="Label budgets: shares such as 0.01,0.1,1, or 5/class; default: 1."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; default: 0.")] = None,
     random_init: Annotated[
         bool, typer.Option("--random-init", help="Same architecture with fresh weights.")
     ] = False,
@@ -147,11 +151,9 @@ def evaluate(
         backbone,
         data=data,
         test=test,
-        protocols=_split(protocols),
-        labels=[
-            part if "/" in part else _numbers(part, "--labels", float)[0] for part in _split(labels)
-        ],
-        seeds=_numbers(seeds, "--seeds", int),
+        protocols=None if protocols is None else _split(protocols),
+        labels=None if labels is None else _budgets(labels),
+        seeds=None if seeds is None else _numbers(seeds, "--seeds", int),
         random_init=random_init,
         out=out,
         model=model,
@@ -394,6 +396,10 @@ def demo(
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _budgets(text: str) -> list[float | str]:
+    return [part if "/" in part else _numbers(part, "--labels", float)[0] for part in _split(text)]
 
 
 def _numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:

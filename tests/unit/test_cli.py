@@ -77,7 +77,7 @@ def test_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["pretrain", "mae", "--out", "x", "--data", "y", "student.depth=3", *TIMM],
-            "timm/vit has its own sizes, so student.depth has no use",
+            "student.depth=3 has no use with student.model=timm/vit, which is no plain ViT",
         ),
         (["evaluate", "x"], "evaluate needs labelled pictures: give --data PATH"),
         (["evaluate", "x", "--data", "y", "--seeds", "1,b"], "--seeds must be numbers"),

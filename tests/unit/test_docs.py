@@ -66,8 +66,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def evaluate(backbone: str, *, overrides: Any, protocols: Any, labels: Any, **_: Any) -> str:
         settings = pretraining.read_overrides(overrides)
-        settings += [("protocols", list(protocols)), ("budgets", list(labels))]
-        build_config(EvaluateConfig, {}, settings)
+        settings += [("protocols", protocols), ("budgets", labels)]
+        said = [(key, value) for key, value in settings if value is not None]
+        build_config(EvaluateConfig, {"protocols": ["knn", "linear"]}, said)
         ran.append("evaluate")
         return ""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from vistill.config.schema import RunConfig
 from vistill.config.together import student_configs
+from vistill.config.uses import idle_settings
 from vistill.models.backbone import Backbone
 from vistill.training.optim import peak_lr
 
@@ -57,6 +58,11 @@ def describe(run: "Prepared") -> list[str]:
         f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
         f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
     )
+    lines += [f"note     {idle}" for idle in idle_settings(config)]
+    if train.strategy != "ddp" and run.world.size == 1:
+        lines.append(f"note     train.strategy={train.strategy} has no use with one rank")
+    if train.knn_probe and len(run.held_out) and source.labels is None:
+        lines.append(f"note     the {source.media.noun}s have no labels, so there is no kNN probe")
     return lines
 
 

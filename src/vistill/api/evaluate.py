@@ -28,9 +28,9 @@ def evaluate(
     *,
     data: str | os.PathLike[str],
     test: str | os.PathLike[str] | None = None,
-    protocols: Sequence[str] = ("knn", "linear"),
-    labels: Sequence[float | str] = (1.0,),
-    seeds: Sequence[int] = (0,),
+    protocols: Sequence[str] | None = None,
+    labels: Sequence[float | str] | None = None,
+    seeds: Sequence[int] | None = None,
     random_init: bool = False,
     out: str | os.PathLike[str] | None = None,
     model: "nn.Module | str | None" = None,
@@ -45,8 +45,9 @@ def evaluate(
         test: labelled pictures to test on.
         protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
             fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format.
-        labels: shares of the training labels, or `N/class`.
-        seeds: each draws the labels, the head and the order.
+            None: `knn` and `linear`.
+        labels: shares of the training labels, or `N/class`; None: all of them.
+        seeds: each draws the labels, the head and the order; None: 0 alone.
         random_init: the same architecture with fresh weights, as a baseline.
         out: write the scores to this JSON file.
         model: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
@@ -56,18 +57,29 @@ def evaluate(
         UserError: something to mend, told in one sentence before any work.
     """
     settings = read_overrides(overrides)
-    train, test = _parts(os.fspath(data), test)
+    usual: dict[str, Any] = {"protocols": ["knn", "linear"]}
+    train = os.fspath(data)
+    local_path(train)
+    if test is not None:
+        local_path(os.fspath(test), "the test data")
+    elif "test" not in dict(settings):
+        train, usual["test"] = _parts(train)
     flags = {
         "model": str(backbone) if isinstance(backbone, str | os.PathLike) else "object",
         "weights": "random" if random_init else None,
         "train": train,
-        "test": test,
-        "protocols": list(protocols),
-        "budgets": list(labels),
-        "seeds": list(seeds),
+        "test": None if test is None else os.fspath(test),
+        "protocols": protocols and list(protocols),
+        "budgets": labels and list(labels),
+        "seeds": seeds and list(seeds),
     }
     settings += [(key, value) for key, value in flags.items() if value is not None]
-    config = build_config(EvaluateConfig, {}, settings)
+    config = build_config(EvaluateConfig, usual, settings)
+    if "test" in config.protocols and test is not None:
+        raise UserError(
+            f"the protocol test learns nothing from --data {data}; give the pictures to test on, "
+            f"{test}, as --data alone"
+        )
     reference, model = with_module(backbone_reference(backbone), model)
     if out is not None:
         _check_file(Path(out))
@@ -187,12 +199,9 @@ def _detect(
     return tuple(scores)
 
 
-def _parts(data: str, test: Any) -> tuple[str, str | None]:
+def _parts(data: str) -> tuple[str, str | None]:
     """Training and test pictures, from the usual subfolders where `data` has them."""
     folder = local_path(data)
-    if test is not None:
-        local_path(os.fspath(test), "the test data")
-        return data, os.fspath(test)
     for name in ("val", "test"):
         if (folder / "train").is_dir() and (folder / name).is_dir():
             return str(folder / "train"), str(folder / name)

@@ -10,8 +10,9 @@ from vistill.api.results import PretrainResult
 from vistill.config.chain import stage_config, stage_names
 from vistill.config.loading import load_config
 from vistill.config.overrides import canonical, parse_overrides
-from vistill.config.schema import RunConfig, StudentConfig
-from vistill.config.together import student_configs, student_name
+from vistill.config.schema import RunConfig
+from vistill.config.suggest import did_you_mean
+from vistill.config.together import student_name
 from vistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -169,26 +170,14 @@ def _check(config: RunConfig, *, student_given: bool) -> None:
                 "distil into it by a run of its own"
             )
     for name in config.chain or (config.student.model,):
-        _check_student(name, config.student, "student")
-    for name, own in student_configs(config).items():
-        _check_student(own.student.model, own.student, f"students.{name}")
+        _check_name(name)
+    for student in (config.students or {}).values():
+        _check_name(student.model)
 
 
-def _check_student(name: str, settings: StudentConfig, key: str) -> None:
-    """A model's name, and sizes that it has no use for."""
-    from vistill.config.suggest import did_you_mean
+def _check_name(name: str) -> None:
     from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES, is_function
 
-    usual = StudentConfig()
-    useless = [
-        size
-        for size in StudentConfig.model_fields
-        if size not in ("model", "drop_path", "init")
-        and getattr(settings, size) != getattr(usual, size)
-        and (name not in SWIN_SIZES or size != "relative_position")
-    ]
-    if (name.startswith(LIBRARIES) or name in SWIN_SIZES or is_function(name)) and useless:
-        raise UserError(f"{name} has its own sizes, so {key}.{useless[0]} has no use")
     own = [*VIT_SIZES, *SWIN_SIZES, "vit"]
     if name not in own and not name.startswith((*LIBRARIES, "object:")) and not is_function(name):
         raise UserError(f"unknown model {name!r}{did_you_mean(name, own)}")

@@ -11,7 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.section import Rate, Section, Share, over_recipe
+from vistill.config.section import Rate, Replaces, Section, Share, over_recipe
+from vistill.config.uses import GIVEN, needs
 
 
 def _published(epochs: int, base_lr: float, layer_decay: float) -> dict[str, Any]:
@@ -47,6 +48,7 @@ class DetectionConfig(Section):
     """
 
     word: ClassVar[str] = "recipe"
+    replaces: ClassVar[Replaces] = {"base_lr": {"lr": None}, "epochs": {"min_steps": 0}}
 
     recipe: str = Field(default="small")
     """`small`, ours for a few hundred key frames, or VideoMAE's: `ava_small`, `ava_base`,
@@ -70,19 +72,20 @@ class DetectionConfig(Section):
     """Key frames that tests leave out: rows `video,seconds`."""
     start_seconds: float = Field(default=0.0)
     """Time in the lists at which the video files begin: 900 for AVA cut to the annotated part."""
-    least_score: Share = Field(default=0.8)
+    least_score: Share = Field(default=0.8, json_schema_extra=needs(detections=GIVEN))
     """Detected people below this score are left out."""
     short_side: PositiveInt | None = Field(default=None)
     """Shorter side of the frames in pixels; default: 8/7 of the backbone's (256 for 224)."""
     epochs: PositiveInt = Field(default=30)
     """Passes over the key frames."""
     min_steps: NonNegativeInt = Field(default=400)
-    """Optimiser steps at least: more epochs are run on few key frames."""
+    """Optimiser steps at least: more epochs are run on few key frames. Giving `epochs` switches it
+    off."""
     global_batch_size: PositiveInt = Field(default=16)
     """Key frames per optimiser step, at most the size of the training set."""
     micro_batch_size: PositiveInt | None = Field(default=None)
     """Key frames per forward pass; default: the global batch."""
-    base_lr: PositiveFloat = Field(default=5e-4)
+    base_lr: PositiveFloat = Field(default=5e-4, json_schema_extra=needs(lr=None))
     """Learning rate for a batch of 256, scaled linearly."""
     lr: PositiveFloat | None = Field(default=5e-4)
     """Absolute peak learning rate, whatever the batch; giving `base_lr` switches it off."""
@@ -106,4 +109,4 @@ class DetectionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_recipe(cls, values: Any) -> Any:
-        return over_recipe(values, DETECTION_RECIPES, "detection")
+        return over_recipe(values, DETECTION_RECIPES, "detection", cls.replaces)

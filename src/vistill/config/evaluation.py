@@ -1,5 +1,6 @@
 """The typed configuration of an evaluation: kNN, linear probe, fine-tuning (spec 7)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -18,12 +19,15 @@ from vistill.config.detection import DetectionConfig
 from vistill.config.section import (
     PartRange,
     Rate,
+    Replaces,
     Section,
     Share,
     ValueRange,
     over_recipe,
     unique,
 )
+from vistill.config.suggest import shown
+from vistill.config.uses import GIVEN, needs
 
 Protocol = Literal["knn", "linear", "finetune", "test", "detection"]
 Pool = Literal["avg", "cls"]
@@ -140,8 +144,8 @@ class LinearProbeConfig(Section):
     epochs: PositiveInt = Field(default=90)
     """Passes over the features."""
     min_steps: NonNegativeInt = Field(default=1000)
-    """Optimiser steps at least: more epochs are run where the training set is small (0: as many as
-    `epochs` says)."""
+    """Optimiser steps at least: more epochs are run where the training set is small. Giving
+    `epochs` switches it off."""
     batch_size: PositiveInt = Field(default=16384)
     """Features per step, at most the size of the training set."""
     base_lrs: tuple[PositiveFloat, ...] = Field(default=(0.1, 1.0, 10.0, 100.0), min_length=1)
@@ -151,6 +155,12 @@ class LinearProbeConfig(Section):
     """Epochs of linear warm-up from zero; at most a ninth of the run, the published share."""
     weight_decay: NonNegativeFloat = Field(default=0.0)
     """LARS adds it to the gradient of the weight matrix."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_epochs_as_are_said(cls, values: Any) -> Any:
+        said = isinstance(values, dict) and "epochs" in values
+        return {"min_steps": 0} | values if said else values
 
 
 class FineTuneConfig(Section):
@@ -162,6 +172,12 @@ class FineTuneConfig(Section):
     """
 
     word: ClassVar[str] = "recipe"
+    replaces: ClassVar[Replaces] = {
+        "base_lr": {"lr": None, "lrs": ()},
+        "lr": {"lrs": ()},
+        "weight_decay": {"weight_decays": ()},
+        "epochs": {"min_steps": 0},
+    }
 
     recipe: str = Field(default="small")
     """`small`, or published settings for ImageNet: `tinymim_base`, `tinymim_small`,
@@ -171,13 +187,13 @@ class FineTuneConfig(Section):
     `amd_base_ssv2`, `videomae_base_ucf101`, `videomae_base_hmdb51` and others."""
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
     """SGD is without Nesterov's rule and without dampening."""
-    momentum: Rate = Field(default=0.9)
+    momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
     """Of SGD."""
     schedule: Literal["cosine", "step"] = Field(default="cosine")
     """After the warm-up: a cosine, or `lr * gamma^floor(epoch / step_epochs)`."""
-    step_epochs: PositiveInt | None = Field(default=None)
+    step_epochs: PositiveInt | None = Field(default=None, json_schema_extra=needs(schedule="step"))
     """Epochs between the drops of the step schedule; default: a third of the run."""
-    gamma: PositiveFloat = Field(default=0.1)
+    gamma: PositiveFloat = Field(default=0.1, json_schema_extra=needs(schedule="step"))
     """Factor of each drop."""
     lrs: Annotated[tuple[PositiveFloat, ...], AfterValidator(unique)] = Field(default=())
     """Peak learning rates to choose among, instead of `lr`. Each is tried on a part of the training
@@ -194,24 +210,27 @@ class FineTuneConfig(Section):
     epochs: PositiveInt = Field(default=50)
     """Passes over the labelled pictures."""
     min_steps: NonNegativeInt = Field(default=400)
-    """Optimiser steps at least: more epochs are run on small label budgets."""
+    """Optimiser steps at least: more epochs are run on small label budgets. Giving `epochs`
+    switches it off."""
     global_batch_size: PositiveInt = Field(default=64)
     """Pictures per optimiser step, at most the size of the training set."""
     micro_batch_size: PositiveInt | None = Field(default=None)
     """Pictures per forward pass; default: the global batch, of clips 16 views."""
     repeats: PositiveInt = Field(default=1)
     """Views of every clip in a step, which is decoded once; they do not count in the batch."""
-    base_lr: PositiveFloat = Field(default=2e-3)
+    base_lr: PositiveFloat = Field(default=2e-3, json_schema_extra=needs(lr=None, lrs=None))
     """Learning rate for a batch of 256, scaled linearly."""
-    lr: PositiveFloat | None = Field(default=1e-3)
+    lr: PositiveFloat | None = Field(default=1e-3, json_schema_extra=needs(lrs=None))
     """Absolute peak learning rate, whatever the batch; giving `base_lr` switches it off."""
-    min_lr: NonNegativeFloat = Field(default=1e-6)
+    min_lr: NonNegativeFloat = Field(default=1e-6, json_schema_extra=needs(schedule="cosine"))
     """Learning rate at the end of the cosine."""
     warmup_epochs: NonNegativeFloat = Field(default=5.0)
     """Epochs of linear warm-up; at most a fifth of the run."""
-    warmup_lr: NonNegativeFloat = Field(default=0.0)
+    warmup_lr: NonNegativeFloat = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Learning rate at the start of the warm-up."""
-    weight_decay: NonNegativeFloat = Field(default=0.05)
+    weight_decay: NonNegativeFloat = Field(
+        default=0.05, json_schema_extra=needs(weight_decays=None)
+    )
     """For matrices; biases, 1-D parameters, class token and position table never decay."""
     decay_biases: bool = Field(default=False)
     """Decay them as well."""
@@ -230,7 +249,9 @@ class FineTuneConfig(Section):
     """Parameter of CutMix's Beta distribution (0: off)."""
     mix_probability: Share = Field(default=1.0)
     """Share of the batches that are mixed."""
-    switch_probability: Share = Field(default=0.5)
+    switch_probability: Share = Field(
+        default=0.5, json_schema_extra=needs(mixup=GIVEN, cutmix=GIVEN)
+    )
     """Share of CutMix among mixed batches where both are on."""
     label_smoothing: Rate = Field(default=0.1)
     """Probability spread evenly over all classes."""
@@ -266,7 +287,15 @@ class FineTuneConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_recipe(cls, values: Any) -> Any:
-        return over_recipe(values, FINETUNE_RECIPES, "fine-tuning")
+        return over_recipe(values, FINETUNE_RECIPES, "fine-tuning", cls.replaces)
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        found = {}
+        if not self.mixup and not self.cutmix:
+            found["finetune.mix_probability"] = "without finetune.mixup or finetune.cutmix"
+        if len(self.lrs) < 2 and len(self.weight_decays) < 2:
+            found["finetune.validation_share"] = "without several lrs or weight_decays to judge"
+        return found
 
 
 CLIP_KEYS = ("frames", "stride", "sampling", "clips", "crops")
@@ -368,3 +397,26 @@ class EvaluateConfig(SamplesConfig):
                 f"{self.test} gives others; leave one of them out"
             )
         return self
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        said = f"with protocols={shown(self.protocols)}"
+        for name in {"knn", "linear", "finetune", "detection"} - set(self.protocols):
+            found[name] = f"{said}; it needs {name} among them"
+        if self.finetune.recipe in CLIP_RECIPES and "finetune" in found:
+            why = found.pop("finetune")  # the recipe says how clips are taken in every protocol
+            keys = set(FineTuneConfig.model_fields) - {"recipe"}
+            found |= {f"finetune.{key}": why for key in keys}
+        idle: tuple[str, ...] = ()
+        if "detection" in self.protocols:
+            idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size")
+            idle += ("sampling", "clips", "crops")
+        elif "test" in self.protocols:
+            idle = ("test_share", "train_first", "budgets", "seeds", "pool")
+        elif "finetune" not in self.protocols:
+            idle = ("clips", "crops")
+        found |= dict.fromkeys(idle, said)
+        if self.test is not None or self.train_first is not None:
+            split = "test" if self.test is not None else "train_first"
+            found.setdefault("test_share", f"beside {split}={getattr(self, split)}")
+        return found

@@ -6,16 +6,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from vistill.config.overrides import Overrides, apply_overrides, canonical
+from vistill.config.overrides import Overrides, apply_overrides, canonical, taken_back
 from vistill.config.problems import explain, sections
 from vistill.config.schema import RunConfig
-from vistill.config.suggest import did_you_mean
+from vistill.config.section import Section
+from vistill.config.suggest import did_you_mean, shown
+from vistill.config.uses import why_idle
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=Section)
 
 
 def method_names() -> list[str]:
@@ -73,11 +75,11 @@ def build_config(
     except UserError as error:
         raise UserError(f"{error} (in {origin})") from None
     defaults = schema().model_dump()
-    settings = apply_overrides(recipe, said, defaults)
+    settings = apply_overrides(recipe, said, defaults, taken_back(schema, said))
     if isinstance(settings.get("method"), dict):
         settings["method"].setdefault("name", defaults.get("method", {}).get("name"))
     try:
-        return schema.model_validate(settings)
+        config = schema.model_validate(settings)
     except ValidationError as error:
         given = {".".join(path) for path in said.values}
         problems = [
@@ -90,6 +92,11 @@ def build_config(
             name = said.values["method", "name"]
             hint = f"; write method={name} to drop the recipe's method section"
         raise UserError(count + "; ".join(problems) + hint) from None
+    for path, value in said.values.items():
+        why = None if value is None else why_idle(config, path)
+        if why is not None:
+            raise UserError(f"{'.'.join(path)}={shown(value)} has no use {why}")
+    return config
 
 
 def _recipe(name: str) -> dict[str, Any]:

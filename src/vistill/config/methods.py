@@ -1,5 +1,6 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
 )
 
 from vistill.config.section import Section, Share, unique
+from vistill.config.uses import GIVEN, needs
 
 
 class DecoderConfig(Section):
@@ -86,9 +88,11 @@ class AuxMIMConfig(Section):
 
     weight: float = Field(default=0.0, ge=0.0)
     """Weight of the MAE loss; above zero the student's input is masked."""
-    norm_pixels: bool = Field(default=True)
+    norm_pixels: bool = Field(default=True, json_schema_extra=needs(weight=GIVEN))
     """Normalise every target patch by its own mean and variance."""
-    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    decoder: DecoderConfig = Field(
+        default_factory=DecoderConfig, json_schema_extra=needs(weight=GIVEN)
+    )
 
 
 class TinyMIMConfig(Section):
@@ -97,14 +101,22 @@ class TinyMIMConfig(Section):
     name: Literal["tinymim"] = "tinymim"
     target: Literal["relation", "feature", "class_token"] = Field(default="relation")
     """What of the teacher is matched; the section of that name holds its switches."""
-    relation: RelationConfig = Field(default_factory=RelationConfig)
-    feature: FeatureConfig = Field(default_factory=FeatureConfig)
-    class_token: ClassTokenConfig = Field(default_factory=ClassTokenConfig)
+    relation: RelationConfig = Field(
+        default_factory=RelationConfig, json_schema_extra=needs(target="relation")
+    )
+    feature: FeatureConfig = Field(
+        default_factory=FeatureConfig, json_schema_extra=needs(target="feature")
+    )
+    class_token: ClassTokenConfig = Field(
+        default_factory=ClassTokenConfig, json_schema_extra=needs(target="class_token")
+    )
     input: Literal["raw", "masked"] = Field(default="raw")
     """Whether both sides see the whole picture or the same visible patches."""
-    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
+    mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0, json_schema_extra=needs(input="masked"))
     """Share of hidden patches where the input is masked."""
-    aux_mim: AuxMIMConfig = Field(default_factory=AuxMIMConfig)
+    aux_mim: AuxMIMConfig = Field(
+        default_factory=AuxMIMConfig, json_schema_extra=needs(input="masked")
+    )
     student_color_jitter: (
         Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None
     ) = Field(default=(0.4, 0.4, 0.4))
@@ -119,6 +131,16 @@ class TinyMIMConfig(Section):
             )
         return self
 
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        last = self.target == "feature" and self.feature.kind == "output"
+        if self.target != "class_token" and not last:
+            return {}
+        what = "feature.kind=output" if last else "target=class_token"
+        return {"teacher.block": f"with method.{what}, which is read behind the last block"}
+
+
+_FEATURES = ("map", "patches", "class_token", "pooled")
+
 
 class FeatureDistillationConfig(Section):
     """Feature distillation (arXiv 2205.14141): regress the whitened output of any teacher."""
@@ -126,21 +148,27 @@ class FeatureDistillationConfig(Section):
     name: Literal["feature_distillation"] = "feature_distillation"
     target: Literal["map", "patches", "class_token", "pooled", "logits"] = Field(default="map")
     """All output tokens, the patches, the class token, the patches' mean, or class scores."""
-    after_norm: bool = Field(default=True)
+    after_norm: bool = Field(default=True, json_schema_extra=needs(target=_FEATURES))
     """Read the teacher behind its own final norm."""
-    whitening: Literal["token", "channel", "l2", "none"] = Field(default="token")
+    whitening: Literal["token", "channel", "l2", "none"] = Field(
+        default="token", json_schema_extra=needs(target=_FEATURES)
+    )
     """Normalisation of the target: of every token, of every channel over the batch, length one."""
-    loss: Literal["smooth_l1", "mse", "l1", "cosine"] = Field(default="smooth_l1")
+    loss: Literal["smooth_l1", "mse", "l1", "cosine"] = Field(
+        default="smooth_l1", json_schema_extra=needs(target=_FEATURES)
+    )
     """Distance to the target; class scores are always compared by KL."""
-    beta: PositiveFloat = Field(default=2.0)
+    beta: PositiveFloat = Field(
+        default=2.0, json_schema_extra=needs(target=_FEATURES, loss="smooth_l1")
+    )
     """Where smooth L1 turns from square to line."""
-    temperature: PositiveFloat = Field(default=1.0)
+    temperature: PositiveFloat = Field(default=1.0, json_schema_extra=needs(target="logits"))
     """Of both sides' class scores."""
     projector: Literal["linear", "mlp", "identity"] = Field(default="linear")
     """From the student's width to the teacher's; it is not exported."""
-    resize_map: bool = Field(default=False)
+    resize_map: bool = Field(default=False, json_schema_extra=needs(target=("map", "patches")))
     """Resize the teacher's map to the student's grid where they differ."""
-    antialias: bool = Field(default=True)
+    antialias: bool = Field(default=True, json_schema_extra=needs({"teacher.image_size": GIVEN}))
     """Antialiasing where pictures are resized to `teacher.image_size`."""
 
 
@@ -152,27 +180,37 @@ class KDEPConfig(Section):
         Field(default="svd")
     )
     """How the teacher's channels become the student's; `conv1x1` learns a map of the student's."""
-    columns: Literal["top", "second", "last", "random"] = Field(default="top")
+    columns: Literal["top", "second", "last", "random"] = Field(
+        default="top", json_schema_extra=needs(align="svd")
+    )
     """Which singular directions: the first, as many behind them, the last, or some at random."""
-    centred: bool = Field(default=True)
+    centred: bool = Field(default=True, json_schema_extra=needs(align=("svd", "channel_var")))
     """Subtract the mean feature before the directions are sought and used."""
     transform: Literal["pts", "sn", "sm_rank", "sm_linear", "none"] | None = Field(default=None)
     """Of the aligned target: power temperature scaling, scale normalisation, std matching (both
     kinds) or none; default: `pts`, with `conv1x1` none."""
-    temperature: PositiveFloat = Field(default=0.1)
+    temperature: PositiveFloat = Field(
+        default=0.1, json_schema_extra=needs(transform=("pts", None))
+    )
     """T of power temperature scaling; the paper also uses 0.03 with n=3, and 0.2 with n=2."""
-    n: PositiveFloat = Field(default=3.0)
+    n: PositiveFloat = Field(default=3.0, json_schema_extra=needs(transform=("pts", None)))
     """Root of power temperature scaling."""
-    target_std: PositiveFloat = Field(default=1.3975)
+    target_std: PositiveFloat = Field(default=1.3975, json_schema_extra=needs(transform="sn"))
     """Channel std after scale normalisation (published: 500 / sqrt(127999))."""
-    std_ratio: PositiveFloat | None = Field(default=None)
+    std_ratio: PositiveFloat | None = Field(
+        default=None, json_schema_extra=needs(transform="sm_linear")
+    )
     """Largest over smallest channel std after linear std matching (published: 2.98); default: that
     of the teacher's own channels."""
-    interpolation: Literal["nearest", "linear"] = Field(default="nearest")
+    interpolation: Literal["nearest", "linear"] = Field(
+        default="nearest", json_schema_extra=needs(align="interpolate")
+    )
     """How `interpolate` resizes the channels."""
     channel_seed: int = Field(default=0, ge=0)
     """Which channels `channel_random` draws, or `columns=random`."""
-    wider: Literal["refuse", "pad", "interpolate"] = Field(default="refuse")
+    wider: Literal["refuse", "pad", "interpolate"] = Field(
+        default="refuse", json_schema_extra=needs(align=("svd", "channel_var", "channel_random"))
+    )
     """A student wider than the rank of the teacher's feature: refuse it, fill the target up with
     zeros, or stretch it."""
     activation: Literal["before", "after"] | None = Field(default=None)
@@ -188,17 +226,21 @@ class KDEPConfig(Section):
     stages: tuple[tuple[str, str], ...] = Field(default=())
     """Pairs of layers, the student's and the teacher's, that are matched as well, such as
     `[[layer3, layer3]]`: their means over space, each pair by a fixed map of its own."""
-    stage_weight: PositiveFloat = Field(default=3.0)
+    stage_weight: PositiveFloat = Field(default=3.0, json_schema_extra=needs(stages=GIVEN))
     """Factor of the loss of each pair."""
     logits_weight: NonNegativeFloat = Field(default=0.0)
     """Factor of the KL between class scores, for a teacher with its classifier; the student gets
     one that is thrown away."""
-    logits_temperature: PositiveFloat = Field(default=4.0)
+    logits_temperature: PositiveFloat = Field(
+        default=4.0, json_schema_extra=needs(logits_weight=GIVEN)
+    )
     """Of both sides' class scores."""
-    logits_entropy: Share | None = Field(default=None)
+    logits_entropy: Share | None = Field(default=None, json_schema_extra=needs(logits_weight=GIVEN))
     """Compare the scores of those pictures only where the teacher's entropy is at most this share
     of the largest possible one; default: of all."""
-    fit_view: Literal["train", "eval"] = Field(default="train")
+    fit_view: Literal["train", "eval"] = Field(
+        default="train", json_schema_extra=needs(align=("svd", "channel_var"))
+    )
     """Pictures of the pass that fits the SVD: as in training, or as in tests."""
     color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
         Field(default=(0.1, 0.1, 0.1))
@@ -215,6 +257,27 @@ class KDEPConfig(Section):
                 "so it needs method.align=svd"
             )
         return self
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        if self.align != "channel_random" and (self.align, self.columns) != ("svd", "random"):
+            found["method.channel_seed"] = "without align=channel_random or columns=random"
+        if self.transform is None and self.align == "conv1x1":
+            without = "with method.align=conv1x1 unless method.transform=pts"
+            found |= dict.fromkeys(("method.temperature", "method.n"), without)
+        if not self.weight and not self.stages:
+            names = (
+                "align",
+                "columns",
+                "centred",
+                "transform",
+                "temperature",
+                "n",
+                "loss",
+                "wider",
+            )
+            found |= {f"method.{name}": "with method.weight=0 and no stages" for name in names}
+        return found
 
 
 class HiddenDecoderConfig(Section):
@@ -254,7 +317,7 @@ class DirectConfig(Section):
     pairs: BlockPairs | None = Field(default=None)
     """`[[student block, teacher block], ...]`, counted from 1; default: half-way and last on both
     sides."""
-    loss: AlignmentLoss = Field(default="l2")
+    loss: AlignmentLoss = Field(default="l2", json_schema_extra=needs(weight=GIVEN))
     """Mean squared error, mean absolute error, or smooth L1 (β=1)."""
     weight: float = Field(default=1.0, ge=0.0)
     """In the total; 0: off."""
@@ -263,21 +326,25 @@ class DirectConfig(Section):
 class GenerationConfig(Section):
     """The loss on tokens that the teacher alone sees, which a generator completes."""
 
-    pairs: BlockPairs | None = Field(default=None)
+    pairs: BlockPairs | None = Field(default=None, json_schema_extra=needs(weight=GIVEN))
     """As `direct.pairs`; default: those."""
-    loss: AlignmentLoss = Field(default="l2")
+    loss: AlignmentLoss = Field(default="l2", json_schema_extra=needs(weight=GIVEN))
     """Mean squared error, mean absolute error, or smooth L1 (β=1)."""
     weight: float = Field(default=1.0, ge=0.0)
     """In the total; 0: off, as where the teacher sees no more than the student."""
-    input: Literal["serial", "parallel"] = Field(default="serial")
+    input: Literal["serial", "parallel"] = Field(
+        default="serial", json_schema_extra=needs(weight=GIVEN)
+    )
     """The features projected for the direct loss, pair by pair, or a projection of its own."""
-    depth: PositiveInt = Field(default=2)
+    depth: PositiveInt = Field(default=2, json_schema_extra=needs(weight=GIVEN))
     """Blocks of a generator, at the teacher's width."""
-    num_heads: PositiveInt | None = Field(default=None)
+    num_heads: PositiveInt | None = Field(default=None, json_schema_extra=needs(weight=GIVEN))
     """Attention heads of every block; default: 64 channels a head."""
-    final_norm: bool = Field(default=False)
+    final_norm: bool = Field(default=False, json_schema_extra=needs(weight=GIVEN))
     """A layer norm behind the last block."""
-    mask_token: Literal["learned", "frozen"] = Field(default="learned")
+    mask_token: Literal["learned", "frozen"] = Field(
+        default="learned", json_schema_extra=needs(weight=GIVEN)
+    )
     """Learned without weight decay, or frozen at its random start as published."""
 
 
@@ -286,9 +353,11 @@ class ReconstructionConfig(Section):
 
     weight: float = Field(default=1.0, ge=0.0)
     """In the total; 0: pure distillation without a decoder."""
-    norm_pixels: bool = Field(default=True)
+    norm_pixels: bool = Field(default=True, json_schema_extra=needs(weight=GIVEN))
     """Normalise every target by its own mean and variance."""
-    decoder: HiddenDecoderConfig = Field(default_factory=HiddenDecoderConfig)
+    decoder: HiddenDecoderConfig = Field(
+        default_factory=HiddenDecoderConfig, json_schema_extra=needs(weight=GIVEN)
+    )
 
 
 class AMDConfig(Section):
@@ -296,7 +365,9 @@ class AMDConfig(Section):
     more of the same clip or picture."""
 
     name: Literal["amd"] = "amd"
-    mask: Literal["tube", "random"] = Field(default="tube")
+    mask: Literal["tube", "random"] = Field(
+        default="tube", json_schema_extra=needs({"data.frames": GIVEN})
+    )
     """Of clips: hide the same places in all frames, or choose among all tokens."""
     student_mask_ratio: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Share of tokens hidden from the student; default: 0.9 for clips, 0.75 for pictures."""
@@ -316,6 +387,14 @@ class AMDConfig(Section):
     """Of a token's channels: mean as in the code, or sum as in the paper."""
     target_norm: Literal["none", "layer_norm"] = Field(default="none")
     """Of every token of the teacher's features."""
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        student, teacher = (0.75, 0.5) if whole.data.frames is None else (0.9, 0.75)
+        student = student if self.student_mask_ratio is None else self.student_mask_ratio
+        teacher = teacher if self.teacher_mask_ratio is None else self.teacher_mask_ratio
+        if student != teacher:
+            return {}
+        return {"method.generation": f"with a teacher that sees no more: both hide {student:g}"}
 
 
 class CustomConfig(Section):

@@ -5,13 +5,14 @@ on the command line, in a recipe and from Python.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vistill.config.problems import sections
+from vistill.config.suggest import shown
 from vistill.config.yaml12 import load_yaml, parse_scalar
 from vistill.errors import UserError
 
@@ -91,18 +92,35 @@ def canonical(
     return said
 
 
-def apply_overrides(recipe: Said, overrides: Said, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def taken_back(schema: type[BaseModel], said: Said) -> set[Path]:
+    """Settings of earlier sources that those in `said` replace: `optim.lr` by `optim.base_lr`."""
+    found: set[Path] = set()
+    for path in said.values:
+        kind: Any = [schema]
+        for part in path[:-1]:
+            kind = _inner(kind, part)
+        for model in kind if isinstance(kind, list) else ():
+            found |= {
+                (*path[:-1], name) for name in getattr(model, "replaces", {}).get(path[-1], ())
+            }
+    return found
+
+
+def apply_overrides(
+    recipe: Said, overrides: Said, defaults: Mapping[str, Any], gone: Collection[Path] = ()
+) -> dict[str, Any]:
     """The nested settings of `recipe` with `overrides` laid over them.
 
     Args:
         recipe, overrides: see `canonical`.
+        gone: what `overrides` replace by other settings.
         defaults: the complete settings, which supply the rest of a list when one item is overridden
             by number (`optim.betas.1=0.99`).
 
     Raises:
         UserError: an item number outside its list.
     """
-    gone = overrides.anew | set(overrides.values)
+    gone = {*gone, *overrides.anew, *overrides.values}
     kept = {
         path: value
         for path, value in recipe.values.items()
@@ -143,7 +161,7 @@ def _leaves(
     elif not isinstance(kind, list):
         if isinstance(value, bool) and _types(kind) & {int, float, bool} in ({int}, {float}):
             # pydantic would take `true` for 1
-            raise UserError(f"{'.'.join(path)} must be a number, not {_shown(value)}")
+            raise UserError(f"{'.'.join(path)} must be a number, not {shown(value)}")
         yield path, value
     elif name is not None and isinstance(value, str | None):
         if len(kind) > 1:
@@ -190,7 +208,7 @@ def _no_section(key: str, value: Any, models: list[type[BaseModel]]) -> str:
     said = f"{key} must be a section of settings, not {value!r}"
     if best is None:
         return f"{said}; write {key}.{ranked[0]}=VALUE"
-    return f"{said}; did you mean {key}.{best}={_shown(value)}?"
+    return f"{said}; did you mean {key}.{best}={shown(value)}?"
 
 
 def _fits(value: Any, name: str, models: list[type[BaseModel]]) -> bool:
@@ -217,25 +235,16 @@ def _within_another(values: Mapping[Path, Any], path: Path) -> bool:
         if path[:n] not in values:
             continue
         whole, value, key = values[path[:n]], values[path], ".".join(path)
-        said = f"{'.'.join(path[:n])}={_shown(whole)}"
+        said = f"{'.'.join(path[:n])}={shown(whole)}"
         item = whole
         for depth in range(n, len(path)):
             if not isinstance(item, list | tuple):
-                raise UserError(f"{said} and {key}={_shown(value)} exclude each other")
+                raise UserError(f"{said} and {key}={shown(value)} exclude each other")
             item = item[_index(item, path, depth)]
         if not _same(item, value):
-            raise UserError(f"{key} is set twice: {_shown(item)} (in {said}) and {_shown(value)}")
+            raise UserError(f"{key} is set twice: {shown(item)} (in {said}) and {shown(value)}")
         return True
     return False
-
-
-def _shown(value: Any) -> str:
-    """A value as it would be written."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_shown, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,8 +1,10 @@
 """The typed configuration of a pre-training run. Plain data: imports neither torch nor methods."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -10,7 +12,23 @@ from pydantic import (
 )
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
-from vistill.config.section import PartRange, Range, Rate, Section, Share, ValueRange
+from vistill.config.section import (
+    PartRange,
+    Range,
+    Rate,
+    Replaces,
+    Section,
+    Share,
+    ValueRange,
+    unique,
+)
+from vistill.config.uses import GIVEN, Such, needs
+
+VIT = Such("plain ViT", lambda name: name.startswith("vit") and ":" not in name)
+VIT_OR_SWIN = Such(
+    "ViT or Swin of vistill's own",
+    lambda name: name.startswith(("vit", "swin")) and ":" not in name,
+)
 
 
 class TeacherConfig(Section):
@@ -21,15 +39,17 @@ class TeacherConfig(Section):
     model: str | None = Field(default=None)
     """`timm/NAME[:pretrained]`, the same with `torchvision/`, `hf/` and `open_clip/`, `hf/FOLDER`,
     `run:PATH` or `file:PATH`; none for methods without a teacher."""
-    weights: Literal["random"] | None = Field(default=None)
+    weights: Literal["random"] | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
-    block: PositiveInt | Literal["last"] | None = Field(default=None)
+    block: PositiveInt | Literal["last"] | None = Field(
+        default=None, json_schema_extra=needs(model=GIVEN)
+    )
     """Block whose signal is the target, counted from 1, or `last`; default: 18 of 24, else the
     last."""
-    image_size: PositiveInt | None = Field(default=None)
+    image_size: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
     """Side of the teacher's input, to which the student's picture is resized; default: the same
     picture."""
-    drop_path: Rate = Field(default=0.0)
+    drop_path: Rate = Field(default=0.0, json_schema_extra=needs(model=GIVEN))
     """Above zero runs the teacher in training mode (an ablation of the TinyMIM paper)."""
 
 
@@ -42,31 +62,41 @@ class StudentConfig(Section):
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
     `swinv2_tiny`, `swinv2_small`, `swinv2_base`; or `timm/NAME`, `torchvision/NAME`,
     `hf/NAME`, `open_clip/NAME`."""
-    patch_size: PositiveInt = Field(default=16)
+    patch_size: PositiveInt = Field(default=16, json_schema_extra=needs(model=VIT))
     """Side of a square patch in pixels."""
-    embed_dim: PositiveInt | None = Field(default=None)
+    embed_dim: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Token width; default: the model's own."""
-    depth: PositiveInt | None = Field(default=None)
+    depth: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Number of blocks; default: the model's own."""
-    num_heads: PositiveInt | None = Field(default=None)
+    num_heads: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Attention heads of every block; default: the model's own."""
-    mlp_ratio: PositiveFloat = Field(default=4.0)
+    mlp_ratio: PositiveFloat = Field(default=4.0, json_schema_extra=needs(model=VIT))
     """Hidden width of the MLP over the token width."""
-    tubelet_size: PositiveInt = Field(default=2)
+    tubelet_size: PositiveInt = Field(
+        default=2, json_schema_extra=needs({"data.frames": GIVEN}, model=VIT)
+    )
     """Frames per token of a student of clips."""
-    class_token: bool | None = Field(default=None)
+    class_token: bool | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Whether a class token leads the sequence; default: for pictures, not for clips."""
-    position: Literal["sincos", "learned", "none"] = Field(default="sincos")
+    position: Literal["sincos", "learned", "none"] = Field(
+        default="sincos", json_schema_extra=needs(model=VIT)
+    )
     """Absolute positions: a fixed sine-cosine table (2-D for pictures, 1-D over all tokens of a
     clip), a trainable one, or none."""
-    relative_position: Literal["shared", "layer"] | None = Field(default=None)
+    relative_position: Literal["shared", "layer"] | None = Field(
+        default=None, json_schema_extra=needs(model=VIT_OR_SWIN)
+    )
     """Learned bias of the attention by relative position, one for all blocks (of a Swin: of each
     stage) or one per block."""
-    layer_scale: PositiveFloat | None = Field(default=None)
+    layer_scale: PositiveFloat | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Initial value of a learned scale of every residual branch; default: no scales."""
-    qkv_bias: Literal["all", "no_key", "none"] | None = Field(default=None)
+    qkv_bias: Literal["all", "no_key", "none"] | None = Field(
+        default=None, json_schema_extra=needs(model=VIT)
+    )
     """Biases of queries, keys and values; default: all, of clips none for the keys."""
-    initialization: Literal["xavier", "truncated"] = Field(default="xavier")
+    initialization: Literal["xavier", "truncated"] = Field(
+        default="xavier", json_schema_extra=needs(model=VIT)
+    )
     """Fresh weights as in MAE, or truncated normal ones as in feature distillation."""
     drop_path: Rate | None = Field(default=None)
     """Stochastic depth: TinyMIM's constant rate on all blocks but the last, or, in feature
@@ -93,9 +123,9 @@ class DataConfig(Section):
     """Folder at which relative paths of a list start; default: the list's own."""
     image_size: PositiveInt = Field(default=224)
     """Side of the square crop in pixels."""
-    crop_scale: PartRange = Field(default=(0.2, 1.0))
+    crop_scale: PartRange = Field(default=(0.2, 1.0), json_schema_extra=needs(crop="resized"))
     """Smallest and largest share of the picture's area that a random crop covers."""
-    crop_ratio: Range = Field(default=(3 / 4, 4 / 3))
+    crop_ratio: Range = Field(default=(3 / 4, 4 / 3), json_schema_extra=needs(crop="resized"))
     """Smallest and largest aspect ratio of a random crop."""
     interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
     """How crops are resized; default for clips: bilinear."""
@@ -103,9 +133,13 @@ class DataConfig(Section):
     """Probability of a horizontal flip; default for clips: 0."""
     frames: PositiveInt | None = Field(default=None)
     """Frames of a clip; none: pictures."""
-    stride: PositiveInt = Field(default=4)
+    stride: PositiveInt = Field(
+        default=4, json_schema_extra=needs(frames=GIVEN, sampling=("dense", "stretched"))
+    )
     """Frames of the video per frame of a clip, for `dense` and `stretched`."""
-    sampling: Literal["dense", "stretched", "segments", "sparse"] = Field(default="dense")
+    sampling: Literal["dense", "stretched", "segments", "sparse"] = Field(
+        default="dense", json_schema_extra=needs(frames=GIVEN)
+    )
     """Which frames make a clip: every `stride`-th from a random start; the same stretch with both
     ends, as AMD on SSV2; a random one of each of `frames` segments of the video; or evenly spaced
     over the video."""
@@ -115,7 +149,7 @@ class DataConfig(Section):
     crop: Literal["resized", "multi_scale"] = Field(default="resized")
     """Random area and aspect ratio, or for clips one of the ten sizes and thirteen places of
     VideoMAE; default for clips: multi_scale."""
-    device_crop: bool = Field(default=False)
+    device_crop: bool = Field(default=False, json_schema_extra=needs(frames=GIVEN))
     """Ship whole frames of clips to the device and crop and resize them there."""
     held_out: Rate = Field(default=0.02)
     """Share of the pictures kept aside for the held-out loss (0: none)."""
@@ -150,30 +184,32 @@ class DataConfig(Section):
 class OptimConfig(Section):
     """Optimiser and learning rate, which is set at every step."""
 
+    replaces: ClassVar[Replaces] = {"base_lr": {"lr": None}}
+
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
     """SGD is without Nesterov's rule and without dampening."""
     schedule: Literal["cosine", "step", "cyclic", "poly"] = Field(default="cosine")
     """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; from epoch to epoch
     linearly up from 0 to the peak at 4/15 of the run and down again; or down with the 0.9th power
     of what is left."""
-    step_epochs: PositiveInt = Field(default=30)
+    step_epochs: PositiveInt = Field(default=30, json_schema_extra=needs(schedule="step"))
     """Epochs between the drops of the step schedule."""
-    gamma: PositiveFloat = Field(default=0.1)
+    gamma: PositiveFloat = Field(default=0.1, json_schema_extra=needs(schedule="step"))
     """Factor of each drop."""
-    momentum: Rate = Field(default=0.9)
+    momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
     """Of SGD."""
 
-    base_lr: PositiveFloat = Field(default=1.5e-4)
+    base_lr: PositiveFloat = Field(default=1.5e-4, json_schema_extra=needs(lr=None))
     """Learning rate for a global batch of 256; scaled linearly with the global batch."""
     lr: PositiveFloat | None = Field(default=None)
     """Absolute peak learning rate; overrides `base_lr`."""
-    min_lr: float = Field(default=0.0, ge=0.0)
+    min_lr: float = Field(default=0.0, ge=0.0, json_schema_extra=needs(schedule=("cosine", "poly")))
     """Learning rate at the end of `cosine` and `poly` (unused by other schedules)."""
     warmup_epochs: float = Field(default=15.0, ge=0.0)
     """Epochs of linear warm-up."""
-    warmup_lr: float = Field(default=0.0, ge=0.0)
+    warmup_lr: float = Field(default=0.0, ge=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Learning rate at the start of the warm-up."""
-    peak_in_warmup: bool = Field(default=False)
+    peak_in_warmup: bool = Field(default=False, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Whether the last step of the warm-up has the peak rate already, as in VideoMAE, AMD and UMT,
     or the first step behind it, as in MAE."""
     weight_decay: float = Field(default=0.05, ge=0.0)
@@ -182,9 +218,11 @@ class OptimConfig(Section):
     """Decay biases and 1-D parameters as well, in one group with everything else."""
     no_decay: tuple[str, ...] = Field(default=())
     """Parameters whose name contains one of these do not decay either, such as `cls_token`."""
-    betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95))
+    betas: tuple[Rate, Rate] = Field(
+        default=(0.9, 0.95), json_schema_extra=needs(optimizer="adamw")
+    )
     """AdamW's running averages."""
-    eps: PositiveFloat = Field(default=1e-8)
+    eps: PositiveFloat = Field(default=1e-8, json_schema_extra=needs(optimizer="adamw"))
     """AdamW's denominator guard."""
     clip_norm: PositiveFloat | None = Field(default=None)
     """Clip the global gradient norm at this value; default: no clipping."""
@@ -218,9 +256,11 @@ class TrainConfig(Section):
     """Also write a checkpoint every so many steps."""
     evaluate_every: PositiveInt = Field(default=1)
     """Epochs between held-out loss and kNN probe."""
-    knn_probe: bool = Field(default=True)
+    knn_probe: bool = Field(default=True, json_schema_extra=needs({"data.held_out": GIVEN}))
     """Probe the student by nearest neighbours where the pictures have labels."""
-    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(default=("tensorboard",))
+    loggers: Annotated[
+        tuple[Literal["tensorboard", "wandb", "mlflow"], ...], AfterValidator(unique)
+    ] = Field(default=("tensorboard",))
     """Besides `metrics.jsonl`, which is always written."""
 
 
@@ -231,9 +271,11 @@ class CacheConfig(Section):
 
     path: str | None = Field(default=None)
     """Folder of the cache (`cache=DIR` for short); none: the teacher runs at every step."""
-    views: PositiveInt = Field(default=4)
+    views: PositiveInt = Field(default=4, json_schema_extra=needs(path=GIVEN))
     """Random views per picture; epoch e shows view e modulo so many."""
-    precision: Literal["fp32", "bf16", "int8"] | None = Field(default=None)
+    precision: Literal["fp32", "bf16", "int8"] | None = Field(
+        default=None, json_schema_extra=needs(path=GIVEN)
+    )
     """Of the stored values; `int8` scales every channel of every map; default: `fp32` for one
     vector per picture, `bf16` for maps."""
 
@@ -279,3 +321,16 @@ class RunConfig(Section):
                 f"train.epochs={self.train.epochs} of the run"
             )
         return self
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        learners = [pupil.model for pupil in (self.students or {}).values()] or self.chain
+        if not learners:
+            return {}
+        found = {}
+        if self.students:
+            found["student.init"] = "with several students; write students.NAME.init"
+        if not any(map(VIT.test, learners)):
+            why = f"with students none of which is a {VIT.text}: {', '.join(learners)}"
+            sizes = set(StudentConfig.model_fields) - {"model", "drop_path"}
+            found |= {f"student.{name}": why for name in sizes}
+        return found

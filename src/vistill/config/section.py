@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from vistill.config.suggest import did_you_mean
 
 T = TypeVar("T")
+Replaces = Mapping[str, Mapping[str, Any]]
 
 
 def unique(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -18,14 +19,16 @@ def unique(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-def over_recipe(values: Any, recipes: Mapping[str, Mapping[str, Any]], kind: str) -> Any:
+def over_recipe(
+    values: Any, recipes: Mapping[str, Mapping[str, Any]], kind: str, replaces: Replaces
+) -> Any:
     """A section's raw `values` over those of the recipe that they name, by default `small`.
 
     Args:
         values: as given; anything but a dict is returned for the type check to refuse.
-        recipes: what each of them sets. Its `lr` gives way to a `base_lr` in `values`, and its list
-            of candidates (`lrs`) to the one value.
+        recipes: what each of them sets.
         kind: of recipe, for the error.
+        replaces: what a setting among `values` makes of others.
 
     Raises:
         ValueError: there is no such recipe.
@@ -35,13 +38,8 @@ def over_recipe(values: Any, recipes: Mapping[str, Mapping[str, Any]], kind: str
     name = values.get("recipe", "small")
     if not isinstance(name, str) or name not in recipes:
         raise ValueError(f"unknown {kind} recipe {name!r}{did_you_mean(str(name), recipes)}")
-    recipe = dict(recipes[name])
-    if "base_lr" in values:
-        recipe["lr"] = None
-    for one, several in (("lr", "lrs"), ("base_lr", "lrs"), ("weight_decay", "weight_decays")):
-        if one in values:
-            recipe.pop(several, None)
-    return {**recipe, **values}
+    replaced = {k: v for key in values for k, v in replaces.get(key, {}).items()}
+    return {**recipes[name], **replaced, **values}
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -73,3 +71,10 @@ class Section(BaseModel):
 
     word: ClassVar[str | None] = None
     """The setting that a single word for the whole section means: `student=vit_tiny`."""
+    replaces: ClassVar[Replaces] = {}
+    """What giving a setting makes of others that an earlier source, or a recipe, has set."""
+
+    def idle(self, whole: Any) -> Mapping[str, str]:
+        """Settings, with dots from the top, that change nothing in `whole` for a reason of this
+        section's that `vistill.config.uses.needs` cannot say, and the reason."""
+        return {}

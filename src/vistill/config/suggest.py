@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 SYNONYMS = {
     "learning_rate": "lr",
@@ -100,3 +101,12 @@ def nearest_setting(key: str, settings: Collection[str]) -> str | None:
 
 def _alike(a: str, b: str) -> float:
     return SequenceMatcher(None, a, b).ratio()
+
+
+def shown(value: Any) -> str:
+    """A value as it would be written."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

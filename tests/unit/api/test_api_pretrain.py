@@ -202,14 +202,13 @@ def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_usual_subfolders_are_used(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert _parts(folder, None) == (folder, None)
+    assert _parts(folder) == (folder, None)
     (tmp_path / "train").mkdir()
-    assert _parts(folder, None) == (folder, None)
+    assert _parts(folder) == (folder, None)
     (tmp_path / "test").mkdir()
-    assert _parts(folder, None) == (f"{folder}/train", f"{folder}/test")
+    assert _parts(folder) == (f"{folder}/train", f"{folder}/test")
     (tmp_path / "val").mkdir()
-    assert _parts(folder, None) == (f"{folder}/train", f"{folder}/val")
-    assert _parts(folder, "other") == (folder, "other")
+    assert _parts(folder) == (f"{folder}/train", f"{folder}/val")
 
 
 def test_training_on_test_pictures_is_told(

@@ -42,11 +42,11 @@ def test_recipes_of_clips_bring_their_way_of_sampling():
 
 
 def test_detection_recipes():
-    base = config("detection.recipe=ava_base").detection
+    base = config("detection.recipe=ava_base", "protocols=[detection]").detection
     assert (base.base_lr, base.lr, base.global_batch_size, base.layer_decay) == (
         2.5e-4, None, 128, 0.75,
     )  # fmt: skip
-    assert config("detection.base_lr=1e-3").detection.lr is None
+    assert config("detection.base_lr=1e-3", "protocols=[detection]").detection.lr is None
     for name in DETECTION_RECIPES:
         made = DetectionConfig(recipe=name)
         assert DetectionConfig.model_validate(made.model_dump()) == made
@@ -59,8 +59,20 @@ def test_overrides_win_over_the_recipe():
 
 def test_base_lr_switches_the_absolute_rate_off():
     assert config("finetune.base_lr=1e-3").finetune.lr is None
-    both = config("finetune.base_lr=1e-3", "finetune.lr=1e-4").finetune
-    assert both.lr == 1e-4
+    with pytest.raises(UserError, match=r"base_lr=0.001 has no use beside finetune.lr=0\.0001"):
+        config("finetune.base_lr=1e-3", "finetune.lr=1e-4")
+
+
+def test_epochs_switch_the_least_number_of_steps_off():
+    for section, words in (
+        ("finetune", ["finetune.recipe=small"]),
+        ("linear", []),
+        ("detection", ["protocols=[detection]"]),
+    ):
+        assert getattr(config(*words), section).min_steps >= 400
+        assert getattr(config(f"{section}.epochs=1", *words), section).min_steps == 0
+        both = config(f"{section}.min_steps=7", f"{section}.epochs=1", *words)
+        assert getattr(both, section).min_steps == 7
 
 
 @pytest.mark.parametrize(
