@@ -61,8 +61,6 @@ def describe(run: "Prepared") -> list[str]:
     lines += [f"note     {idle}" for idle in idle_settings(config)]
     if train.strategy != "ddp" and run.world.size == 1:
         lines.append(f"note     train.strategy={train.strategy} has no use with one rank")
-    if train.knn_probe and len(run.held_out) and source.labels is None:
-        lines.append(f"note     the {source.media.noun}s have no labels, so there is no kNN probe")
     return lines
 
 

@@ -2,6 +2,7 @@
 with a reason; and somewhere outside the configuration it is read."""
 
 import ast
+import itertools
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def values(annotation: Any, default: Any) -> Iterator[Any]:
     elif origin is tuple:
         inner = [list(values(one, None)) for one in arguments if one is not Ellipsis]
         yield from zip(*inner, strict=False)
+        yield from itertools.islice(itertools.product(*inner), 30)
     elif annotation is bool:
         yield from (True, False)
     elif annotation is int:
