@@ -1,6 +1,6 @@
 """CPU time of reading clips against an earlier commit, clip by clip and in turns.
 
-    python benchmarks/reader_against.py --data CLIPS [--against 919c122] [--count 60] [--rounds 7]
+    python benchmarks/reader_against.py --data CLIPS [--against 919c122] [--count 60] [--rounds 30]
 
 Two processes hold the two versions of the package and are asked for the same frames of the same
 file one after the other. Of every clip each side's fastest round counts: on a busy machine the
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a folder or list of videos")
     parser.add_argument("--against", default="919c122", help="the earlier commit")
     parser.add_argument("--count", type=int, default=60, help="videos")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--stride", type=int, default=4)
     parser.add_argument("--sampling", nargs="+", default=["dense", "segments"])

@@ -77,8 +77,8 @@ class PrepareResult:
             lines.append(f"{self.doubles} of them repeat an earlier one (column 'hash')")
         if self.from_start:
             lines.append(
-                f"{self.from_start} of them can be read from their start only, which is slow where "
-                "they are long (column 'proof'); --transcode makes them quick"
+                f"{self.from_start} of them can only be read from the start, which is slow (column "
+                "'proof'); --transcode makes them quick"
             )
         if self.problems:
             lines.append(f"{len(self.problems)} have a problem, and training leaves them out:")

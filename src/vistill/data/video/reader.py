@@ -164,23 +164,31 @@ class VideoReader:
             BrokenVideo: more than half of the frames cannot be decoded.
         """
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
+        rows = {number: row for row, number in enumerate(wanted.tolist())}
+        blocks: list[UInt8[np.ndarray, "n h w 3"]] = []  # one, once a frame's size is known
+
+        def keep(number: int, frame: Any) -> bool:
+            pixels = self._rgb(frame)
+            if not blocks:
+                blocks.append(np.empty((len(wanted), *pixels.shape), np.uint8))
+            blocks[0][rows[number]] = pixels
+            return True
+
         try:
-            found = self._collect(wanted.tolist())
+            found = self._collect(list(rows), keep)
         except _OutOfOrder:
             self._prove()
-            found = self._collect(wanted[wanted < self.num_frames].tolist())
+            found = self._collect(wanted[wanted < self.num_frames].tolist(), keep)
         lost = len(wanted) - len(found)
         self.corrupt += lost
         if 2 * lost > len(wanted) or not found:
             raise BrokenVideo(f"{lost} of {len(wanted)} frames cannot be decoded")
-        known = np.array(sorted(found))
-        nearest = np.maximum(np.searchsorted(known, wanted, side="right") - 1, 0)
-        width, height = self._shape
-        frames = np.empty((len(places), height, width, 3), np.uint8)
-        for row, i in zip(frames, nearest[places], strict=True):
-            plane = found[known[i]].planes[0]
-            lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-            row[:] = lines[:height, : 3 * width].reshape(height, width, 3)
+        if lost:
+            known = np.array([rows[number] for number in sorted(found)])
+            places = known[np.maximum(np.searchsorted(known, places, side="right") - 1, 0)]
+        frames = blocks[0]
+        if lost or not np.array_equal(places, np.arange(len(frames))):
+            frames = frames[places]
         return torch.from_numpy(np.ascontiguousarray(self.upright(frames))).permute(3, 0, 1, 2)
 
     def frames(self) -> Iterator[tuple[int, Any]]:
@@ -290,17 +298,19 @@ class VideoReader:
     def _is_entry(self, key: int, decoded: dict[int, int]) -> bool:
         """Whether decoding from a key frame gives frames of the same digests."""
         run = [number for number in range(key, key + COMPARED) if number in decoded]
-        return self._from_key(key, run, _digest) == {number: decoded[number] for number in run}
+        return self._from_key(key, run, lambda _, frame: _digest(frame)) == {
+            number: decoded[number] for number in run
+        }
 
     # ---- frames
 
-    def _collect(self, wanted: list[int]) -> dict[int, Any]:
-        """Frames by number, as PyAV's in RGB and of one size."""
+    def _collect(self, wanted: list[int], keep: Callable[[int, Any], Any]) -> dict[int, Any]:
+        """What is kept of frames, by number."""
         found: dict[int, Any] = {}
         refused = len(self._file.refused)
         for run in self._runs(wanted):
             for key in self._ways_in(run[0]):
-                found |= self._from_key(key, run, self._rgb) or {}
+                found |= self._from_key(key, run, keep) or {}
                 run = [number for number in run if number not in found]
                 if not run:
                     break
@@ -329,7 +339,7 @@ class VideoReader:
         yield None
 
     def _from_key(
-        self, key: int | None, run: list[int], keep: Callable[[Any], Any]
+        self, key: int | None, run: list[int], keep: Callable[[int, Any], Any]
     ) -> dict[int, Any] | None:
         """What is kept of a run of frames, decoded from a key frame or the start; None: the way in
         does not lead to them."""
@@ -346,7 +356,7 @@ class VideoReader:
                         return None
                 last = number
                 if number in wanted:
-                    found[number] = keep(frame)
+                    found[number] = keep(number, frame)
                 if len(found) == len(wanted) or number > run[-1]:
                     return found
         except Elsewhere:
@@ -378,13 +388,16 @@ class VideoReader:
             self.read([0])
         return self._pose or _Pose(0, False)
 
-    def _rgb(self, frame: Any) -> Any:
+    def _rgb(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+        """A view of the pixels, as long as the frame is not converted again."""
         if self._pose is None:
             self._pose = _Pose.of(frame)
             self._shape = frame.width, frame.height
         self.corrupt += frame.is_corrupt
         width, height = self._shape  # of all frames, also where the stream changes its size
-        return self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
+        plane: Any = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        return lines[:height, : 3 * width].reshape(height, width, 3)
 
 
 def _spaced(keys: list[int]) -> list[int]:
