@@ -64,7 +64,12 @@ def test_timm_onnx_and_vistill_agree(kept: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
         np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4)
     scores = [
-        vistill.evaluate(folder, data=CELLS / "test", protocols=["test"], overrides=QUICK)
+        vistill.evaluate(
+            folder,
+            data=CELLS / "test",
+            protocols=["test"],
+            overrides={"workers": 0, "device": "cpu"},
+        )
         for folder in (kept, tmp_path / "timm", tmp_path / "torch")
     ]
     assert len({one.scores[0].top1 for one in scores}) == 1

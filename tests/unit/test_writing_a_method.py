@@ -129,9 +129,10 @@ def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
 
 
 def test_a_cnn_learns_by_the_second_method(source):
-    sizes = {f"student.{name}": None for name in ("embed_dim", "depth", "num_heads")}
-    changes = {"method.builder": "cosine_map.py:build", "student.model": "timm/resnet10t"}
-    result = pretrain("cnn", **sizes, **changes, **{"student.patch_size": 16, "train.epochs": 2})
+    sizes = ("patch_size", "embed_dim", "depth", "num_heads")
+    changes = {f"student.{name}": None for name in sizes} | {"student.model": "timm/resnet10t"}
+    changes |= {"method.builder": "cosine_map.py:build", "train.epochs": 2}
+    result = pretrain("cnn", **changes)
     assert {"loss/pooled", "loss/map"} <= set(result.terms)
     total = result.terms["loss/pooled"] + 0.5 * result.terms["loss/map"]
     assert result.terms["loss"] == pytest.approx(total, rel=1e-4)

@@ -6,7 +6,7 @@ For models that `VisionTransformer` cannot represent, and for the user's own mod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,13 +140,10 @@ class ModuleBackbone(Backbone):
         name = self._pool_norm
         return means if name is None else self.module.get_submodule(name)(means)
 
-    def pooled(self, images: Tensor, pool: Literal["avg", "cls"] = "avg") -> Tensor:
-        """One feature per image: the mean of the patch tokens, normed as it is, or the class token.
-
-        `[B, D]`.
-        """
-        pooled = super().pooled(images, pool)
-        return self.pool_norm(pooled) if pool == "avg" else pooled
+    def tokens_and_pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the mean of its patch tokens, normed as it is, in one pass."""
+        tokens, mean = super().tokens_and_pooled(images)
+        return tokens, self.pool_norm(mean)
 
     def _projects(self, qkv: str) -> bool:
         return isinstance(self._blocks[0].get_submodule(qkv), nn.Linear)

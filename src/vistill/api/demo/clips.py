@@ -21,8 +21,6 @@ _MASKED: dict[str, Any] = {
     "data.image_size": SIZE,
     "data.frames": FRAMES // 2,
     "data.stride": 2,
-    "data.crop_scale": [0.6, 1.0],
-    "data.crop_ratio": [0.9, 1.1],
     "data.flip": 0.0,
     "data.repeats": 4,
     "data.workers": 1,
