@@ -42,7 +42,7 @@ def names() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("golden_set", ["kdep", "fd", "amd"])
+@pytest.mark.parametrize("golden_set", ["tinymim", "kdep", "fd", "amd"])
 def test_every_case_is_named_by_a_test(golden_set):
     index = json.loads((FOLDER / golden_set / "index.json").read_text())
     used = re.compile("|".join(names()))
