@@ -21,7 +21,7 @@ FLOORS = [
     {"models", "heads", "views", "targets", "losses"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-EVERYWHERE = {"batch", "errors", "files", "locking", "stopping"}
+EVERYWHERE = {"batch", "errors", "files", "locking", "nearest", "stopping"}
 HEAVY = {"torchvision", "timm", "transformers", "open_clip"}
 
 

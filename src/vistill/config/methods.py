@@ -14,6 +14,7 @@ from pydantic import (
 
 from vistill.config.section import Section, Share, unique
 from vistill.config.uses import GIVEN, needs
+from vistill.nearest import near_divisors, near_multiples
 
 
 class DecoderConfig(Section):
@@ -29,9 +30,14 @@ class DecoderConfig(Section):
     @model_validator(mode="after")
     def _heads_and_positions_fit(self) -> Self:
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"cannot split embed_dim={self.embed_dim} into {self.num_heads} heads")
+            near = near_divisors(self.embed_dim, self.num_heads)
+            raise ValueError(
+                f"cannot split embed_dim={self.embed_dim} into {self.num_heads} heads; "
+                f"num_heads={near} would do"
+            )
         if self.embed_dim % 4:
-            raise ValueError(f"needs an embed_dim divisible by 4, not {self.embed_dim}")
+            near = near_multiples(self.embed_dim, 4)
+            raise ValueError(f"needs an embed_dim divisible by 4, not {self.embed_dim}: {near}")
         return self
 
 

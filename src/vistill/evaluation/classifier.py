@@ -21,6 +21,7 @@ from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.models.clip import CLIP_NORMALIZATION
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
+from vistill.nearest import near_divisors
 from vistill.views.noise import Stream, per_sample_uniform
 
 _EPS = 1e-6
@@ -175,9 +176,10 @@ def build_classifier(
     if options.num_heads is not None:
         unify_heads = _ability(backbone, "unify_heads", "finetune.num_heads")
         if backbone.width % options.num_heads:
+            near = near_divisors(backbone.width, options.num_heads)
             raise UserError(
                 f"finetune.num_heads={options.num_heads} does not divide the backbone's width "
-                f"of {backbone.width}"
+                f"of {backbone.width}; {near} would do"
             )
         try:
             unify_heads(options.num_heads)

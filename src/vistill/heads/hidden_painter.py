@@ -13,6 +13,7 @@ from vistill.losses.distances import mse
 from vistill.losses.reconstruction import normalize_cubes, normalize_patches
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer
+from vistill.nearest import no_split
 from vistill.views.masking import NestedMask, gather_tokens
 from vistill.views.patches import channels_last, patchify
 
@@ -69,7 +70,7 @@ class HiddenPainter(nn.Module):
         width = chosen["embed_dim"]
         heads = chosen.get("num_heads", max(1, width // 64))
         if width % heads:
-            raise UserError(f"a decoder of width {width} cannot be split into {heads} heads")
+            raise UserError(f"of the decoder, {no_split(width, heads)}")
         self.decoder = HiddenDecoder(
             student.width,
             chosen["depth"],

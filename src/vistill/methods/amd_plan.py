@@ -18,6 +18,7 @@ from vistill.methods.side import Side
 from vistill.methods.videomae import check_sight
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
+from vistill.nearest import near_divisors, same_depth
 from vistill.views.masking import NestedMask, Sight, clip_sight, picture_sight
 
 Pairs = Sequence[tuple[int, int]]
@@ -81,8 +82,12 @@ def _choose_pairs(
     for ours, theirs in pairs:
         for side, block, model in (("student", ours, student), ("teacher", theirs, teacher)):
             if not 1 <= block <= model.depth:
+                near = [
+                    [same_depth(a, student.depth), same_depth(b, teacher.depth)] for a, b in pairs
+                ]
                 raise UserError(
-                    f"{setting}: there is no block {block}, as the {side} has {model.depth}"
+                    f"{setting}: there is no block {block}, as the {side} has {model.depth}; as "
+                    f"deep in these two are {setting}={str(near).replace(' ', '')}"
                 )
     for (ours, theirs), (our_next, their_next) in itertools.pairwise(pairs):
         if ours == our_next:
@@ -180,7 +185,7 @@ def generator(
     if teacher.width % heads:
         raise UserError(
             f"the teacher's width {teacher.width} cannot be split into {heads} heads of a "
-            "generator; set method.generation.num_heads"
+            f"generator; method.generation.num_heads={near_divisors(teacher.width, heads)} would do"
         )
     return FeatureGenerator(
         options.depth,

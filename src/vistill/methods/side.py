@@ -2,6 +2,7 @@
 own, signals by name."""
 
 from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.taps import Visible
+from vistill.nearest import near_divisors, same_depth
 from vistill.views.noise import per_sample_uniform
 
 
@@ -67,8 +69,10 @@ class Side:
             offered = ", ".join(sorted(model.taps))
             raise UserError(f"the {self.name} has no {kind!r} tap; it offers {offered}")
         if block is not None and block > model.depth:
+            near = same_depth(block, model.depth)
             raise UserError(
-                f"{self.name}.block={block}, but the {self.name} has {model.depth} blocks"
+                f"{self.name}.block={block}, but the {self.name} has {model.depth} blocks; as deep "
+                f"in it is {self.name}.block={near}"
             )
         return Tap(kind, block or model.depth)
 
@@ -106,13 +110,13 @@ def same_tokens(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
 
 
 def heads_fit(num_heads: int, **widths: int) -> None:
-    """Raise a UserError unless `num_heads` divides the width of every side; name those that do."""
+    """Raise a UserError unless `num_heads` divides the width of every side; name what would."""
     for side, width in widths.items():
         if width % num_heads:
-            fitting = [n for n in range(1, 65) if not any(w % n for w in widths.values())]
+            common = gcd(*widths.values())
             raise UserError(
                 f"the {side}'s width {width} cannot be split into {num_heads} relation heads; "
-                f"set method.relation.heads to one of {', '.join(map(str, fitting))}"
+                f"method.relation.heads={near_divisors(common, num_heads)} would do for both sides"
             )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vistill.models.backbone import TapKind
 from vistill.models.relative_bias import RelativePositionBias
+from vistill.nearest import no_split
 from vistill.views.masking import gather_tokens
 from vistill.views.patches import patchify
 
@@ -76,7 +77,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qkv_bias: QKVBias = "all") -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"a width of {dim} cannot be split into {num_heads} heads")
+            raise ValueError(no_split(dim, num_heads))
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias == "all")
         self.q_bias: nn.Parameter | None = None

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal
 from vistill.models.taps import Draws, Images, Taps, Visible
+from vistill.nearest import near_multiples
 
 _NEAR_IDENTITY = 1e-5
 NO_DECAY = ("cpb_mlp", "logit_scale", "relative_position_bias_table")
@@ -69,10 +70,11 @@ class SwinBackbone(Backbone):
         height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         pitch = patch_size * 2 ** (len(depths) - 1)
         if height % pitch or width % pitch or min(height, width) < 2 * pitch:
-            shown = height if height == width else f"{height} x {width}"
+            side = next(s for s in (height, width) if s % pitch or s < 2 * pitch)
+            near = 2 * pitch if side < 2 * pitch else near_multiples(side, pitch)
             raise ValueError(
                 f"a Swin of {len(depths)} stages needs a multiple of {pitch} pixels, at least "
-                f"{2 * pitch}, not {shown}"
+                f"{2 * pitch}, not {side}; {near} would do"
             )
         kind = SwinTransformer if version == 1 else SwinTransformerV2
         scaled: dict[str, Any] = {}

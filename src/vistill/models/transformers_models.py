@@ -27,6 +27,7 @@ from vistill.models.hub import quiet_hub
 from vistill.models.pooled import PooledBackbone
 from vistill.models.processors import ChannelOrder, Shown, shown_by_processor
 from vistill.models.videomae_files import vit_of_transformers
+from vistill.nearest import near_multiples
 from vistill.views.patches import pixel_patches
 
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -380,8 +381,12 @@ def _hooked(
 def _require_multiple(config: Any, size: tuple[int, int]) -> None:
     patch = getattr(config, "patch_size", 1)
     patch = _pair(patch) if isinstance(patch, int | list | tuple) else (1, 1)
-    if any(side % part for side, part in zip(size, patch, strict=True)):
-        raise UserError(f"{size[0]}x{size[1]} pixels are no multiple of its patches of {patch[0]}")
+    for side, part in zip(size, patch, strict=True):
+        if side % part:
+            raise UserError(
+                f"{side} pixels are no multiple of its patches of {part}; "
+                f"{near_multiples(side, part)} would do"
+            )
 
 
 def _pooled(module: Any, size: tuple[int, int], common: dict[str, Any]) -> PooledBackbone:

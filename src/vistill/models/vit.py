@@ -28,6 +28,7 @@ from vistill.models.positions import (
 )
 from vistill.models.relative_bias import RelativePositionBias
 from vistill.models.taps import Draws, Images, Shape, Taps, Visible
+from vistill.nearest import near_multiples, no_split
 from vistill.views.masking import bias_of_visible
 
 TAPS: frozenset[TapKind] = frozenset(
@@ -107,14 +108,7 @@ class VisionTransformer(Backbone):
         self.width, self.depth = embed_dim, depth
         self.patch_size, self.tubelet_size, self.num_frames = patch_size, tubelet_size, num_frames
         self.image_size = _square(image_size)
-        if any(side % patch_size for side in self.image_size):
-            raise ValueError(
-                f"image size {self.image_size} is not a multiple of the patch size {patch_size}"
-            )
-        if num_frames % (tubelet_size or 1):
-            raise ValueError(
-                f"{num_frames} frames are not a multiple of the tubelet size {tubelet_size}"
-            )
+        self._require_whole_tokens(self.image_size, num_frames)
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.position_rule = position_rule
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
@@ -244,10 +238,25 @@ class VisionTransformer(Backbone):
             raise ValueError(f"{len(per_block)} drop path rates for {self.depth} blocks")
         self.drop_path_rates = [float(rate) for rate in per_block]
 
+    def _require_whole_tokens(self, size: tuple[int, int], num_frames: int) -> None:
+        """Raise a ValueError if patches and tubelets do not fill a picture or clip of that size."""
+        patch, tubelet = self.patch_size, self.tubelet_size or 1
+        for side in size:
+            if side % patch:
+                raise ValueError(
+                    f"{side} pixels are no multiple of the patch size {patch}; "
+                    f"{near_multiples(side, patch)} would do"
+                )
+        if num_frames % tubelet:
+            raise ValueError(
+                f"{num_frames} frames are no multiple of the tubelet size {tubelet}; "
+                f"{near_multiples(num_frames, tubelet)} would do"
+            )
+
     def unify_heads(self, num_heads: int) -> None:
         """Split every block into `num_heads`; the weights stay as they are."""
         if self.width % num_heads:
-            raise ValueError(f"a width of {self.width} cannot be split into {num_heads} heads")
+            raise ValueError(no_split(self.width, num_heads))
         if self.relative_position is not None and (num_heads,) * self.depth != self.num_heads:
             raise ValueError("relative position tables have one column per head")
         for block in self._typed_blocks:
@@ -277,10 +286,7 @@ class VisionTransformer(Backbone):
         if self.tubelet_size is not None:
             self._resize_clip(new, num_frames or self.num_frames)
             return
-        if any(side % self.patch_size for side in new):
-            raise ValueError(
-                f"an image size of {new} is not a multiple of the patch size {self.patch_size}"
-            )
+        self._require_whole_tokens(new, 1)
         old_grid, self.image_size = self.grid, new
         if self.pos_embed is not None:
             with torch.no_grad():
@@ -301,11 +307,7 @@ class VisionTransformer(Backbone):
     def _resize_clip(self, size: tuple[int, int], num_frames: int) -> None:
         if self.position == "learned":
             raise ValueError("the learned positions of a clip cannot be resized")
-        if any(side % self.patch_size for side in size) or num_frames % (self.tubelet_size or 1):
-            raise ValueError(
-                f"{num_frames} frames of {size} pixels are no multiple of the patch size "
-                f"{self.patch_size} and the tubelet size {self.tubelet_size}"
-            )
+        self._require_whole_tokens(size, num_frames)
         device = self.patch_embed.proj.weight.device
         self.image_size, self.num_frames = size, num_frames
         table = self._position_table()

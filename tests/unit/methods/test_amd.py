@@ -229,7 +229,7 @@ def test_a_teacher_of_another_picture_size():
          "has 2 pairs, but there are only 1 projections"),
         ({}, {"generation": {"num_heads": 5}}, "width 32 cannot be split into 5 heads"),
         ({}, {"reconstruction": {"decoder": {"embed_dim": 10, "num_heads": 3}}},
-         "width 10 cannot be split into 3"),
+         "width of 10 cannot be split into 3"),
         ({}, {"direct": {"weight": 0}, "generation": {"weight": 0}, "reconstruction":
               {"weight": 0}}, "nothing is left to learn"),
     ],

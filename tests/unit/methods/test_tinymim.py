@@ -121,8 +121,14 @@ def test_student_jitter_is_for_training_only(batch):
 @pytest.mark.parametrize(
     ("build", "part"),
     [
-        (lambda: tinymim(vit(16), vit(24), block=3), "the teacher has 2 blocks"),
-        (lambda: tinymim(vit(16), vit(24), relation={"heads": 3}), "width 16 cannot be split"),
+        (
+            lambda: tinymim(vit(16), vit(24), block=3),
+            "as deep in it is teacher.block=1",
+        ),
+        (
+            lambda: tinymim(vit(16), vit(24), relation={"heads": 3}),
+            "heads=2 or 4 would do for",
+        ),
         (lambda: tinymim(vit(16, image_size=32), vit(24)), "17 tokens and the teacher 5"),
         (lambda: tinymim(vit(16, class_token=False), vit(24)), "with 0 class or register tokens"),
         (lambda: tinymim(vit(16), vit(24, class_token=False)), "or set student.class_token=false"),
