@@ -3,6 +3,7 @@
 import torch
 
 from vistill.api.custom import build_custom
+from vistill.api.memory import require_memory
 from vistill.config.schema import RunConfig
 from vistill.config.together import student_configs
 from vistill.errors import UserError
@@ -39,6 +40,7 @@ def build(
     # Teacher and aligners draw for themselves, so that no student's size moves them.
     for_teacher, for_aligners = (step_seed(config.seed, before, 0) for before in (-1, -2))
     side, frames, sizes = config.data.image_size, config.data.frames, config.student
+    require_memory(config)
     if student is None:
         student = create_backbone(
             sizes.model,

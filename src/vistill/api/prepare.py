@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 INDEX = "index.parquet"
 _MARKER = "prepare.json"
 _CODECS = ("h264", "hevc", "vp9")
+_BOUNDS = {
+    "short_side": (16, 16384),
+    "gop": (1, 10000),
+    "quality": (0, 63),
+    "shards": (1, 1_000_000),
+    "workers": (0, 512),
+}
 _SHOWN = 10
 _LONG = 250
 """Frames above which a video that is read from its start only is worth a word."""
@@ -255,11 +262,13 @@ def _check(given: dict[str, Any], transcode: bool, workers: int | None) -> None:
     if given and not transcode:
         name = next(iter(given)).replace("_", "-")
         raise UserError(f"--{name} is about re-encoding: add --transcode")
-    least = {"short_side": 16, "gop": 1, "quality": 0, "shards": 1, "workers": 0}
     for name, value in {**given, "workers": workers}.items():
-        if name in least and value is not None and value < least[name]:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} must be {least[name]} or more, not {value}")
+        if name in _BOUNDS and value is not None:
+            least, most = _BOUNDS[name]
+            if not least <= value <= most:
+                raise UserError(
+                    f"--{name.replace('_', '-')} must be {least} to {most}, not {value}"
+                )
     codec = given.get("codec", _CODECS[0])
     if codec not in _CODECS:
         near = did_you_mean(codec, _CODECS)

@@ -4,14 +4,21 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
-from vistill.config.section import Rate, Replaces, Section, Share, over_recipe
+from vistill.config.section import (
+    Count,
+    Number,
+    Pixels,
+    Positive,
+    Rate,
+    Replaces,
+    Section,
+    Share,
+    Steps,
+    over_recipe,
+)
 from vistill.config.uses import GIVEN, needs
 
 
@@ -56,7 +63,7 @@ class DetectionConfig(Section):
     videos: str = Field(default="videos")
     """Folder of the video files, or folders of frames, which are named like the videos of the
     lists."""
-    fps: PositiveFloat = Field(default=30.0)
+    fps: Positive = Field(default=30.0)
     """Frames per second in folders of frames (AVA's usual extraction: 30)."""
     train: str = Field(default="train.csv")
     """Rows `video,seconds,x0,y0,x1,y1,action,person`, coordinates as shares of width and height."""
@@ -70,34 +77,34 @@ class DetectionConfig(Section):
     that occur."""
     excluded: str | None = Field(default=None)
     """Key frames that tests leave out: rows `video,seconds`."""
-    start_seconds: float = Field(default=0.0)
+    start_seconds: Number = Field(default=0.0)
     """Time in the lists at which the video files begin: 900 for AVA cut to the annotated part."""
     least_score: Share = Field(default=0.8, json_schema_extra=needs(detections=GIVEN))
     """Detected people below this score are left out."""
-    short_side: PositiveInt | None = Field(default=None)
+    short_side: Pixels | None = Field(default=None)
     """Shorter side of the frames in pixels; default: 8/7 of the backbone's (256 for 224)."""
-    epochs: PositiveInt = Field(default=30)
+    epochs: Count = Field(default=30)
     """Passes over the key frames."""
-    min_steps: NonNegativeInt = Field(default=400)
+    min_steps: Steps = Field(default=400)
     """Optimiser steps at least: more epochs are run on few key frames. Giving `epochs` switches it
     off."""
-    global_batch_size: PositiveInt = Field(default=16)
+    global_batch_size: Count = Field(default=16)
     """Key frames per optimiser step, at most the size of the training set."""
-    micro_batch_size: PositiveInt | None = Field(default=None)
+    micro_batch_size: Count | None = Field(default=None)
     """Key frames per forward pass; default: the global batch."""
-    base_lr: PositiveFloat = Field(default=5e-4, json_schema_extra=needs(lr=None))
+    base_lr: Positive = Field(default=5e-4, json_schema_extra=needs(lr=None))
     """Learning rate for a batch of 256, scaled linearly."""
-    lr: PositiveFloat | None = Field(default=5e-4)
+    lr: Positive | None = Field(default=5e-4)
     """Absolute peak learning rate, whatever the batch; giving `base_lr` switches it off."""
-    min_lr: NonNegativeFloat = Field(default=1e-6)
+    min_lr: Number = Field(default=1e-6)
     """Learning rate at the end of the cosine."""
-    warmup_epochs: NonNegativeFloat = Field(default=5.0)
+    warmup_epochs: Number = Field(default=5.0)
     """Epochs of linear warm-up; at most a quarter of the run."""
-    weight_decay: NonNegativeFloat = Field(default=0.05)
+    weight_decay: Number = Field(default=0.05)
     """For matrices; biases and 1-D parameters never decay."""
     layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)
     """Factor on the learning rate per layer below the head."""
-    clip_norm: PositiveFloat | None = Field(default=None)
+    clip_norm: Positive | None = Field(default=None)
     """Clip the global gradient norm at this value; default: no clipping."""
     drop_path: Rate = Field(default=0.2)
     """Stochastic depth of the last block, rising linearly from 0 in the first."""

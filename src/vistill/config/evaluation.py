@@ -6,10 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     field_validator,
     model_validator,
 )
@@ -17,12 +13,21 @@ from pydantic import (
 from vistill.config.clip_recipes import CLIP_RECIPES, Sampling
 from vistill.config.detection import DetectionConfig
 from vistill.config.section import (
+    Count,
+    Frames,
+    Number,
     PartRange,
+    Pixels,
+    Positive,
     Rate,
     Replaces,
     Section,
+    Seed,
     Share,
+    Steps,
     ValueRange,
+    Width,
+    Workers,
     over_recipe,
     unique,
 )
@@ -132,28 +137,28 @@ Budget = Annotated[float | str, AfterValidator(check_budget)]
 class KNNConfig(Section):
     """Weighted nearest neighbours (Wu et al., arXiv 1805.01978; as in DINO)."""
 
-    k: PositiveInt = Field(default=20)
+    k: Count = Field(default=20)
     """Neighbours that vote; fewer where there are fewer labelled pictures."""
-    temperature: PositiveFloat = Field(default=0.07)
+    temperature: Positive = Field(default=0.07)
     """A neighbour of cosine similarity s votes with weight exp(s / temperature)."""
 
 
 class LinearProbeConfig(Section):
     """MAE's linear probe on features that are extracted once."""
 
-    epochs: PositiveInt = Field(default=90)
+    epochs: Count = Field(default=90)
     """Passes over the features."""
-    min_steps: NonNegativeInt = Field(default=1000)
+    min_steps: Steps = Field(default=1000)
     """Optimiser steps at least: more epochs are run where the training set is small. Giving
     `epochs` switches it off."""
-    batch_size: PositiveInt = Field(default=16384)
+    batch_size: Count = Field(default=16384)
     """Features per step, at most the size of the training set."""
-    base_lrs: tuple[PositiveFloat, ...] = Field(default=(0.1, 1.0, 10.0, 100.0), min_length=1)
+    base_lrs: tuple[Positive, ...] = Field(default=(0.1, 1.0, 10.0, 100.0), min_length=1)
     """Learning rates for a batch of up to 256, scaled linearly above; among several the best on a
     split of the training set is taken. Published: 0.1 alone, for 1.28 million pictures."""
-    warmup_epochs: NonNegativeFloat = Field(default=10.0)
+    warmup_epochs: Number = Field(default=10.0)
     """Epochs of linear warm-up from zero; at most a ninth of the run, the published share."""
-    weight_decay: NonNegativeFloat = Field(default=0.0)
+    weight_decay: Number = Field(default=0.0)
     """LARS adds it to the gradient of the weight matrix."""
 
     @model_validator(mode="before")
@@ -191,61 +196,57 @@ class FineTuneConfig(Section):
     """Of SGD."""
     schedule: Literal["cosine", "step"] = Field(default="cosine")
     """After the warm-up: a cosine, or `lr * gamma^floor(epoch / step_epochs)`."""
-    step_epochs: PositiveInt | None = Field(default=None, json_schema_extra=needs(schedule="step"))
+    step_epochs: Count | None = Field(default=None, json_schema_extra=needs(schedule="step"))
     """Epochs between the drops of the step schedule; default: a third of the run."""
-    gamma: PositiveFloat = Field(default=0.1, json_schema_extra=needs(schedule="step"))
+    gamma: Positive = Field(default=0.1, json_schema_extra=needs(schedule="step"))
     """Factor of each drop."""
-    lrs: Annotated[tuple[PositiveFloat, ...], AfterValidator(unique)] = Field(default=())
+    lrs: Annotated[tuple[Positive, ...], AfterValidator(unique)] = Field(default=())
     """Peak learning rates to choose among, instead of `lr`. Each is tried on a part of the training
     pictures and judged by the rest; the best is trained again on all of them."""
-    weight_decays: Annotated[tuple[NonNegativeFloat, ...], AfterValidator(unique)] = Field(
-        default=()
-    )
+    weight_decays: Annotated[tuple[Number, ...], AfterValidator(unique)] = Field(default=())
     """Weight decays to choose among in the same way, each with each learning rate."""
     validation_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of the chosen training pictures that judges learning rates and weight decays."""
-    test_every: PositiveInt | None = Field(default=None)
+    test_every: Count | None = Field(default=None)
     """Also test every so many epochs and report the best, which is chosen on test pictures, as
     KDEP's authors do; default: test the last weights only."""
-    epochs: PositiveInt = Field(default=50)
+    epochs: Count = Field(default=50)
     """Passes over the labelled pictures."""
-    min_steps: NonNegativeInt = Field(default=400)
+    min_steps: Steps = Field(default=400)
     """Optimiser steps at least: more epochs are run on small label budgets. Giving `epochs`
     switches it off."""
-    global_batch_size: PositiveInt = Field(default=64)
+    global_batch_size: Count = Field(default=64)
     """Pictures per optimiser step, at most the size of the training set."""
-    micro_batch_size: PositiveInt | None = Field(default=None)
+    micro_batch_size: Count | None = Field(default=None)
     """Pictures per forward pass; default: the global batch, of clips 16 views."""
-    repeats: PositiveInt = Field(default=1)
+    repeats: Frames = Field(default=1)
     """Views of every clip in a step, which is decoded once; they do not count in the batch."""
-    base_lr: PositiveFloat = Field(default=2e-3, json_schema_extra=needs(lr=None, lrs=None))
+    base_lr: Positive = Field(default=2e-3, json_schema_extra=needs(lr=None, lrs=None))
     """Learning rate for a batch of 256, scaled linearly."""
-    lr: PositiveFloat | None = Field(default=1e-3, json_schema_extra=needs(lrs=None))
+    lr: Positive | None = Field(default=1e-3, json_schema_extra=needs(lrs=None))
     """Absolute peak learning rate, whatever the batch; giving `base_lr` switches it off."""
-    min_lr: NonNegativeFloat = Field(default=1e-6, json_schema_extra=needs(schedule="cosine"))
+    min_lr: Number = Field(default=1e-6, json_schema_extra=needs(schedule="cosine"))
     """Learning rate at the end of the cosine."""
-    warmup_epochs: NonNegativeFloat = Field(default=5.0)
+    warmup_epochs: Number = Field(default=5.0)
     """Epochs of linear warm-up; at most a fifth of the run."""
-    warmup_lr: NonNegativeFloat = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
+    warmup_lr: Number = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Learning rate at the start of the warm-up."""
-    weight_decay: NonNegativeFloat = Field(
-        default=0.05, json_schema_extra=needs(weight_decays=None)
-    )
+    weight_decay: Number = Field(default=0.05, json_schema_extra=needs(weight_decays=None))
     """For matrices; biases, 1-D parameters, class token and position table never decay."""
     decay_biases: bool = Field(default=False)
     """Decay them as well."""
     layer_decay: float = Field(default=0.75, gt=0.0, le=1.0)
     """Factor on the learning rate per layer below the head."""
-    clip_norm: PositiveFloat | None = Field(default=None)
+    clip_norm: Positive | None = Field(default=None)
     """Clip the global gradient norm at this value; default: no clipping."""
     drop_path: Rate | None = Field(default=None)
     """Stochastic depth of the last block, rising linearly from 0 in the first; default: 0.1 where
     the backbone has stochastic depth."""
     head_dropout: Rate = Field(default=0.0)
     """Dropout of the feature in front of the head."""
-    mixup: float = Field(default=0.0, ge=0.0, le=2.0)
+    mixup: Number = Field(default=0.0, le=2.0)
     """Parameter of mixup's Beta distribution (0: off)."""
-    cutmix: float = Field(default=0.0, ge=0.0, le=2.0)
+    cutmix: Number = Field(default=0.0, le=2.0)
     """Parameter of CutMix's Beta distribution (0: off)."""
     mix_probability: Share = Field(default=1.0)
     """Share of the batches that are mixed."""
@@ -276,7 +277,7 @@ class FineTuneConfig(Section):
     reset_last_block: Literal["keep", "zero_residual"] = Field(default="keep")
     """`zero_residual` sets the last block's output projections to zero. TinyMIM does not train
     them, so that they arrive with their initial values."""
-    num_heads: PositiveInt | None = Field(default=None)
+    num_heads: Width | None = Field(default=None)
     """Split every block into this many heads; default: as the backbone has them."""
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
     """Autocast type of the training steps."""
@@ -307,34 +308,34 @@ class SamplesConfig(Section):
 
     root: str | None = Field(default=None)
     """Folder at which relative paths of lists start; default: each list's own."""
-    image_size: PositiveInt | None = Field(default=None)
+    image_size: Pixels | None = Field(default=None)
     """Side of the square input; default: the backbone's own."""
     value_range: ValueRange | None = Field(default=None)
     """Of pictures with more than 8 bits: the numbers that become black and white; default: as the
     run was trained with, else 0 and 65535, of floats 0 and 1."""
     allow_truncated: bool = Field(default=False)
     """Use JPEGs of which nothing but the end marker is missing; they are left out otherwise."""
-    batch_size: PositiveInt | None = Field(default=None)
+    batch_size: Count | None = Field(default=None)
     """Pictures or clips per forward pass where nothing is trained; default: 64 pictures, 8 clips.
     """
-    workers: int | None = Field(default=None, ge=0)
+    workers: Workers | None = Field(default=None)
     """Loader processes (0: none); default: up to 8, by the number of cores."""
-    timeout: PositiveFloat = Field(default=300.0)
+    timeout: Positive = Field(default=300.0)
     """Seconds that reading one picture or clip may take before the evaluation stops."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
     """Where to compute; `auto` takes CUDA where there is one."""
-    frames: PositiveInt | None = Field(default=None)
+    frames: Frames | None = Field(default=None)
     """Frames per clip; default: the backbone's own."""
-    stride: PositiveInt | None = Field(default=None)
+    stride: Frames | None = Field(default=None)
     """Frames of the video per frame of a clip; default: as published with `finetune.recipe`, else
     as the run was trained with, else 4."""
     sampling: Sampling | None = Field(default=None)
     """Which frames make a training clip: `dense` and `stretched` take a stretch of the video,
     `segments` and `sparse` go through all of it; default: as for `stride`, else `stretched`."""
-    clips: PositiveInt | None = Field(default=None)
+    clips: Frames | None = Field(default=None)
     """Clips of every test video after fine-tuning; default: 5, or 2 where clips go through all of
     the video."""
-    crops: PositiveInt | None = Field(default=None)
+    crops: Frames | None = Field(default=None)
     """Crops of every test clip after fine-tuning, along the longer side; default: 3."""
 
 
@@ -359,7 +360,7 @@ class EvaluateConfig(SamplesConfig):
     """Labelled pictures to test on; default: a stratified part of `train`."""
     test_share: Share = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of `train` that is tested on where there is no `test`."""
-    train_first: PositiveInt | None = Field(default=None)
+    train_first: Count | None = Field(default=None)
     """Where there is no `test`: learn from the first so many pictures of every class and test on
     the others, instead of `test_share` (Caltech-256: 60)."""
     protocols: Annotated[tuple[Protocol, ...], AfterValidator(unique)] = Field(
@@ -370,9 +371,7 @@ class EvaluateConfig(SamplesConfig):
         default=(1.0,), min_length=1
     )
     """Shares of the training labels (0.01, 0.1, 1.0), or `N/class`."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(unique)] = Field(
-        default=(0,), min_length=1
-    )
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(unique)] = Field(default=(0,), min_length=1)
     """One result per seed: it draws the labels, the head and the order of the pictures."""
     pool: Pool = Field(default="avg")
     """Feature of a picture: mean of the patch tokens or the class token."""

@@ -6,13 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
-from vistill.config.section import Section, Share, unique
+from vistill.config.section import Blocks, Number, Positive, Section, Seed, Share, Width, unique
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -20,11 +17,11 @@ from vistill.nearest import near_divisors, near_multiples
 class DecoderConfig(Section):
     """The light transformer that paints masked patches (MAE, section 3)."""
 
-    embed_dim: PositiveInt = Field(default=512)
+    embed_dim: Width = Field(default=512)
     """Token width."""
-    depth: PositiveInt = Field(default=8)
+    depth: Blocks = Field(default=8)
     """Number of blocks."""
-    num_heads: PositiveInt = Field(default=16)
+    num_heads: Width = Field(default=16)
     """Attention heads of every block."""
 
     @model_validator(mode="after")
@@ -61,7 +58,7 @@ class RelationConfig(Section):
     """Relations X·Yᵀ whose losses are added."""
     softmax: bool = Field(default=True)
     """KL between softmaxed relations; without it smooth L1 (β=2) between scaled products."""
-    heads: PositiveInt | None = Field(default=None)
+    heads: Width | None = Field(default=None)
     """Heads into which both sides are split; must divide both widths. Default: the heads of the
     teacher's own block."""
 
@@ -92,7 +89,7 @@ class ClassTokenConfig(Section):
 class AuxMIMConfig(Section):
     """Reconstruction beside distillation (TinyMIM, section 3.2)."""
 
-    weight: float = Field(default=0.0, ge=0.0)
+    weight: Number = Field(default=0.0)
     """Weight of the MAE loss; above zero the student's input is masked."""
     norm_pixels: bool = Field(default=True, json_schema_extra=needs(weight=GIVEN))
     """Normalise every target patch by its own mean and variance."""
@@ -123,9 +120,9 @@ class TinyMIMConfig(Section):
     aux_mim: AuxMIMConfig = Field(
         default_factory=AuxMIMConfig, json_schema_extra=needs(input="masked")
     )
-    student_color_jitter: (
-        Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None
-    ) = Field(default=(0.4, 0.4, 0.4))
+    student_color_jitter: Annotated[tuple[Positive, Positive, Positive], "bcs"] | None = Field(
+        default=(0.4, 0.4, 0.4)
+    )
     """Brightness, contrast, saturation jitter of the student's picture only; null: off."""
 
     @model_validator(mode="after")
@@ -164,11 +161,9 @@ class FeatureDistillationConfig(Section):
         default="smooth_l1", json_schema_extra=needs(target=_FEATURES)
     )
     """Distance to the target; class scores are always compared by KL."""
-    beta: PositiveFloat = Field(
-        default=2.0, json_schema_extra=needs(target=_FEATURES, loss="smooth_l1")
-    )
+    beta: Positive = Field(default=2.0, json_schema_extra=needs(target=_FEATURES, loss="smooth_l1"))
     """Where smooth L1 turns from square to line."""
-    temperature: PositiveFloat = Field(default=1.0, json_schema_extra=needs(target="logits"))
+    temperature: Positive = Field(default=1.0, json_schema_extra=needs(target="logits"))
     """Of both sides' class scores."""
     projector: Literal["linear", "mlp", "identity"] = Field(default="linear")
     """From the student's width to the teacher's; it is not exported."""
@@ -195,24 +190,20 @@ class KDEPConfig(Section):
     transform: Literal["pts", "sn", "sm_rank", "sm_linear", "none"] | None = Field(default=None)
     """Of the aligned target: power temperature scaling, scale normalisation, std matching (both
     kinds) or none; default: `pts`, with `conv1x1` none."""
-    temperature: PositiveFloat = Field(
-        default=0.1, json_schema_extra=needs(transform=("pts", None))
-    )
+    temperature: Positive = Field(default=0.1, json_schema_extra=needs(transform=("pts", None)))
     """T of power temperature scaling; the paper also uses 0.03 with n=3, and 0.2 with n=2."""
-    n: PositiveFloat = Field(default=3.0, json_schema_extra=needs(transform=("pts", None)))
+    n: Positive = Field(default=3.0, json_schema_extra=needs(transform=("pts", None)))
     """Root of power temperature scaling."""
-    target_std: PositiveFloat = Field(default=1.3975, json_schema_extra=needs(transform="sn"))
+    target_std: Positive = Field(default=1.3975, json_schema_extra=needs(transform="sn"))
     """Channel std after scale normalisation (published: 500 / sqrt(127999))."""
-    std_ratio: PositiveFloat | None = Field(
-        default=None, json_schema_extra=needs(transform="sm_linear")
-    )
+    std_ratio: Positive | None = Field(default=None, json_schema_extra=needs(transform="sm_linear"))
     """Largest over smallest channel std after linear std matching (published: 2.98); default: that
     of the teacher's own channels."""
     interpolation: Literal["nearest", "linear"] = Field(
         default="nearest", json_schema_extra=needs(align="interpolate")
     )
     """How `interpolate` resizes the channels."""
-    channel_seed: int = Field(default=0, ge=0)
+    channel_seed: Seed = Field(default=0)
     """Which channels `channel_random` draws, or `columns=random`."""
     wider: Literal["refuse", "pad", "interpolate"] = Field(
         default="refuse", json_schema_extra=needs(align=("svd", "channel_var", "channel_random"))
@@ -226,20 +217,18 @@ class KDEPConfig(Section):
         "mse", "normalized", "exponential", "softmax", "sign_aligned", "angle", "relational"
     ] = Field(default="mse")
     """Distance between feature and target; the published one is the mean squared error."""
-    weight: NonNegativeFloat = Field(default=3.0)
+    weight: Number = Field(default=3.0)
     """Factor of the loss; published: 3 for the Microsoft-Vision teacher, 20 for ImageNet's; 0
     leaves the feature out."""
     stages: tuple[tuple[str, str], ...] = Field(default=())
     """Pairs of layers, the student's and the teacher's, that are matched as well, such as
     `[[layer3, layer3]]`: their means over space, each pair by a fixed map of its own."""
-    stage_weight: PositiveFloat = Field(default=3.0, json_schema_extra=needs(stages=GIVEN))
+    stage_weight: Positive = Field(default=3.0, json_schema_extra=needs(stages=GIVEN))
     """Factor of the loss of each pair."""
-    logits_weight: NonNegativeFloat = Field(default=0.0)
+    logits_weight: Number = Field(default=0.0)
     """Factor of the KL between class scores, for a teacher with its classifier; the student gets
     one that is thrown away."""
-    logits_temperature: PositiveFloat = Field(
-        default=4.0, json_schema_extra=needs(logits_weight=GIVEN)
-    )
+    logits_temperature: Positive = Field(default=4.0, json_schema_extra=needs(logits_weight=GIVEN))
     """Of both sides' class scores."""
     logits_entropy: Share | None = Field(default=None, json_schema_extra=needs(logits_weight=GIVEN))
     """Compare the scores of those pictures only where the teacher's entropy is at most this share
@@ -248,11 +237,11 @@ class KDEPConfig(Section):
         default="train", json_schema_extra=needs(align=("svd", "channel_var"))
     )
     """Pictures of the pass that fits the SVD: as in training, or as in tests."""
-    color_jitter: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], "bcs"] | None = (
-        Field(default=(0.1, 0.1, 0.1))
+    color_jitter: Annotated[tuple[Positive, Positive, Positive], "bcs"] | None = Field(
+        default=(0.1, 0.1, 0.1)
     )
     """Brightness, contrast and saturation jitter of the picture that both sides see; null: off."""
-    lighting_std: float = Field(default=0.05, ge=0.0)
+    lighting_std: Number = Field(default=0.05)
     """Std of the colour noise along ImageNet's principal directions."""
 
     @model_validator(mode="after")
@@ -289,11 +278,11 @@ class KDEPConfig(Section):
 class HiddenDecoderConfig(Section):
     """The light transformer that paints hidden tokens (VideoMAE, section 3)."""
 
-    embed_dim: PositiveInt | None = Field(default=None)
+    embed_dim: Width | None = Field(default=None)
     """Token width; default: half the student's for clips, MAE's 512 for pictures."""
-    depth: PositiveInt | None = Field(default=None)
+    depth: Blocks | None = Field(default=None)
     """Number of blocks; default: 4 for clips, 8 for pictures."""
-    num_heads: PositiveInt | None = Field(default=None)
+    num_heads: Width | None = Field(default=None)
     """Attention heads of every block; default: 64 channels a head for clips, 16 for pictures."""
 
 
@@ -311,7 +300,7 @@ class VideoMAEConfig(Section):
 
 
 BlockPairs = Annotated[
-    tuple[Annotated[tuple[PositiveInt, PositiveInt], "student, teacher"], ...],
+    tuple[Annotated[tuple[Blocks, Blocks], "student, teacher"], ...],
     Field(min_length=1),
 ]
 AlignmentLoss = Literal["l2", "l1", "smooth_l1"]
@@ -325,7 +314,7 @@ class DirectConfig(Section):
     sides."""
     loss: AlignmentLoss = Field(default="l2", json_schema_extra=needs(weight=GIVEN))
     """Mean squared error, mean absolute error, or smooth L1 (β=1)."""
-    weight: float = Field(default=1.0, ge=0.0)
+    weight: Number = Field(default=1.0)
     """In the total; 0: off."""
 
 
@@ -336,15 +325,15 @@ class GenerationConfig(Section):
     """As `direct.pairs`; default: those."""
     loss: AlignmentLoss = Field(default="l2", json_schema_extra=needs(weight=GIVEN))
     """Mean squared error, mean absolute error, or smooth L1 (β=1)."""
-    weight: float = Field(default=1.0, ge=0.0)
+    weight: Number = Field(default=1.0)
     """In the total; 0: off, as where the teacher sees no more than the student."""
     input: Literal["serial", "parallel"] = Field(
         default="serial", json_schema_extra=needs(weight=GIVEN)
     )
     """The features projected for the direct loss, pair by pair, or a projection of its own."""
-    depth: PositiveInt = Field(default=2, json_schema_extra=needs(weight=GIVEN))
+    depth: Blocks = Field(default=2, json_schema_extra=needs(weight=GIVEN))
     """Blocks of a generator, at the teacher's width."""
-    num_heads: PositiveInt | None = Field(default=None, json_schema_extra=needs(weight=GIVEN))
+    num_heads: Width | None = Field(default=None, json_schema_extra=needs(weight=GIVEN))
     """Attention heads of every block; default: 64 channels a head."""
     final_norm: bool = Field(default=False, json_schema_extra=needs(weight=GIVEN))
     """A layer norm behind the last block."""
@@ -357,7 +346,7 @@ class GenerationConfig(Section):
 class ReconstructionConfig(Section):
     """The pixel loss of the masked autoencoder."""
 
-    weight: float = Field(default=1.0, ge=0.0)
+    weight: Number = Field(default=1.0)
     """In the total; 0: pure distillation without a decoder."""
     norm_pixels: bool = Field(default=True, json_schema_extra=needs(weight=GIVEN))
     """Normalise every target by its own mean and variance."""

@@ -1,7 +1,8 @@
 """Turns pydantic errors into sentences that name the setting, its value and the way out."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +24,9 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+
+
+_CLOSENESS = ({*_BOUNDS, "value_error", "finite_number"}, {"literal_error"})
 
 
 def sections(annotation: Any) -> dict[str | None, type[BaseModel]]:
@@ -48,17 +52,40 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> list[tuple[str, 
     found = []
     problems = error.errors()
     places = [problem["loc"] for problem in problems]
+    either: dict[str, list[ErrorDetails]] = {}
     for problem in problems:
         place = problem["loc"]
         if problem["type"] == "too_short" and any(
             len(p) > len(place) and p[: len(place)] == place for p in places
         ):
             continue  # pydantic also calls a list too short whose items are wrong
-        key, chosen = _dotted(problem["loc"], schema)
+        whole, key, chosen = _dotted(place, schema)
+        if whole is not None:
+            either.setdefault(whole, []).append(problem)
+            continue
         unknown = problem["type"] == "extra_forbidden"
         for leaf in _leaves(key, problem["input"]) if unknown else [key]:
             found.append((leaf, _explain(problem, leaf, chosen, schema)))
+    for tries in either.values():
+        best = min(tries, key=_far)
+        key = _dotted(best["loc"], schema)[1]
+        if _far(best)[1] == len(_CLOSENESS):
+            wanted = [
+                one.get("ctx", {}).get("expected") or _KINDS.get(one["type"].partition("_")[0])
+                for one in tries
+            ]
+            kinds = " or ".join(dict.fromkeys(kind for kind in wanted if kind))
+            found.append((key, f"{key} must be {kinds}, not {best['input']!r}"))
+        else:
+            found.append((key, _explain(best, key, None, schema)))
     return found
+
+
+def _far(problem: ErrorDetails) -> tuple[int, int]:
+    """How far a value is from one of the kinds that a setting may have: small is likely meant."""
+    kind, text = problem["type"], isinstance(problem["input"], str)
+    near = next((i for i, kinds in enumerate(_CLOSENESS) if kind in kinds), len(_CLOSENESS))
+    return -len(problem["loc"]), len(_CLOSENESS) if kind == "literal_error" and not text else near
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:
@@ -88,6 +115,8 @@ def _explain(problem: ErrorDetails, key: str, chosen: str | None, schema: type[B
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{key} must be {words} {context[name]:g}, not {value!r}"
+    if kind == "finite_number":
+        return f"{key} must be a finite number, not {value!r}"
     if kind in ("too_short", "too_long"):
         wanted = context["min_length"] if kind == "too_short" else context["max_length"]
         return f"the number of values of {key} must be {wanted}, not {context['actual_length']}"
@@ -99,22 +128,41 @@ def _explain(problem: ErrorDetails, key: str, chosen: str | None, schema: type[B
     return f"{key} must be {what}, not {value!r}"
 
 
-def _dotted(loc: tuple[int | str, ...], schema: type[BaseModel]) -> tuple[str, str | None]:
-    """The dotted key of an error without the union tags pydantic puts in, and the tag if any."""
+def _dotted(
+    loc: tuple[int | str, ...], schema: type[BaseModel]
+) -> tuple[str | None, str, str | None]:
+    """Where an error is, without the tags that pydantic puts in for members of a union.
+
+    Returns:
+        The dotted key of a setting that may be of several kinds, of which the error is about one;
+        the dotted key of the error; the name that chose among alternative sections, if any.
+    """
     parts: list[str] = []
-    chosen = None
+    chosen = whole = None
     inner: dict[str | None, type[BaseModel]] = {None: schema}
+    tagged = False
     for part in loc:
         if len(inner) > 1 and part in inner:
             chosen = str(part)
             inner = {None: inner[chosen]}
             continue
+        if tagged:
+            whole, tagged = ".".join(parts), False
+            continue
         parts.append(str(part))
         field = inner[None].model_fields.get(str(part)) if None in inner else None
         inner = sections(field.annotation) if field is not None else {}
+        tagged = field is not None and not inner and _kinds(field.annotation) > 1
     if loc and len(inner) > 1:
         parts.append("name")
-    return ".".join(parts), chosen
+    return whole, ".".join(parts), chosen
+
+
+def _kinds(annotation: Any) -> int:
+    """Of how many kinds a setting may be, nothing not counted."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return 1
+    return len([one for one in get_args(annotation) if one is not type(None)])
 
 
 def _unknown_key(key: str, chosen: str | None, schema: type[BaseModel]) -> str:

@@ -6,20 +6,27 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
 from vistill.config.section import (
+    Blocks,
+    Count,
+    Frames,
+    Number,
     PartRange,
+    Pixels,
+    Positive,
     Range,
     Rate,
     Replaces,
     Section,
+    Seed,
     Share,
     ValueRange,
+    Width,
+    Workers,
     unique,
 )
 from vistill.config.uses import GIVEN, Such, needs
@@ -41,12 +48,12 @@ class TeacherConfig(Section):
     `run:PATH` or `file:PATH`; none for methods without a teacher."""
     weights: Literal["random"] | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
     """`random` must be said aloud; otherwise the teacher's weights have to come from somewhere."""
-    block: PositiveInt | Literal["last"] | None = Field(
+    block: Blocks | Literal["last"] | None = Field(
         default=None, json_schema_extra=needs(model=GIVEN)
     )
     """Block whose signal is the target, counted from 1, or `last`; default: 18 of 24, else the
     last."""
-    image_size: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
+    image_size: Pixels | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
     """Side of the teacher's input, to which the student's picture is resized; default: the same
     picture."""
     drop_path: Rate = Field(default=0.0, json_schema_extra=needs(model=GIVEN))
@@ -62,17 +69,17 @@ class StudentConfig(Section):
     """`vit_tiny`, `vit_small`, `vit_base`, `vit_large`, `vit_huge`, or `vit` with the sizes below;
     `swinv2_tiny`, `swinv2_small`, `swinv2_base`; or `timm/NAME`, `torchvision/NAME`,
     `hf/NAME`, `open_clip/NAME`."""
-    patch_size: PositiveInt = Field(default=16, json_schema_extra=needs(model=VIT))
+    patch_size: Pixels = Field(default=16, json_schema_extra=needs(model=VIT))
     """Side of a square patch in pixels."""
-    embed_dim: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
+    embed_dim: Width | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Token width; default: the model's own."""
-    depth: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
+    depth: Blocks | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Number of blocks; default: the model's own."""
-    num_heads: PositiveInt | None = Field(default=None, json_schema_extra=needs(model=VIT))
+    num_heads: Width | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Attention heads of every block; default: the model's own."""
-    mlp_ratio: PositiveFloat = Field(default=4.0, json_schema_extra=needs(model=VIT))
+    mlp_ratio: Positive = Field(default=4.0, json_schema_extra=needs(model=VIT))
     """Hidden width of the MLP over the token width."""
-    tubelet_size: PositiveInt = Field(
+    tubelet_size: Frames = Field(
         default=2, json_schema_extra=needs({"data.frames": GIVEN}, model=VIT)
     )
     """Frames per token of a student of clips."""
@@ -88,7 +95,7 @@ class StudentConfig(Section):
     )
     """Learned bias of the attention by relative position, one for all blocks (of a Swin: of each
     stage) or one per block."""
-    layer_scale: PositiveFloat | None = Field(default=None, json_schema_extra=needs(model=VIT))
+    layer_scale: Positive | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Initial value of a learned scale of every residual branch; default: no scales."""
     qkv_bias: Literal["all", "no_key", "none"] | None = Field(
         default=None, json_schema_extra=needs(model=VIT)
@@ -109,7 +116,7 @@ class StudentConfig(Section):
 class PupilConfig(StudentConfig):
     """One of several students that learn together."""
 
-    lr: PositiveFloat | None = Field(default=None)
+    lr: Positive | None = Field(default=None)
     """Its own peak learning rate; default: that of all."""
 
 
@@ -121,7 +128,7 @@ class DataConfig(Section):
     several of a kind by a glob."""
     root: str | None = Field(default=None)
     """Folder at which relative paths of a list start; default: the list's own."""
-    image_size: PositiveInt = Field(default=224)
+    image_size: Pixels = Field(default=224)
     """Side of the square crop in pixels."""
     crop_scale: PartRange = Field(default=(0.2, 1.0), json_schema_extra=needs(crop="resized"))
     """Smallest and largest share of the picture's area that a random crop covers."""
@@ -131,9 +138,9 @@ class DataConfig(Section):
     """How crops are resized; default for clips: bilinear."""
     flip: Share = Field(default=0.5)
     """Probability of a horizontal flip; default for clips: 0."""
-    frames: PositiveInt | None = Field(default=None)
+    frames: Frames | None = Field(default=None)
     """Frames of a clip; none: pictures."""
-    stride: PositiveInt = Field(
+    stride: Frames = Field(
         default=4, json_schema_extra=needs(frames=GIVEN, sampling=("dense", "stretched"))
     )
     """Frames of the video per frame of a clip, for `dense` and `stretched`."""
@@ -143,7 +150,7 @@ class DataConfig(Section):
     """Which frames make a clip: every `stride`-th from a random start; the same stretch with both
     ends, as AMD on SSV2; a random one of each of `frames` segments of the video; or evenly spaced
     over the video."""
-    repeats: PositiveInt = Field(default=1)
+    repeats: Frames = Field(default=1)
     """Copies of every sample in a batch, each with its own crop and mask, decoded once (repeated
     augmentation). Batch sizes do not count them."""
     crop: Literal["resized", "multi_scale"] = Field(default="resized")
@@ -153,9 +160,9 @@ class DataConfig(Section):
     """Ship whole frames of clips to the device and crop and resize them there."""
     held_out: Rate = Field(default=0.02)
     """Share of the pictures kept aside for the held-out loss (0: none)."""
-    workers: int | None = Field(default=None, ge=0)
+    workers: Workers | None = Field(default=None)
     """Loader processes per rank (0: none); default: up to 8, by the number of cores."""
-    timeout: PositiveFloat = Field(default=300.0)
+    timeout: Positive = Field(default=300.0)
     """Seconds that reading one picture or clip may take before the run stops and names it."""
     max_broken: Share = Field(default=0.05)
     """Share of unreadable pictures above which the run stops and lists them."""
@@ -192,27 +199,27 @@ class OptimConfig(Section):
     """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; from epoch to epoch
     linearly up from 0 to the peak at 4/15 of the run and down again; or down with the 0.9th power
     of what is left."""
-    step_epochs: PositiveInt = Field(default=30, json_schema_extra=needs(schedule="step"))
+    step_epochs: Count = Field(default=30, json_schema_extra=needs(schedule="step"))
     """Epochs between the drops of the step schedule."""
-    gamma: PositiveFloat = Field(default=0.1, json_schema_extra=needs(schedule="step"))
+    gamma: Positive = Field(default=0.1, json_schema_extra=needs(schedule="step"))
     """Factor of each drop."""
     momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
     """Of SGD."""
 
-    base_lr: PositiveFloat = Field(default=1.5e-4, json_schema_extra=needs(lr=None))
+    base_lr: Positive = Field(default=1.5e-4, json_schema_extra=needs(lr=None))
     """Learning rate for a global batch of 256; scaled linearly with the global batch."""
-    lr: PositiveFloat | None = Field(default=None)
+    lr: Positive | None = Field(default=None)
     """Absolute peak learning rate; overrides `base_lr`."""
-    min_lr: float = Field(default=0.0, ge=0.0, json_schema_extra=needs(schedule=("cosine", "poly")))
+    min_lr: Number = Field(default=0.0, json_schema_extra=needs(schedule=("cosine", "poly")))
     """Learning rate at the end of `cosine` and `poly` (unused by other schedules)."""
-    warmup_epochs: float = Field(default=15.0, ge=0.0)
+    warmup_epochs: Number = Field(default=15.0)
     """Epochs of linear warm-up."""
-    warmup_lr: float = Field(default=0.0, ge=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
+    warmup_lr: Number = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Learning rate at the start of the warm-up."""
     peak_in_warmup: bool = Field(default=False, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Whether the last step of the warm-up has the peak rate already, as in VideoMAE, AMD and UMT,
     or the first step behind it, as in MAE."""
-    weight_decay: float = Field(default=0.05, ge=0.0)
+    weight_decay: Number = Field(default=0.05)
     """For matrices and tokens; biases and 1-D parameters never decay."""
     decay_biases: bool = Field(default=False)
     """Decay biases and 1-D parameters as well, in one group with everything else."""
@@ -222,9 +229,9 @@ class OptimConfig(Section):
         default=(0.9, 0.95), json_schema_extra=needs(optimizer="adamw")
     )
     """AdamW's running averages."""
-    eps: PositiveFloat = Field(default=1e-8, json_schema_extra=needs(optimizer="adamw"))
+    eps: Positive = Field(default=1e-8, json_schema_extra=needs(optimizer="adamw"))
     """AdamW's denominator guard."""
-    clip_norm: PositiveFloat | None = Field(default=None)
+    clip_norm: Positive | None = Field(default=None)
     """Clip the global gradient norm at this value; default: no clipping."""
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
     """Multiply the learning rate by this factor per layer below the head; default: none."""
@@ -233,11 +240,11 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """Length, batch, precision and hardware of a run."""
 
-    epochs: PositiveInt = Field(default=300)
+    epochs: Count = Field(default=300)
     """Passes over the training pictures."""
-    global_batch_size: PositiveInt = Field(default=4096)
+    global_batch_size: Count = Field(default=4096)
     """Pictures per optimiser step, over all ranks and accumulation."""
-    micro_batch_size: PositiveInt | None = Field(default=None)
+    micro_batch_size: Count | None = Field(default=None)
     """Pictures per forward pass and rank; default: the global batch over the ranks (no
     accumulation)."""
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
@@ -250,11 +257,11 @@ class TrainConfig(Section):
     """How several ranks (`torchrun`) share the work."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto")
     """Where to train; `auto` takes CUDA where there is one."""
-    checkpoint_minutes: PositiveFloat = Field(default=10.0)
+    checkpoint_minutes: Positive = Field(default=10.0)
     """Write a checkpoint at least this often, besides one after every evaluation."""
-    checkpoint_steps: PositiveInt | None = Field(default=None)
+    checkpoint_steps: Count | None = Field(default=None)
     """Also write a checkpoint every so many steps."""
-    evaluate_every: PositiveInt = Field(default=1)
+    evaluate_every: Count = Field(default=1)
     """Epochs between held-out loss and kNN probe."""
     knn_probe: bool = Field(default=True, json_schema_extra=needs({"data.held_out": GIVEN}))
     """Probe the student by nearest neighbours where the pictures have labels."""
@@ -271,7 +278,7 @@ class CacheConfig(Section):
 
     path: str | None = Field(default=None)
     """Folder of the cache (`cache=DIR` for short); none: the teacher runs at every step."""
-    views: PositiveInt = Field(default=4, json_schema_extra=needs(path=GIVEN))
+    views: Count = Field(default=4, json_schema_extra=needs(path=GIVEN))
     """Random views per picture; epoch e shows view e modulo so many."""
     precision: Literal["fp32", "bf16", "int8"] | None = Field(
         default=None, json_schema_extra=needs(path=GIVEN)
@@ -290,7 +297,7 @@ class RunConfig(Section):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = Field(default=0)
     """Everything random in the run derives from this number."""
     chain: tuple[str, ...] | None = Field(default=None)
     """Students of a sequential distillation, largest first: each teaches the next."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vistill.config.suggest import did_you_mean
 
@@ -54,10 +54,22 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+# Bounds that nobody means to cross: beyond them memory, time or the arithmetic of steps would end.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Workers = Annotated[int, Field(ge=0, le=512)]
+Pixels = Annotated[int, Field(gt=0, le=16384)]
+Frames = Annotated[int, Field(gt=0, le=4096)]
+Blocks = Annotated[int, Field(gt=0, le=1000)]
+Width = Annotated[int, Field(gt=0, le=65536)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Steps = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Number = Annotated[float, Field(ge=0.0, le=1e9)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Part = Annotated[float, Field(gt=0.0, le=1.0)]
-Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Aspect = Annotated[float, Field(ge=0.01, le=100.0)]
+Range = Annotated[tuple[Aspect, Aspect], AfterValidator(_ascending)]
 ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
 

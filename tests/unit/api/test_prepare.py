@@ -142,7 +142,9 @@ def test_mistakes_are_told_before_anything_is_written(videos, tmp_path):
         assert not out.exists()
 
     fails("--gop is about re-encoding", gop=4)
-    fails("--short-side must be 16 or more", transcode=True, short_side=2)
+    fails("--short-side must be 16 to 16384, not 2", transcode=True, short_side=2)
+    fails("--workers must be 0 to 512, not 100000", workers=100_000)
+    fails("--shards must be 1 to 1000000, not nan", transcode=True, shards=float("nan"))
     fails("--codec must be one of h264, hevc, vp9, not 'h264x'", transcode=True, codec="h264x")
     fails("--max-damaged must be a share from 0 to 1, not 2", max_damaged=2)
     fails("--timeout must be a number of seconds above 0, not 0", timeout=0)

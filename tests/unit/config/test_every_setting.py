@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 import vistill
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
-from vistill.config.overrides import parse_overrides
+from vistill.config.overrides import _types, parse_overrides
 from vistill.config.problems import sections
 from vistill.config.schema import RunConfig
 from vistill.config.uses import idle_settings
@@ -229,3 +229,23 @@ def test_the_rate_that_is_said_takes_the_place_of_the_recipe_s() -> None:
     raw = {"optim": {"lr": 1e-3}}
     assert build_config(RunConfig, raw, [("optim.base_lr", 2e-4)]).optim.lr is None
     assert build_config(RunConfig, raw, [("optim.eps", 2e-4)]).optim.lr == 1e-3
+
+
+def numeric(annotation: Any) -> bool:
+    """Whether a setting is a single number."""
+    return bool(_types(annotation) & {int, float}) and tuple not in _types(get_origin(annotation))
+
+
+@pytest.mark.parametrize(
+    ("schema", "key", "field", "above"),
+    [case for case in CASES if numeric(case.values[2].annotation)],
+)
+def test_numbers_beyond_reason_get_a_sentence(
+    schema: type[BaseModel], key: str, field: FieldInfo, above: Words
+) -> None:
+    for value in (10**19, -1e23, 1e23, float("inf"), float("nan"), 10**400):
+        with pytest.raises(UserError) as caught:
+            build_config(schema, {}, [*above, (key, value)])
+        said = str(caught.value)
+        assert said.startswith(f"{key} must be "), said
+        assert "\n" not in said

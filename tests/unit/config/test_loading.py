@@ -121,7 +121,7 @@ def test_all_problems_at_once() -> None:
         ("mae", ["method.decoder.num_heads=3"], "method.decoder cannot split embed_dim=512 into 3"),
         ("mae", ["method.decoder.embed_dim=30", "method.decoder.num_heads=2"], "divisible by 4"),
         (None, ["data.crop_scale=[0.5,2]"], "data.crop_scale.1 must be at most 1, not 2"),
-        (None, ["optim.lr=.inf"], "optim.lr: input should be a finite number (got inf)"),
+        (None, ["optim.lr=.inf"], "optim.lr must be a finite number, not inf"),
     ],
 )
 def test_one_problem(recipe: str | None, words: list[str], message: str) -> None:
