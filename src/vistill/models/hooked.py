@@ -319,13 +319,14 @@ def _listen_inside(
 
 
 def _count_heads(heads: dict[int, list[int]], number: int, call: AttentionCall) -> None:
-    heads.setdefault(number, []).append(call.query.shape[1])
+    if call.query.dim() > 3:  # otherwise heads and samples are one
+        heads.setdefault(number, []).append(call.query.shape[-3])
 
 
 def _hear(tap: Tap, keep: Keep, call: AttentionCall) -> None:
     if tap.kind == "cls_attention":
         keep(tap, call.of_class_token())
-    elif call.query.shape == call.key.shape == call.value.shape:
+    elif call.query.dim() == 4 and call.query.shape == call.key.shape == call.value.shape:
         keep(tap, call.joined())
 
 

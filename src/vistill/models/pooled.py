@@ -23,6 +23,7 @@ _ACTIVATIONS = frozenset(
     )
 )
 _TELLING = 4
+_LARGEST = 512
 _NORMS = frozenset(("layer_norm", "batch_norm", "group_norm"))
 _DROPOUT = frozenset(("dropout", "dropout2d", "feature_dropout"))
 
@@ -305,6 +306,8 @@ def find_sites(
     sites, side, own = None, 0, Counter[str]()
     # A map of one pixel is no map to see, and one of few may be averaged by a shortcut's stride.
     for enlarge in (1, 2, 4, 8):
+        if enlarge > 1 and enlarge * max(image_size) > _LARGEST:
+            break
         images = torch.rand(2, 3, enlarge * height, enlarge * width).to(like)
         given: list[Any] = []
         handle = part.register_forward_hook(lambda _, __, out, seen=given: seen.append(out))
