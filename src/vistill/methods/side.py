@@ -30,9 +30,9 @@ class Side:
         self.model, self.name, self.stream = model, name, stream
 
     def images(self, batch: Batch, *, antialias: bool = True) -> Float[Tensor, "b 3 *size"]:
-        """The batch at the size the model was built for, normalised for it."""
+        """The batch at the size the model was built for, normalised for it, in its precision."""
         pixels = pixels_for(self.model, batch.unit_pixels(), antialias=antialias)
-        return self.model.normalization(pixels)
+        return self.model.normalization(pixels).to(next(self.model.parameters()).dtype)
 
     def draws(self, batch: Batch) -> Float[Tensor, "rows b"] | None:
         """Per-sample draws of the model's drop path; None where it drops nothing."""
