@@ -126,7 +126,7 @@ class Experiment:
         """The student as pre-trained, or a fresh one of this seed."""
         student = arm.student(seed)
         if arm.method is None:
-            student.origin = student.origin.replace("random", "not pre-trained")
+            student.origin, student.untrained = "not pre-trained", False
             return student
         export = self.out / arm.name / "run" / "export" / "last"
         # A module of the script's own is given back, for only the script can build it.

@@ -108,7 +108,7 @@ def test_heads_of_every_kind_load_into_timm(
 ) -> None:
     torch.manual_seed(0)
     classifier = learned(create_backbone(spec, image_size=64, **changes).eval(), pool)
-    classifier.student.origin = "trained"
+    classifier.student.untrained = False
     keep_classifier(classifier, tmp_path / "kept", CLASSES, None)
     vistill.export(tmp_path / "kept", out=tmp_path / "timm")
     model, description = in_timm(tmp_path / "timm")

@@ -23,7 +23,7 @@ SLOW = (
 
 
 def check(backbone: Backbone, folder: Path, sizes: list[tuple[int, int]]) -> None:
-    backbone.origin = "measured"
+    backbone.untrained = False
     vistill.export(backbone, out=folder, format="onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     for count, size in enumerate(sizes, 1):
@@ -63,7 +63,7 @@ def test_what_cannot_be_translated_is_refused_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = student("test_resnet", 64)
-    backbone.origin = "measured"
+    backbone.untrained = False
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("Unexpected key _export_root.b.module")

@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     backbone = create_backbone("vit", **SIZES).eval()
-    backbone.origin = "trained"
+    backbone.untrained = False
     classifier = Classifier(backbone, 3, pool="avg").eval()
     torch.nn.init.normal_(classifier.head.weight)
     folder = tmp_path_factory.mktemp("models") / "kept"
@@ -147,7 +147,7 @@ def test_clips_are_seen_in_all_their_views(tmp_path: Path) -> None:
     write_motion_clips(pictures, tmp_path / "clips", count=8, frames=18, size=40, seed=1)
     torch.manual_seed(0)
     backbone = create_backbone("vit", num_frames=4, **SIZES).eval()
-    backbone.origin = "trained"
+    backbone.untrained = False
     classifier = Classifier(backbone, 8, pool="avg").eval()
     torch.nn.init.normal_(classifier.head.weight)
     names = open_source(str(tmp_path / "clips"), "video").classes
@@ -224,7 +224,7 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "THERE.csv").write_text("dear")
     bare = create_backbone("vit", **SIZES)
-    bare.origin = "trained"
+    bare.untrained = False
     save_backbone(bare, tmp_path / "bare")
     places = {"KEPT": str(kept), "DATA": str(pictures), "BARE": str(tmp_path / "bare")}
     assert main([places.get(word, word) for word in words]) == 2

@@ -46,7 +46,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "labelled").symlink_to(CELLS)
     torch.manual_seed(0)
     model = create_backbone("vit_tiny", image_size=64, depth=1)
-    model.origin = "for the examples"
+    model.untrained = False
     save_backbone(model, tmp_path / "runs" / "teacher")
     save_backbone(model, tmp_path / "small-vit")
     monkeypatch.chdir(tmp_path)

@@ -90,7 +90,7 @@ def evaluate(
     measured = load_backbone(reference, into=model)
     if random_init:
         measured = _fresh(measured, config.seeds[0], model)
-    elif measured.origin.endswith("random"):
+    elif measured.untrained:
         raise UserError(
             f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"

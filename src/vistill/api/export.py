@@ -74,7 +74,7 @@ def export(
     from vistill.models.timm_form import timm_form
 
     backbone = load_backbone(reference, into=model)
-    if backbone.origin.endswith("random") and not random_init:
+    if backbone.untrained and not random_init:
         raise UserError(
             f"{source} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"

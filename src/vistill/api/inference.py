@@ -143,7 +143,7 @@ def embed(
     file = _check_out(Path(out), (".parquet", ".npy", ".npz"), overwrite=overwrite)
     reference, into = with_module(backbone_reference(model), into)
     backbone = load_backbone(reference, into=into)
-    if backbone.origin.endswith("random"):
+    if backbone.untrained:
         raise UserError(
             f"{model} would have random weights; write timm/NAME:pretrained, run:DIR or file:PATH"
         )

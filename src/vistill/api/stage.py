@@ -196,6 +196,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             student,
             folder,
             origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
+            untrained=False,
             teacher=prepared.teacher_weights,
             **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
         )
@@ -221,7 +222,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         on_export=export,
     )
     for name, student in method.exports.items():
-        student.origin = f"run {out / name}"
+        student.origin, student.untrained = f"run {out / name}", False
     bests = {name: vars(best) for name, best in fitted.bests.items()}
     result = PretrainResult(
         out=out,

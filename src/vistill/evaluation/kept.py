@@ -94,7 +94,7 @@ def keep_classifier(
 
 def save_kept(backbone: Backbone, head: Head, folder: Path, **facts: Any) -> None:
     """Write a backbone that loads like any other, and its head beside it."""
-    save_backbone(backbone, folder, classes=head.names, **facts)
+    save_backbone(backbone, folder, classes=head.names, untrained=False, **facts)
     told = {
         "classes": json.dumps(head.classes),
         "pool": head.pool,

@@ -45,6 +45,7 @@ class Backbone(nn.Module, ABC):
         taps: the kinds of `Tap` that it offers.
         pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
         origin: where the weights came from, one line for logs and run folders.
+        untrained: whether they are random ones that nobody trained.
         reads: which of several signals the feature is read from, where that is no matter of course.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
         adapter: of a module of the user's own, the arguments that wrap it again; else None.
@@ -62,6 +63,7 @@ class Backbone(nn.Module, ABC):
     pools_after_norm: bool = False
     reads: str = ""
     origin: str
+    untrained: bool = False
     build: dict[str, Any] | None
     adapter: dict[str, Any] | None = None
     made_by: str | None = None

@@ -225,7 +225,7 @@ def load_teacher(
         UserError: also if the weights are random and `weights` does not say so.
     """
     teacher = load_backbone(spec, image_size=image_size, num_frames=num_frames)
-    if teacher.origin.endswith("random") and weights != "random":
+    if teacher.untrained and weights != "random":
         name = str(spec).partition(",")[0]
         hint = f"{name}:pretrained" if name.startswith(LIBRARIES) else "run:DIR or file:PATH"
         raise UserError(

@@ -66,6 +66,7 @@ def backbone_from_file(reference: str) -> Backbone:
         raise UserError(f"{path}: {error}") from error
     remarks = [weights.taken, "" if numbers["num_heads"] else _assumed_heads(model)]
     model.origin = ", ".join([f"file {path}", *filter(None, remarks)])
+    model.untrained = False
     return model
 
 
@@ -110,6 +111,7 @@ def load_file_into(model: Backbone, reference: str) -> None:
     counters = [name for name in own if name.endswith("num_batches_tracked")]
     load_named(module, state, path, [*(n for n in own if n.startswith(heads)), *counters])
     model.origin = f"file {path}" + (f", {weights.taken}" if weights.taken else "")
+    model.untrained = False
 
 
 def _assumed_heads(model: Backbone) -> str:

@@ -64,6 +64,7 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         },
         "image_size": list(backbone.image_size),
         "origin": backbone.origin,
+        "untrained": backbone.untrained,
         **facts,
     }
     write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
@@ -102,6 +103,7 @@ def save_timm_classifier(
         },
         "image_size": list(backbone.image_size),
         "origin": backbone.origin,
+        "untrained": backbone.untrained,
         "head": {**head, "names": form.names},
         **facts,
     }
@@ -188,4 +190,5 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
         tuple(description["normalization"]["mean"]), tuple(description["normalization"]["std"])
     )
     model.origin = f"run {folder}"
+    model.untrained = bool(description.get("untrained", False))  # older exports do not say
     return model

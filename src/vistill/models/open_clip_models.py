@@ -79,6 +79,7 @@ def open_clip_backbone(
     with in_one_sentence(f"open_clip/{name} cannot be read"):
         backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
     backbone.normalization, backbone.origin = normalization, origin
+    backbone.untrained = not weights
     return backbone
 
 

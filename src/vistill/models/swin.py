@@ -113,7 +113,7 @@ class SwinBackbone(Backbone):
         self.taps = frozenset[TapKind](("block", "norm"))
         self.pools_after_norm = True
         self.activation_checkpointing = False
-        self.origin = "random"
+        self.origin, self.untrained = "random", True
 
     @property
     def build(self) -> dict[str, Any]:  # type: ignore[override]

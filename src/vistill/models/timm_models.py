@@ -48,7 +48,7 @@ def timm_backbone(
         arguments["classifier"] = True
     build = {"name": "timm", "args": arguments}
     backbone = read_module(module, f"timm/{name}", image_size, build, logits=classifier)
-    backbone.origin = origin
+    backbone.origin, backbone.untrained = origin, not pretrained
     return backbone
 
 

@@ -86,6 +86,7 @@ def torchvision_backbone(
             )
             admit(backbone, lambda images: _run(module, images))
     backbone.origin = f"torchvision/{name}, {'published weights' if pretrained else 'random'}"
+    backbone.untrained = not pretrained
     return backbone
 
 

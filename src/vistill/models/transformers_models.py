@@ -95,6 +95,7 @@ def transformers_backbone(
     found = f"of {source}" if local else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
+    backbone.untrained = not load
     return backbone
 
 
@@ -114,7 +115,7 @@ def transformers_from_config(
     shown = _usual(settings)._replace(channels=channels)
     size = None if image_size is None else _pair(image_size)
     backbone = _adapt(module, config["model_type"], size, shown, classifier)
-    backbone.origin = "random"
+    backbone.origin, backbone.untrained = "random", True
     return backbone
 
 

@@ -121,7 +121,7 @@ class VisionTransformer(Backbone):
         self.num_classes = num_classes
         if num_classes:
             self.taps |= {"logits"}
-        self.origin = "random"
+        self.origin, self.untrained = "random", True
         self.activation_checkpointing = False
         self.drop_path_rates = [0.0] * depth
 

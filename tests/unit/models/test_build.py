@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import vistill
 from vistill.errors import UserError
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.build import create_backbone, load_backbone, load_teacher
@@ -175,6 +176,31 @@ def test_random_teachers_must_be_asked_for():
     with pytest.raises(UserError, match="--teacher-weights random"):
         load_teacher("vit_tiny", image_size=32)
     assert load_teacher("vit_tiny", weights="random", image_size=32).origin == "random"
+
+
+@pytest.mark.parametrize("kind", ["run", "file", "pretraining"])
+def test_a_name_that_ends_in_random_says_nothing_about_weights(tmp_path, vit, kind):
+    folder = tmp_path / "baseline-random"
+    vit.untrained = False
+    save_backbone(vit, folder)
+    spec = f"run:{folder}"
+    if kind == "file":
+        spec = f"file:{folder}/model.safetensors"
+    elif kind == "pretraining":
+        torch.save({"model": vit.state_dict()}, folder / "weights-random")
+        spec = f"file:{folder}/weights-random,num_heads={vit.num_heads[0]}"
+    found = load_teacher(spec)
+    assert not found.untrained
+    vistill.export(spec, out=tmp_path / "again")
+    assert not read_backbone(tmp_path / "again").untrained
+
+
+def test_random_weights_stay_random_in_a_file(tmp_path, vit):
+    save_backbone(vit, tmp_path / "trained")
+    for spec in (f"run:{tmp_path}/trained", f"file:{tmp_path}/trained/model.safetensors"):
+        with pytest.raises(UserError, match="would have random weights"):
+            load_teacher(spec)
+        assert load_teacher(spec, weights="random").untrained
 
 
 def test_sizes_that_do_not_fit_are_told():
