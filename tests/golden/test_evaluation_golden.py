@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vistill.config.evaluation import FineTuneConfig
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
 from vistill.evaluation.linear_probe import ProbeHead
 from vistill.evaluation.mixing import Mix, apply_mix, smoothed_targets

@@ -8,7 +8,7 @@ from torch import nn
 
 from vistill.batch import Batch
 from vistill.config.methods import KDEPConfig
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 from vistill.heads.projector import conv1x1
 from vistill.losses.distances import mse
 from vistill.methods.base import freeze_unreached

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 from vistill.evaluation.budgets import split_first
 from vistill.models.build import create_backbone
 from vistill.models.pspnet import PSPNet

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vistill.config.evaluation import FineTuneConfig
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import (
     Classifier,
     build_classifier,

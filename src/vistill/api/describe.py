@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vistill.config.optim import WARMED_UP, OptimConfig
 from vistill.config.schema import RunConfig
 from vistill.config.together import student_configs
 from vistill.config.uses import idle_settings
@@ -56,12 +57,18 @@ def describe(run: "Prepared") -> list[str]:
     lines.append(
         f"train    {train.epochs} epochs of {run.stream.steps_per_epoch} steps, "
         f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
-        f"warm-up {optim.warmup_epochs:g} epochs, {train.precision}"
+        f"{_schedule(optim)}, {train.precision}"
     )
     lines += [f"note     {idle}" for idle in idle_settings(config)]
     if train.strategy != "ddp" and run.world.size == 1:
         lines.append(f"note     train.strategy={train.strategy} has no use with one rank")
     return lines
+
+
+def _schedule(optim: OptimConfig) -> str:
+    name = "" if optim.schedule == "cosine" else f"{optim.schedule} schedule"
+    warm_up = f"warm-up {optim.warmup_epochs:g} epochs" if optim.schedule in WARMED_UP else ""
+    return ", ".join(filter(None, [name, warm_up]))
 
 
 def _clip(config: RunConfig) -> str:

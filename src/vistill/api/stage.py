@@ -56,6 +56,11 @@ _VOLATILE = {
         "loggers",
     },
 }
+# Settings that came later: left at their default they say no more than a run without them.
+_LATER = {
+    "data": {"value_range", "allow_truncated"},
+    "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
+}
 _RESULT = "result.json"
 
 
@@ -305,9 +310,11 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
         del settings["cache"]  # every epoch has views of its own
     if settings["students"] is None:
         del settings["students"]
-    for key in ("value_range", "allow_truncated"):
-        if not settings["data"][key]:  # then the run is one from before there was the setting
-            del settings["data"][key]
+    for name, later in _LATER.items():
+        section = getattr(config, name)
+        for key in later & set(type(section).model_fields):
+            if getattr(section, key) == type(section).model_fields[key].default:
+                del settings[name][key]  # then the run may be from before there was the setting
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     for section in (
         settings["teacher"],

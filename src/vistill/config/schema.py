@@ -10,17 +10,16 @@ from pydantic import (
 )
 
 from vistill.config.methods import MethodConfig, TinyMIMConfig
+from vistill.config.optim import OptimConfig
 from vistill.config.section import (
     Blocks,
     Count,
     Frames,
-    Number,
     PartRange,
     Pixels,
     Positive,
     Range,
     Rate,
-    Replaces,
     Section,
     Seed,
     Share,
@@ -188,55 +187,6 @@ class DataConfig(Section):
         return {"crop": "multi_scale", "flip": 0.0, "interpolation": "bilinear"} | settings
 
 
-class OptimConfig(Section):
-    """Optimiser and learning rate, which is set at every step."""
-
-    replaces: ClassVar[Replaces] = {"base_lr": {"lr": None}}
-
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
-    """SGD is without Nesterov's rule and without dampening."""
-    schedule: Literal["cosine", "step", "cyclic", "poly"] = Field(default="cosine")
-    """After the warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; from epoch to epoch
-    linearly up from 0 to the peak at 4/15 of the run and down again; or down with the 0.9th power
-    of what is left."""
-    step_epochs: Count = Field(default=30, json_schema_extra=needs(schedule="step"))
-    """Epochs between the drops of the step schedule."""
-    gamma: Positive = Field(default=0.1, json_schema_extra=needs(schedule="step"))
-    """Factor of each drop."""
-    momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
-    """Of SGD."""
-
-    base_lr: Positive = Field(default=1.5e-4, json_schema_extra=needs(lr=None))
-    """Learning rate for a global batch of 256; scaled linearly with the global batch."""
-    lr: Positive | None = Field(default=None)
-    """Absolute peak learning rate; overrides `base_lr`."""
-    min_lr: Number = Field(default=0.0, json_schema_extra=needs(schedule=("cosine", "poly")))
-    """Learning rate at the end of `cosine` and `poly` (unused by other schedules)."""
-    warmup_epochs: Number = Field(default=15.0)
-    """Epochs of linear warm-up."""
-    warmup_lr: Number = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
-    """Learning rate at the start of the warm-up."""
-    peak_in_warmup: bool = Field(default=False, json_schema_extra=needs(warmup_epochs=GIVEN))
-    """Whether the last step of the warm-up has the peak rate already, as in VideoMAE, AMD and UMT,
-    or the first step behind it, as in MAE."""
-    weight_decay: Number = Field(default=0.05)
-    """For matrices and tokens; biases and 1-D parameters never decay."""
-    decay_biases: bool = Field(default=False)
-    """Decay biases and 1-D parameters as well, in one group with everything else."""
-    no_decay: tuple[str, ...] = Field(default=())
-    """Parameters whose name contains one of these do not decay either, such as `cls_token`."""
-    betas: tuple[Rate, Rate] = Field(
-        default=(0.9, 0.95), json_schema_extra=needs(optimizer="adamw")
-    )
-    """AdamW's running averages."""
-    eps: Positive = Field(default=1e-8, json_schema_extra=needs(optimizer="adamw"))
-    """AdamW's denominator guard."""
-    clip_norm: Positive | None = Field(default=None)
-    """Clip the global gradient norm at this value; default: no clipping."""
-    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Multiply the learning rate by this factor per layer below the head; default: none."""
-
-
 class TrainConfig(Section):
     """Length, batch, precision and hardware of a run."""
 
@@ -321,12 +271,8 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _warm_up_fits(self) -> Self:
-        if self.optim.warmup_epochs > self.train.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs={self.optim.warmup_epochs:g} is longer than the "
-                f"train.epochs={self.train.epochs} of the run"
-            )
+    def _schedule_fits(self) -> Self:
+        self.optim.fitting(self.train.epochs)
         return self
 
     def idle(self, whole: Any) -> Mapping[str, str]:

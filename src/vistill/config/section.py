@@ -1,6 +1,7 @@
 """What every part of the configuration is made of: the section and the bounds of its numbers."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -16,6 +17,15 @@ def unique(values: tuple[T, ...]) -> tuple[T, ...]:
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"holds {value!r} twice")
+    return values
+
+
+def rising(values: tuple[T, ...]) -> tuple[T, ...]:
+    """The values as they are; a ValueError unless each, or its first part, is above the last."""
+    firsts: list[Any] = [value[0] if isinstance(value, tuple) else value for value in values]
+    for before, after in pairwise(firsts):
+        if after <= before:
+            raise ValueError(f"must rise, but {after:g} follows {before:g}")
     return values
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.config.evaluation import FineTuneConfig
-from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.config.optim import OptimConfig
+from vistill.config.schema import TrainConfig
 from vistill.data import Source, TrainStream
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vistill.batch import Batch, Losses
-from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.config.optim import OptimConfig
+from vistill.config.schema import TrainConfig
 from vistill.errors import UserError
 from vistill.methods.base import Method, freeze_unreached
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
@@ -22,6 +23,7 @@ from vistill.training.optim import (
     layer_decay_groups,
     pretrain_groups,
     set_lr,
+    set_weight_decay,
     trainable,
 )
 
@@ -184,6 +186,10 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+    def decay(self, weight_decay: float) -> None:
+        """The weight decay of the next step."""
+        set_weight_decay(self.optimizer, weight_decay)
 
     @property
     def overflowing(self) -> bool:

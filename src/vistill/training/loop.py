@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vistill.batch import Losses
-from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.config.optim import OptimConfig
+from vistill.config.schema import TrainConfig
 from vistill.errors import Failure, UserError
 from vistill.files import write_atomic
 from vistill.methods.base import Method
@@ -27,7 +28,7 @@ from vistill.training.measure import Feed, Sums, peak_memory_gb
 from vistill.training.optim import Group, peak_lr
 from vistill.training.progress import Meter, status
 from vistill.training.run_folder import RunFolder
-from vistill.training.schedule import learning_rate
+from vistill.training.schedule import decay_at, rate_at
 from vistill.training.state import Best, FitResult, State, Stream, Totals
 
 Evaluate = Callable[[int], dict[str, float]]
@@ -241,6 +242,9 @@ class _Loop:
             for name, value in losses.watched.items():
                 self.sums.add(name, value)
         self.lr = self._rate(1.0)
+        self.weight_decay = decay_at(self.optim, self._epoch_at(step), self.train.epochs)
+        if self.weight_decay is not None:
+            self.learner.decay(self.weight_decay)
         norm = self.learner.update(self._rate)
         if not self.learner.scaled:
             # fp16's scaler skips steps with infinite gradients; they are no fault there.
@@ -249,17 +253,12 @@ class _Loop:
 
     def _rate(self, peak_scale: float) -> float:
         """The learning rate of this step, where a student has another peak."""
-        return learning_rate(
+        return rate_at(
+            self.optim,
             self._epoch_at(self.state.step),
-            lr=self.peak_lr * peak_scale,
-            min_lr=self.optim.min_lr,
-            warmup_epochs=self.optim.warmup_epochs,
-            warmup_lr=self.optim.warmup_lr,
-            schedule=self.optim.schedule,
-            step_epochs=self.optim.step_epochs,
-            gamma=self.optim.gamma,
-            peak_lead=1 / self.per_epoch if self.optim.peak_in_warmup else 0.0,
+            peak=self.peak_lr * peak_scale,
             epochs=self.train.epochs,
+            steps_per_epoch=self.per_epoch,
         )
 
     # ---- what happens about once a second, on all ranks together
@@ -292,6 +291,7 @@ class _Loop:
         values = self._means(ranks) | {
             "epoch": self._epoch_at(self.state.step),
             "lr": self.lr,
+            **({} if self.weight_decay is None else {"weight_decay": self.weight_decay}),
             "images_per_second": images / seconds,
             "data_wait": min(1.0, max(rank.data_wait for rank in ranks)),
             "memory_gb": max(rank.memory_gb for rank in ranks),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 
 Group = dict[str, Any]
 
@@ -44,8 +44,8 @@ def pretrain_groups(
             exempt = named or (bias and not decay_biases)
             (no_decay if exempt else decay).append(parameter)
     return [
-        {"params": no_decay, "weight_decay": 0.0},
-        {"params": decay, "weight_decay": weight_decay},
+        {"params": no_decay, "weight_decay": 0.0, "decays": False},
+        {"params": decay, "weight_decay": weight_decay, "decays": True},
     ]
 
 
@@ -87,6 +87,7 @@ def layer_decay_groups(
             {
                 "params": [],
                 "weight_decay": 0.0 if exempt else weight_decay,
+                "decays": not exempt,
                 "lr_scale": layer_decay ** (depth + 1 - layer),
             },
         )
@@ -125,3 +126,10 @@ def set_lr(optimizer: torch.optim.Optimizer, rate: float | Callable[[float], flo
     for group in optimizer.param_groups:
         lr = rate(group.get("peak_scale", 1.0)) if callable(rate) else rate
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Give every group that decays (`decays`) its weight decay of this step."""
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = weight_decay

@@ -19,6 +19,7 @@ from torch import nn
 from vistill.errors import Failure, UserError
 from vistill.stopping import Interrupted
 from vistill.training.errors import TrainingError
+from vistill.training.learner import Learner
 from vistill.training.loop import fit, step_seed
 
 
@@ -78,6 +79,26 @@ def test_learning_rate_of_every_step(tmp_path):
     assert rates[:3] == pytest.approx([0.0, 0.4 / 3, 0.8 / 3])
     assert rates[3] == pytest.approx(0.4)
     assert rates[6] == pytest.approx(0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * 0.5)))
+
+
+def test_schedules_reach_every_step(tmp_path, monkeypatch):
+    """3 epochs of 3 steps: drops between epochs, the weight decay at every step."""
+    run, decays = open_run(tmp_path / "run"), []
+    real = Learner.update
+
+    def update(self, rate):
+        decays.append([group["weight_decay"] for group in self.optimizer.param_groups])
+        return real(self, rate)
+
+    monkeypatch.setattr(Learner, "update", update)
+    chosen = {"schedule": "multistep", "milestones": (1, 2), "gamma": 0.5, "warmup_epochs": 0.0}
+    decay = {"weight_decay": 0.0, "weight_decay_end": 0.2}
+    run_fit(run=run, optim=optim_config(lr=0.4, **chosen, **decay))
+    assert [line["lr"] for line in lines(run)] == pytest.approx([0.4] * 3 + [0.2] * 3 + [0.1] * 3)
+    expected = [0.1 * (1 - math.cos(math.pi * step / 9)) for step in range(9)]
+    assert [line["weight_decay"] for line in lines(run)] == pytest.approx(expected)
+    assert [max(found) for found in decays] == pytest.approx(expected)
+    assert [min(found) for found in decays] == [0.0] * 9
 
 
 def test_default_rate_scales_with_the_global_batch(tmp_path):

@@ -1,10 +1,14 @@
 """Groups that golden files do not cover, AdamW's rates, and LARS's rules."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from vistill.config.schema import OptimConfig
+from vistill.config.loading import build_config
+from vistill.config.optim import OptimConfig
+from vistill.config.schema import RunConfig
+from vistill.errors import UserError
 from vistill.training.lars import LARS
 from vistill.training.optim import (
     adamw,
@@ -12,9 +16,10 @@ from vistill.training.optim import (
     peak_lr,
     pretrain_groups,
     set_lr,
+    set_weight_decay,
     trainable,
 )
-from vistill.training.schedule import learning_rate
+from vistill.training.schedule import decay_at, learning_rate, rate_at
 
 
 def test_frozen_parameters_are_in_no_group():
@@ -54,6 +59,125 @@ def test_peak_rate():
 def test_no_warmup_starts_at_the_peak():
     assert learning_rate(0.0, lr=0.5, min_lr=0.1, warmup_epochs=0, epochs=10) == 0.5
     assert learning_rate(10.0, lr=0.5, min_lr=0.1, warmup_epochs=0, epochs=10) == 0.1
+
+
+MILESTONES = (3, 5, 9)
+
+
+def rates(epochs: int, **settings) -> list[float]:
+    optim = OptimConfig(**settings)
+    optim.fitting(epochs)
+    found = []
+    for epoch in range(epochs):
+        for within in (0.0, 0.75):  # within an epoch nothing changes
+            rate = rate_at(optim, epoch + within, peak=optim.lr, epochs=epochs, steps_per_epoch=4)
+            found.append(rate)
+        assert found[-1] == found.pop()
+    return found
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5])
+def test_multistep_is_that_of_torch(gamma):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.3)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, MILESTONES, gamma)
+    expected = []
+    for _ in range(12):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    chosen = {"milestones": MILESTONES, "gamma": gamma, "warmup_epochs": 0}
+    assert rates(12, schedule="multistep", lr=0.3, **chosen) == pytest.approx(expected)
+
+
+def test_steps_follow_a_warm_up():
+    found = rates(6, schedule="multistep", lr=1.0, milestones=(4,), warmup_epochs=2)
+    assert found[2:] == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    optim = OptimConfig(schedule="multistep", lr=1.0, milestones=(4,), warmup_epochs=2)
+    assert rate_at(optim, 0.5, peak=1.0, epochs=6, steps_per_epoch=4) == 0.25
+
+
+@pytest.mark.parametrize("epochs", [6, 12, 17, 90])
+@pytest.mark.parametrize("schedule", ["cyclic", "1cycle", "3cycle", "linear", "step"])
+def test_cycles_and_pieces_are_the_published_lines(schedule, epochs):
+    """The published code interpolates factors of its `lr`, where a cycle begins, by `np.interp`."""
+    peak, start, end = 0.3, 0.05, 5e-5
+    s, n = start, epochs
+    pieces = [(1, 0.5), (2, 2.0), (4.5, 0.0)]
+    corners = {
+        "cyclic": ([0, n * 4 // 15, n], [0, peak, 0]),
+        "1cycle": ([0, n // 5 * 2, n // 5 * 4, n], [s, peak, s, end]),
+        "3cycle": (
+            [*(n // 6 * i for i in range(6)), n],
+            [s, peak, s / 10, s * 10, s / 100, s, end],
+        ),
+        "linear": ([1, 2, 4.5], [0.15, 0.6, 0.0]),
+    }
+    if schedule == "step":
+        expected = [0.3, 0.15, 0.6, 0.6, 0.6, *[0.0] * n][:n]
+    else:
+        expected = [float(np.interp(epoch, *corners[schedule])) for epoch in range(n)]
+    chosen: dict = {"schedule": schedule}
+    if schedule in ("1cycle", "3cycle"):
+        chosen |= {"div_factor": peak / start, "min_lr": end}
+    if schedule in ("linear", "step"):
+        chosen = {"schedule": "piecewise", "pieces": pieces, "lr_interpolation": schedule}
+    assert rates(n, lr=peak, **chosen) == pytest.approx(expected)
+
+
+def test_cycles_by_hand():
+    found = rates(12, schedule="3cycle", lr=1.0, div_factor=10, min_lr=0.0)
+    expected = [0.1, 0.55, 1.0, 0.505, 0.01, 0.505, 1.0, 0.5005, 0.001, 0.0505, 0.1, 0.05]
+    assert found == pytest.approx(expected)
+    found = rates(10, schedule="1cycle", lr=1.0, div_factor=5, min_lr=0.1)
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2, 0.15])
+
+
+def test_weight_decay_goes_by_a_cosine():
+    """From 0.04 to 0.4 as DINO; half of a cosine is the mean, a quarter (2 - √2) / 4 of the way."""
+    optim = OptimConfig(weight_decay=0.04, weight_decay_end=0.4)
+    found = [decay_at(optim, epoch, 8) for epoch in (0, 2, 4, 8)]
+    assert found == pytest.approx([0.04, 0.04 + 0.36 * (2 - 2**0.5) / 4, 0.22, 0.4])
+    assert decay_at(OptimConfig(weight_decay=0.04), 3.0, 8) is None
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_weight_decay_of_a_step_leaves_exempt_parameters_alone(layerwise):
+    module = nn.Linear(2, 2)
+    nn.init.ones_(module.weight), nn.init.ones_(module.bias)
+    groups = pretrain_groups(module, 0.0)
+    if layerwise:
+        groups = layer_decay_groups(module, 0.0, 1.0, 0, layer_of=lambda _: 0, prefix="")
+    optimizer, expected = adamw(groups, OptimConfig()), 1.0
+    for decay in (0.1, 0.5):
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        set_lr(optimizer, 0.2)
+        set_weight_decay(optimizer, decay)
+        optimizer.step()
+        expected *= 1 - 0.2 * decay
+    torch.testing.assert_close(module.weight.detach(), torch.full((2, 2), expected))
+    assert torch.equal(module.bias.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "message"),
+    [
+        ({"schedule": "1cycle"}, 4, "needs at least 5 epochs, and the run has train.epochs=4"),
+        ({"schedule": "3cycle"}, 5, "needs at least 6 epochs"),
+        ({"schedule": "multistep"}, 9, "schedule=multistep needs milestones"),
+        ({"schedule": "piecewise"}, 9, "schedule=piecewise needs pieces"),
+        ({"schedule": "multistep", "milestones": (2, 10)}, 9, "optim.milestones has epoch 10"),
+        ({"schedule": "piecewise", "pieces": ((0, 1), (9.5, 0))}, 9, "optim.pieces has epoch 9.5"),
+        ({"schedule": "multistep", "milestones": (4, 2)}, 9, "must rise, but 2 follows 4"),
+        ({"schedule": "piecewise", "pieces": ((4, 1), (4, 0))}, 9, "must rise, but 4 follows 4"),
+    ],
+)
+def test_schedules_that_do_not_fit(settings, epochs, message):
+    words = [*((f"optim.{k}", v) for k, v in settings.items()), ("train.epochs", epochs)]
+    words += [("optim.warmup_epochs", 0)] * (settings["schedule"] == "multistep")
+    with pytest.raises(UserError) as caught:
+        build_config(RunConfig, {}, words)
+    assert message in str(caught.value)
 
 
 def test_lars_adapts_matrices_only():

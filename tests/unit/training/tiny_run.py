@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistill.batch import Batch, Losses
-from vistill.config.schema import OptimConfig, TrainConfig
+from vistill.config.optim import OptimConfig
+from vistill.config.schema import TrainConfig
 from vistill.methods.base import Method, weighted
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Normalization, Tap

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vistill.config.detection import DetectionConfig
-from vistill.config.schema import OptimConfig
+from vistill.config.optim import OptimConfig
 from vistill.data.broken import BrokenFiles
 from vistill.data.loader import TIMEOUT
 from vistill.errors import UserError
