@@ -160,6 +160,14 @@ def test_damage_is_noticed_before_any_work(made: Path, tmp_path: Path) -> None:
         file.write(b"\x11" * (copy / "records-0.bin").stat().st_size)
     with pytest.raises(UserError, match=r"disagrees with the teacher on \w+/.*, by .* %: "):
         distil(out, copy)
+    shutil.rmtree(copy)
+    shutil.copytree(made, copy)
+    for name in ("records-0.bin", "records-test.bin"):  # NaN in bf16
+        with (copy / name).open("r+b") as file:
+            file.write(b"\xc0\x7f" * ((copy / name).stat().st_size // 2))
+        with pytest.raises(UserError, match=r"disagrees with the teacher on \w+/.*, by inf %: "):
+            distil(out, copy)
+        shutil.copy2(made / name, copy / name)
 
     # Pictures of the same names with other content.
     others = tmp_path / "others"

@@ -344,8 +344,9 @@ def _check_view(
         remembered = method.features(seen).flatten(1)
         live = method.live_features(seen).float().flatten(1)
         errors = (remembered - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
+        errors = errors.nan_to_num(nan=torch.inf)  # `max` of Python would pass it over
         worst = max(worst, float(errors.max()))
-        if not worst <= _WRONG:  # NaN counts as wrong
+        if worst > _WRONG:
             name = pictures.source.sample_name(int(batch.ids[int(errors.argmax())]))
             raise UserError(
                 f"the cache {cache.folder} disagrees with the teacher on {name}, by "
