@@ -14,7 +14,7 @@ from vistill.errors import UserError
 from vistill.training.distributed import World, connect
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
-OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2"]
+OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
 
 
 def train(out, ranks, *options):

@@ -116,5 +116,47 @@ def test_a_killed_pass_goes_on_from_its_last_save(tmp_path: Path) -> None:
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_a_picture_counts_once_however_often_the_pass_stops(tmp_path: Path) -> None:
+    """Stopped at every batch in turn: a source that gives what was asked for, one by one."""
+
+    def one_batch(after: int) -> Iterator[Batch]:
+        return batches(after, stop_at=after + 1)
+
+    for done in (4, 8, 12, 16):
+        with pytest.raises(Interrupted, match=f"stopped after {done} pictures"):
+            run(tmp_path / "run", one_batch)
+    found, whole = run(tmp_path / "run").found, run(tmp_path / "whole").found
+    assert int(whole["count"]) == int(found["count"]) == 20
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_counts_once(tmp_path: Path, rank: int) -> None:
+    """What the other rank has seen is added to rank 0's own, which is not added again."""
+    other = Sums(12)
+    other.add(Batch(PIXELS[10:], seeds=torch.arange(10), ids=torch.arange(10)))
+
+    class Pair(World):
+        def gather(self, value):
+            return [value, other.state()]
+
+        def once(self, work):
+            return work()
+
+    def mine(after: int) -> Iterator[Batch]:
+        for batch in batches(after):
+            if batch.ids[0] < 8:
+                yield batch
+        yield Batch(PIXELS[8:10], seeds=torch.arange(8, 10), ids=torch.arange(8, 10))
+
+    method = Reader()
+    world = Pair(rank, 2, torch.device("cpu"))
+    first_pass(
+        method, Sums(12), mine, run=folder(tmp_path / "run"), world=world, checkpoint_minutes=9
+    )
+    assert int(method.found["count"]) == 20
+    torch.testing.assert_close(method.found["mean"].float(), PIXELS.flatten(1).mean(0))
+
+
 def test_methods_fit_nothing_by_default() -> None:
     assert Reader().fitting(5) is None

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from tiny_run import (
+    SGD,
     SyntheticStream,
     TinyMethod,
     open_run,
@@ -108,10 +109,98 @@ def test_default_rate_scales_with_the_global_batch(tmp_path):
 
 
 def test_accumulation_is_the_whole_batch():
-    whole, parts = TinyMethod(dropout=0), TinyMethod(dropout=0)
-    run_fit(whole)
-    run_fit(parts, SyntheticStream(micro_batch_size=2))
-    same(weights(whole), weights(parts), atol=1e-6, rtol=1e-5)
+    """By SGD: AdamW would not notice that losses are added instead of averaged."""
+    whole, parts, start = (weights(TinyMethod(dropout=0)) for _ in range(3))
+    for found, micro in ((whole, None), (parts, 2)):
+        method = TinyMethod(dropout=0)
+        run_fit(method, SyntheticStream(micro_batch_size=micro), optim=SGD)
+        found.update(weights(method))
+    same(whole, parts, atol=1e-6, rtol=1e-5)
+    moved = (whole["head.weight"] - start["head.weight"]).abs().max()
+    assert moved > 0.01
+
+
+def test_a_step_of_sgd_is_the_gradient_of_the_mean_loss(tmp_path):
+    """Weights after every step by hand, of the batches that the stream gives."""
+    optim = optim_config(
+        optimizer="sgd", momentum=0.5, lr=0.3, min_lr=0.1, warmup_epochs=1.0, weight_decay=0.01
+    )
+    method, own = TinyMethod(dropout=0), TinyMethod(dropout=0)
+    run = open_run(tmp_path / "run")
+    run_fit(method, SyntheticStream(micro_batch_size=4), run, optim=optim)
+    speed = {name: torch.zeros_like(p) for name, p in own.named_parameters()}
+    for step, batch in enumerate(SyntheticStream().iterate(0, 9)):
+        rate = 0.3 * step / 3
+        if step >= 3:
+            rate = 0.1 + 0.2 * 0.5 * (1 + math.cos(math.pi * (step - 3) / 6))
+        loss = own(batch).total
+        loss.backward()
+        gradients = {n: p.grad for n, p in own.named_parameters() if p.grad is not None}
+        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+        logged = lines(run)[step]
+        assert (logged["loss"], logged["grad_norm"], logged["lr"]) == pytest.approx(
+            (loss.item(), norm.item(), rate), rel=1e-4
+        )
+        with torch.no_grad():
+            for name, parameter in own.named_parameters():
+                if name in gradients:
+                    decay = 0.01 if parameter.ndim > 1 else 0.0
+                    speed[name].mul_(0.5).add_(gradients[name] + decay * parameter)
+                    parameter -= rate * speed[name]
+                parameter.grad = None
+    same(weights(method), weights(own), atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_draw_for_themselves():
+    """A foreign model's dropout in the second micro-batch is not that of the first."""
+    method, drawn = TinyMethod(dropout=0.5), []
+    method.student.dropout.register_forward_hook(lambda _, args, out: drawn.append(out == 0))
+    run_fit(method, SyntheticStream(micro_batch_size=4), train=train_config(epochs=1))
+    steps = drawn[2:]  # two blocks; the first pass finds out what gets a gradient
+    assert len(steps) == 2 * 2 * 3
+    assert not torch.equal(steps[0], steps[2])
+
+
+def test_pictures_per_second_are_pictures(tmp_path):
+    run = open_run(tmp_path / "run")
+    result = run_fit(run=run)
+    seconds = sum(8 / line["images_per_second"] for line in lines(run))
+    assert result.images_per_second == pytest.approx(72 / seconds)
+    assert result.seconds > seconds  # with 1/8 of the pictures it would be eight times as much
+
+
+def test_the_peak_may_belong_to_the_warm_up(tmp_path):
+    run = open_run(tmp_path / "run")
+    run_fit(run=run, optim=optim_config(lr=0.4, warmup_epochs=1.0, peak_in_warmup=True))
+    assert [line["lr"] for line in lines(run)[:4]] == pytest.approx([0.0, 0.2, 0.4, 0.4])
+
+
+def test_the_first_of_two_faults_is_told(tmp_path):
+    class Poisoned(SyntheticStream):
+        def batch(self, ids, epoch, step):
+            batch = super().batch(ids, epoch, step)
+            if step >= 1:
+                batch.pixels[0, 0, 0, 0] = float("nan")
+            return batch
+
+    with pytest.raises(TrainingError, match="not finite at step 2,"):
+        run_fit(stream=Poisoned(), log_seconds=100.0)
+
+
+def test_fp16_clips_what_it_steps_by():
+    """Gradients are brought back from the loss scale before they are clipped."""
+    found = []
+    for precision in ("fp32", "fp16"):
+        method = TinyMethod(dropout=0)
+        run_fit(
+            method,
+            train=train_config(precision=precision),
+            optim=SGD.model_copy(update={"clip_norm": 1e-2}),
+        )
+        found.append(weights(method))
+    start = weights(TinyMethod(dropout=0))
+    same(*found, atol=2e-3, rtol=0.05)
+    assert (found[0]["head.weight"] - start["head.weight"]).norm() > 5e-3
 
 
 def test_unreached_parameters_and_teacher_stay(tmp_path):

@@ -12,6 +12,7 @@ from vistill.errors import UserError
 from vistill.training.lars import LARS
 from vistill.training.optim import (
     adamw,
+    build_optimizer,
     layer_decay_groups,
     peak_lr,
     pretrain_groups,
@@ -213,3 +214,37 @@ def test_a_peak_of_its_own_leaves_the_ends_of_the_schedule_alone():
 
         set_lr(optimizer, rate)
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(expected, abs=1e-4)
+
+
+def test_sgd_has_its_momentum():
+    optimizer = build_optimizer(
+        [{"params": [nn.Parameter(torch.ones(1))]}], OptimConfig(optimizer="sgd", momentum=0.7)
+    )
+    assert isinstance(optimizer, torch.optim.SGD)
+    (group,) = optimizer.param_groups
+    assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.7, False, 0)
+
+
+def test_what_decays():
+    """Biases, 1-D parameters and what the paper names do not, in both kinds of groups."""
+    module = nn.ModuleDict(
+        {"norm": nn.LayerNorm(3), "linear": nn.Linear(3, 3), "mask_token": nn.Linear(3, 3, False)}
+    )
+    two = pretrain_groups(module, 0.1, ["mask_token"])
+    layered = layer_decay_groups(
+        module, 0.1, 1.0, 1, layer_of=lambda _: 1, prefix="", no_decay_names=["mask_token"]
+    )
+    everything = pretrain_groups(module, 0.1, decay_biases=True)
+    for groups, kept in (
+        (two, {"linear.weight"}),
+        (layered, {"linear.weight"}),
+        (everything, None),
+    ):
+        decays = {
+            name
+            for group in groups
+            for name, parameter in module.named_parameters()
+            if any(parameter is one for one in group["params"]) and group["weight_decay"] == 0.1
+        }
+        assert decays == (kept or set(dict(module.named_parameters())))
+        assert {group["weight_decay"] for group in groups if group["params"]} <= {0.0, 0.1}

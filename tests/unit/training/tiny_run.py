@@ -170,6 +170,10 @@ def optim_config(**options) -> OptimConfig:
     return OptimConfig(**({"lr": 0.01, "warmup_epochs": 1.0} | options))
 
 
+SGD = optim_config(optimizer="sgd", momentum=0.5, lr=0.5, weight_decay=0.0)
+"""AdamW without clipping does the same whatever factor the gradient has, and so does clipping."""
+
+
 def train_config(**options) -> TrainConfig:
     defaults = {"epochs": 3, "global_batch_size": 8, "device": "cpu", "loggers": ()}
     return TrainConfig(**(defaults | options))
@@ -207,6 +211,7 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--micro", type=int)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--sgd", action="store_true", help="by which a factor of the loss shows")
     parser.add_argument("--poison", type=int)
     parser.add_argument("--wide", type=int, default=0, help="megabytes that a checkpoint weighs")
     parser.add_argument("--die-in", choices=["fsync", "replace"])
@@ -235,7 +240,7 @@ def main() -> int:
         result = fit(
             method,
             stream,
-            optim=optim_config(clip_norm=1.0),
+            optim=SGD if args.sgd else optim_config(clip_norm=1.0),
             train=train_config(
                 epochs=args.epochs,
                 checkpoint_steps=args.cadence,
