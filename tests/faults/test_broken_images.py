@@ -135,3 +135,36 @@ def test_a_picture_that_vanishes_is_broken(folder: Path) -> None:
     (folder / "00.jpg").unlink()
     list(data.iterate(0, 3))
     assert data.broken.names["00.jpg"] == "cannot be read: No such file or directory"
+
+
+def test_replacements_are_training_pictures_with_labels_of_their_own(tmp_path: Path) -> None:
+    """Every picture is its class in grey; of the training pictures every third is broken."""
+    for i in range(30):
+        place = tmp_path / f"class_{i % 5}" / f"{i:02}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (50 * (i % 5),) * 3).save(place)
+    source = open_source(str(tmp_path))
+    train = np.array([i for i in range(30) if i % 2])
+    for i in train[::3]:
+        (tmp_path / source.names[i]).write_bytes(b"")
+    data = TrainStream(
+        source, train, TrainTransform(16, flip=0), seed=1, global_batch_size=5,
+        micro_batch_size=5, workers=0, max_broken=0.9, repeats=2,
+    )  # fmt: skip
+    seen = set()
+    for batch in data.iterate(0, 12):
+        levels = (batch.pixels.float().mean((1, 2, 3)) / 50).round().long()
+        assert torch.equal(levels, batch.labels)
+        assert torch.equal(torch.from_numpy(source.labels)[batch.ids], batch.labels)
+        assert batch.ids[0::2].tolist() == batch.ids[1::2].tolist()
+        assert len(set(batch.seeds.tolist())) == 10  # copies have masks of their own
+        seen |= set(batch.ids.tolist())
+    assert seen == set(train) - set(train[::3])
+
+
+def test_as_many_as_allowed_may_be_broken() -> None:
+    broken = BrokenFiles(10, 0.2)
+    broken.add([("a", "x"), ("b", "x")])
+    broken.add([("b", "x")])
+    with pytest.raises(UserError, match=r"3 of 10 pictures \(30.0%\) cannot be read"):
+        broken.add([("c", "x")])

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from vistill.config.evaluation import LinearProbeConfig
+from vistill.evaluation import linear_probe as module
 from vistill.evaluation.linear_probe import ProbeHead, linear_probe
 
 
@@ -59,3 +60,59 @@ def test_head_is_initialised_as_published():
     assert head.linear.weight.detach().std() == pytest.approx(0.01, rel=0.05)
     assert head.norm.eps == 1e-6
     assert head.norm.weight is None
+
+
+def test_the_rate_is_judged_by_pictures_that_it_was_not_trained_on(monkeypatch):
+    """The higher rate learns its pictures by heart and knows no others; the lower one is right on
+    three of four of any. Features are their own number, whose third is the class."""
+    features, labels = torch.arange(60.0)[:, None], torch.arange(60) % 3
+    trained = []
+
+    def train(some, some_labels, num_classes, options, rate, seed):
+        assert torch.equal(labels[some[:, 0].long()], some_labels)
+        seen = set(some[:, 0].tolist())
+        trained.append((rate, len(seen)))
+
+        def head(asked):
+            by_heart = [x in seen for x in asked[:, 0].tolist()]
+            right = torch.tensor(by_heart) if rate > 1 else asked[:, 0].long() % 4 > 0
+            classes = asked[:, 0].long() % 3 + (~right).long()
+            return torch.nn.functional.one_hot(classes % 3, 3).float()
+
+        return head
+
+    monkeypatch.setattr(module, "_train", train)
+    options = LinearProbeConfig(base_lrs=(30.0, 0.1))
+    linear_probe(features, labels, features, 3, options=options)
+    assert trained == [(0.1, 48), (30.0, 48), (0.1, 60)]
+
+
+def test_the_smaller_of_equal_rates_is_taken(monkeypatch):
+    rates = []
+
+    def train(some, some_labels, num_classes, options, rate, seed):
+        rates.append(rate)
+        return lambda asked: torch.zeros(len(asked), 3)
+
+    monkeypatch.setattr(module, "_train", train)
+    (train_features, labels), (test, _) = clusters(30, 0), clusters(3, 1)
+    linear_probe(train_features, labels, test, 3, options=LinearProbeConfig(base_lrs=(9.0, 0.1)))
+    assert rates == [0.1, 9.0, 0.1]
+
+
+def test_a_large_batch_has_a_larger_rate(monkeypatch):
+    """Linearly above 256 pictures, as published; the base rate below."""
+    asked = []
+    usual = module.learning_rate
+
+    def rate(epoch, **told):
+        asked.append(told["lr"])
+        return usual(epoch, **told)
+
+    monkeypatch.setattr(module, "learning_rate", rate)
+    features, labels = clusters(600, 0)
+    for size, expected in ((512, 0.2), (64, 0.1)):
+        options = LinearProbeConfig(batch_size=size, base_lrs=(0.1,), epochs=1, min_steps=1)
+        linear_probe(features, labels, features[:3], 3, options=options)
+        assert set(asked) == {expected}
+        asked.clear()

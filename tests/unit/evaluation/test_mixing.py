@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from vistill.evaluation.mixing import Mix, apply_mix, beta_sample, draw_mix, smoothed_targets
+from vistill.views.noise import Stream, per_sample_uniform
 
 SEEDS = torch.arange(4000) * 7919 + 13
 
@@ -61,3 +62,31 @@ def test_targets_sum_to_one():
     torch.testing.assert_close(targets.sum(1), torch.ones(2))
     assert targets[0, 0] == pytest.approx(0.925)
     assert targets[0, 1] == pytest.approx(0.025)
+
+
+def test_labels_have_the_share_of_the_pixels():
+    """Each picture is one grey level, so that the mean pixel tells what is left of it."""
+    pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 20, 30)
+    targets = torch.eye(4)
+    kinds = {"mixup": (0.8, 0.0), "cutmix": (0.0, 1.0), "both": (0.8, 1.0)}
+    for mixup, cutmix in kinds.values():
+        for i in range(40):
+            mix = draw_mix(SEEDS[i : i + 4], (20, 30), mixup=mixup, cutmix=cutmix)
+            mixed, wanted = apply_mix(pixels, targets, mix)
+            torch.testing.assert_close(wanted @ torch.arange(4.0), mixed.mean((1, 2, 3)))
+
+
+def test_a_box_has_sides_by_the_root_of_its_area():
+    """Beta's mean is a half: without the border, boxes would cover half of the picture."""
+    mixes = [draw_mix(SEEDS[i : i + 1], (200, 100), mixup=0, cutmix=1.0) for i in range(300)]
+    boxes = torch.stack([m.box for m in mixes]).double()
+    inner = boxes[(boxes[:, [0, 2]] > 0).all(1) & (boxes[:, 1] < 200) & (boxes[:, 3] < 100)]
+    tall, wide = inner[:, 1] - inner[:, 0], inner[:, 3] - inner[:, 2]
+    torch.testing.assert_close(tall, 2 * wide, atol=4.0, rtol=0)
+    draws = per_sample_uniform(SEEDS[:300], 4 + 4 * 128, Stream.MIXING).double()
+    for i in range(50):
+        cut = float(beta_sample(1.0, draws[i, 4:].view(2, 2, 128)[1]))
+        top, bottom, left, right = boxes[i].tolist()
+        if top > 0 and bottom < 200 and left > 0 and right < 100:
+            area = (bottom - top) * (right - left) / 20000
+            assert area == pytest.approx(1 - cut, abs=0.05)
