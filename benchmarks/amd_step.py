@@ -22,8 +22,8 @@ from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
 from vistill.methods.amd import AMD
 from vistill.models.build import create_backbone
+from vistill.random import Stream, per_sample_uniform
 from vistill.training.optim import pretrain_groups
-from vistill.views.noise import Stream, per_sample_uniform
 
 OPTIM = OptimConfig(clip_norm=0.02)
 

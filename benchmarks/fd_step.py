@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
 from vistill.methods.feature_distillation import FeatureDistillation
-from vistill.models.clip import CLIP_NORMALIZATION
+from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.sizes import VIT_SIZES
 from vistill.models.vit import VisionTransformer
+from vistill.random import Stream, per_sample_uniform
 from vistill.training.optim import pretrain_groups
-from vistill.views.noise import Stream, per_sample_uniform
 
 OPTIM = OptimConfig(no_decay=("cls_token", "pos_embed"), betas=(0.9, 0.999), clip_norm=3.0)
 DROP_PATH = 0.1

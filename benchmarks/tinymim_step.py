@@ -33,12 +33,12 @@ from common import (
 from plain_tinymim import PlainViT, drop_path_factors, plain_loss
 from torch import Tensor
 
+from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
 from vistill.methods.tinymim import TinyMIM
+from vistill.random import Stream, per_sample_uniform
 from vistill.training.optim import pretrain_groups
-from vistill.views.color_jitter import color_jitter
-from vistill.views.noise import Stream, per_sample_uniform
 
 SIDES = ("plain", "plain_stopped", "vistill")
 LR = 1e-4

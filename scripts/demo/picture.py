@@ -11,8 +11,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vistill.api.demo.pictures import ASSETS
 from vistill.data import open_source
+from vistill.runs.demo.pictures import ASSETS
 
 NAMES = {"distilled": "distilled\n(TinyMIM)", "alone": "alone\n(MAE)", "random": "not\npre-trained"}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import vistill
-from vistill.api.demo.clips import TEACHER, comparison, film
-from vistill.api.results import PretrainResult
 from vistill.files import write_atomic
+from vistill.runs.demo.clips import TEACHER, comparison, film
+from vistill.runs.results import PretrainResult
 
 DECODER = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 PAINTED = {"norm_pixels": False, "decoder": DECODER}

@@ -12,9 +12,9 @@ import timm
 from experiment import Arm, Experiment, listed, seeded, unpacked
 from safetensors.torch import load_file
 
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.build import create_backbone
-from vistill.models.pooled import PooledBackbone
 
 
 def mobilenet_v2(file: Path, image_size: int) -> Backbone:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from experiment import Arm, Experiment, listed, seeded, unpacked
 from torch import Tensor, nn
 
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.build import create_backbone
-from vistill.models.pooled import PooledBackbone
 
 WIDTHS = (16, 32, 64)
 VIEWS = 2

@@ -37,7 +37,7 @@ class Batch:
             `[B, 3, T, H, W]`.
         seeds: one int64 per sample, a function of run seed, epoch and sample only. Every random
             draw of a method derives from it, so that workers, ranks, accumulation and resuming
-            cannot change a run (see `vistill.views.noise`).
+            cannot change a run (see `vistill.random`).
         ids: int64 `[B]`, the position of each sample in its source.
         labels: int64 `[B]` class indices (-1: unknown), or None.
         text: one string per sample, or None.

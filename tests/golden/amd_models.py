@@ -4,7 +4,7 @@ import torch
 from names import part
 from torch import Tensor
 
-from vistill.models.beit import own_names
+from vistill.models.files.beit import own_names
 from vistill.models.vit import VisionTransformer
 
 

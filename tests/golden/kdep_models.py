@@ -5,8 +5,8 @@ from torch import nn
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from vistill.models.cnn_files import plain_names
-from vistill.models.pooled import PooledBackbone
+from vistill.models.adapters.any_cnn import PooledBackbone
+from vistill.models.files.cnn import plain_names
 from vistill.targets.calibration import Calibration
 
 FOREIGN = ("svd_", "emb.", "l2norm.")

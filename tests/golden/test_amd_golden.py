@@ -9,10 +9,10 @@ from vistill.config.methods import AMDConfig, VideoMAEConfig
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE
 from vistill.models.backbone import Tap
-from vistill.models.checkpoints import encoder_weights
+from vistill.models.files.checkpoints import encoder_weights
+from vistill.tokens.patches import channels_last, patchify, pixel_patches
 from vistill.training.optim import pretrain_groups
 from vistill.training.schedule import learning_rate
-from vistill.views.patches import channels_last, patchify, pixel_patches
 
 
 def amd(config, **options) -> AMD:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from vistill.augment.crops import Box, crop, resize
 from vistill.data import EvalTransform
-from vistill.data.crops import Box, crop, resize
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]

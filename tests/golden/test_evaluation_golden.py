@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vistill.augment.mixing import Mix, apply_mix, smoothed_targets
 from vistill.config.evaluation import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
 from vistill.evaluation.linear_probe import ProbeHead
-from vistill.evaluation.mixing import Mix, apply_mix, smoothed_targets
 from vistill.models.vit import VisionTransformer
 from vistill.training.lars import LARS
 from vistill.training.optim import adamw, layer_decay_groups, set_lr

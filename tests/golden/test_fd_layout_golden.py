@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from test_swin_golden import published
 
 from vistill.models.backbone import Backbone
-from vistill.models.beit import beit_names
 from vistill.models.build import load_backbone
-from vistill.models.checkpoints import backbone_from_state
-from vistill.models.clip import clip_names
+from vistill.models.files.beit import beit_names
+from vistill.models.files.checkpoints import backbone_from_state
+from vistill.models.files.clip import clip_names
 from vistill.models.vit import VisionTransformer
 
 LAYOUT = json.loads((Path(__file__).parent / "fd" / "checkpoint_layout.json").read_text())

@@ -11,9 +11,9 @@ from vistill.config.evaluation import FineTuneConfig
 from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
 from vistill.evaluation.finetune import finetune_groups
 from vistill.evaluation.linear_probe import ProbeHead
-from vistill.models.beit import beit_names
 from vistill.models.build import load_backbone
-from vistill.models.checkpoints import vit_from_state
+from vistill.models.files.beit import beit_names
+from vistill.models.files.checkpoints import vit_from_state
 from vistill.models.initialization import truncated_normal
 from vistill.models.vit import VisionTransformer
 from vistill.training.lars import LARS

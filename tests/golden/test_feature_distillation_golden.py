@@ -9,8 +9,8 @@ from vistill.config.methods import FeatureDistillationConfig
 from vistill.losses.distances import smooth_l1
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Backbone, Normalization
-from vistill.models.beit import beit_names
-from vistill.models.checkpoints import vit_from_state
+from vistill.models.files.beit import beit_names
+from vistill.models.files.checkpoints import vit_from_state
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
 from vistill.training.optim import pretrain_groups

@@ -9,9 +9,9 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from vistill.errors import UserError
 from vistill.models.build import load_backbone
-from vistill.models.cnn_files import is_cnn, plain_names
 from vistill.models.export import read_backbone, save_backbone
-from vistill.models.weight_files import read_weights
+from vistill.models.files.cnn import is_cnn, plain_names
+from vistill.models.files.weight_files import read_weights
 
 FORMS = ["official", "classification", "segmentation", "detectron2"]
 

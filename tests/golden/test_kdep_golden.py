@@ -92,7 +92,7 @@ def test_teacher_forward(golden):
         def forward(self, x):
             return self.conv(x)
 
-    from vistill.models.pooled import PooledBackbone
+    from vistill.models.adapters.any_cnn import PooledBackbone
 
     student = PooledBackbone(Narrow(), image_size=224)
     method = KDEP(student, teacher, KDEPConfig(color_jitter=None, lighting_std=0))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vistill.augment.lighting import apply_lighting
 from vistill.losses import feature
 from vistill.losses.baselines import flow_mse, logits_kl
 from vistill.losses.distances import mse
@@ -11,7 +12,6 @@ from vistill.targets.calibration import Calibration, canonical_signs
 from vistill.targets.channels import interpolate, project, strongest_channels
 from vistill.targets.moments import Moments, std_ratio
 from vistill.targets.scaling import linear_std, power_temperature, rescale
-from vistill.views.lighting import apply_lighting
 
 
 def close(got, wanted, case):

@@ -9,8 +9,8 @@ from vistill.heads.pixel_decoder import Reconstruction
 from vistill.methods.mae import MAE
 from vistill.models.positions import resize_position_table, sincos_2d
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import gather_tokens, random_mask
-from vistill.views.patches import pixel_patches, unpatch_pixels
+from vistill.tokens.masks import gather_tokens, random_mask
+from vistill.tokens.patches import pixel_patches, unpatch_pixels
 
 
 def build_mae(config: dict, state: dict) -> MAE:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vistill.models.backbone import Tap
-from vistill.models.beit import beit_names, own_names
+from vistill.models.files.beit import beit_names, own_names
 from vistill.models.vit import VisionTransformer
 
 RELATIVE = {"shared_rpb": "shared", "shared_rpb_f64": "shared", "layer_rpb": "layer", "ape": None}

@@ -12,7 +12,7 @@ from vistill.evaluation.classifier import build_classifier, soft_cross_entropy
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone
-from vistill.models.checkpoints import backbone_from_state
+from vistill.models.files.checkpoints import backbone_from_state
 from vistill.models.swin import NO_DECAY, SwinBackbone
 from vistill.training.optim import pretrain_groups
 

@@ -8,7 +8,7 @@ from test_feature_distillation_golden import unit_pixels
 from vistill.config.methods import FeatureDistillationConfig
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Backbone, Tap
-from vistill.models.checkpoints import vit_from_state
+from vistill.models.files.checkpoints import vit_from_state
 from vistill.models.vit import VisionTransformer
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from names import AS_IT_IS, batch_of, part
 
+from vistill.augment.jitter import apply_color_jitter
 from vistill.batch import Losses
 from vistill.config.methods import TinyMIMConfig
 from vistill.losses.distances import smooth_l1, softmax_kl
@@ -12,8 +13,7 @@ from vistill.methods.tinymim import TinyMIM
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 from vistill.targets.whitening import whiten
-from vistill.views.color_jitter import apply_color_jitter
-from vistill.views.masking import random_mask
+from vistill.tokens.masks import random_mask
 
 
 def vit(config: dict, state: dict, **changes) -> VisionTransformer:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vistill.augment.mixing import Mix, apply_mix, smoothed_targets
 from vistill.config.evaluation import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import (
@@ -15,7 +16,6 @@ from vistill.evaluation.classifier import (
 from vistill.evaluation.finetune import finetune_groups
 from vistill.evaluation.kept import read_head
 from vistill.evaluation.metrics import top_k_hits
-from vistill.evaluation.mixing import Mix, apply_mix, smoothed_targets
 from vistill.evaluation.views import merge_views
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer

@@ -11,8 +11,8 @@ from vistill.errors import UserError
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE
 from vistill.models.build import create_backbone, load_backbone
-from vistill.models.checkpoints import backbone_from_state
-from vistill.models.videomae_files import published_encoder, published_names
+from vistill.models.files.checkpoints import backbone_from_state
+from vistill.models.files.videomae import published_encoder, published_names
 from vistill.models.vit import VisionTransformer
 
 LAYOUT = "layout"

@@ -6,11 +6,11 @@ from names import AS_IT_IS, batch_of, mae_state
 
 from vistill.config.methods import MAEConfig
 from vistill.methods.mae import MAE
-from vistill.models.beit import own_names
+from vistill.models.files.beit import own_names
 from vistill.models.layers import Block
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import clip_sight, nested_mask, random_mask, tube_visible
+from vistill.tokens.masks import clip_sight, nested_mask, random_mask, tube_visible
 
 
 def flags(length, *index):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vistill.data.crops import Box
+from vistill.augment.crops import Box
 from vistill.data.video.sampling import dense_views, segment_views
 from vistill.data.video.transforms import (
     VideoTestTransform,

@@ -58,7 +58,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Commands check their words and settings, and do nothing; names of those that would have."""
     ran: list[str] = []
     pretraining = importlib.import_module("vistill.api.pretrain")
-    stage = importlib.import_module("vistill.api.stage")
+    stage = importlib.import_module("vistill.runs.stage")
     exporting = importlib.import_module("vistill.api.export")
 
     def pretrain(*_: Any, **__: Any) -> None:

@@ -15,6 +15,6 @@ from vistill.api.inference import predict as predict
 from vistill.api.prepare import PrepareResult as PrepareResult
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
-from vistill.api.results import EvaluateResult as EvaluateResult
-from vistill.api.results import PretrainResult as PretrainResult
-from vistill.api.results import say as say
+from vistill.runs.results import EvaluateResult as EvaluateResult
+from vistill.runs.results import PretrainResult as PretrainResult
+from vistill.runs.results import say as say

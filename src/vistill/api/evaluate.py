@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.api.export import backbone_reference, load_backbone, with_module
 from vistill.api.pretrain import read_overrides
-from vistill.api.results import EvaluateResult, say_notes
-from vistill.api.samples import clips_of, open_samples, trained_on
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.files import local_path
+from vistill.runs.results import EvaluateResult, say_notes
+from vistill.runs.samples import clips_of, open_samples, trained_on
 
 if TYPE_CHECKING:
     from torch import nn
@@ -221,8 +221,8 @@ def _check_file(out: Path) -> None:
 def _fresh(model: "Backbone", seed: int, own: "nn.Module | str | None") -> "Backbone":
     import torch
 
+    from vistill.models.adapters.own_modules import given_back, object_facts
     from vistill.models.build import rebuild
-    from vistill.models.own_modules import given_back, object_facts
 
     torch.manual_seed(seed)
     if model.build is not None:

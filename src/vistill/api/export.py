@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.api.classifiers import export_classifier
-from vistill.api.published import PUBLISHED, export_published
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.files import PARTIAL
 from vistill.locking import LOCK
 from vistill.models.sizes import LIBRARIES, is_function
+from vistill.runs.published import PUBLISHED, export_published
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.api.export import backbone_reference, load_backbone, with_module
 from vistill.api.pretrain import read_overrides
-from vistill.api.results import main_rank, say, say_notes
-from vistill.api.samples import clips_of, open_samples, trained_on
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EmbedConfig, SamplesConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
+from vistill.runs.results import main_rank, say, say_notes
+from vistill.runs.samples import clips_of, open_samples, trained_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

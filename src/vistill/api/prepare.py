@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistill.api.results import say, say_notes
 from vistill.errors import Failure, UserError
 from vistill.files import PARTIAL, write_atomic
 from vistill.locking import LOCK, locked
+from vistill.runs.results import say, say_notes
 
 if TYPE_CHECKING:
     from vistill.data.video.prepare import Work
@@ -157,13 +157,13 @@ def prepare(
     _check(given if shards is None else {**given, "shards": shards}, transcode, workers)
     _check_limits(max_damaged, timeout)
 
-    from vistill.api.importing import open_videos, which_videos
     from vistill.data.archive import ShardSource
     from vistill.data.importers.collection import MISSING, Collection
     from vistill.data.parquet import require_parquet
     from vistill.data.video.inspect import DAMAGED
     from vistill.data.video.prepare import TIMEOUT, Work
     from vistill.data.video.transcode import Recipe
+    from vistill.runs.videos import open_videos, which_videos
 
     require_parquet()
     folder = Path(out)

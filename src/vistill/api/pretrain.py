@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vistill.api.results import PretrainResult
 from vistill.config.chain import stage_config, stage_names
 from vistill.config.loading import load_config
+from vistill.config.multi_student import student_name
 from vistill.config.overrides import canonical, parse_overrides
 from vistill.config.schema import RunConfig
 from vistill.config.suggest import did_you_mean
-from vistill.config.together import student_name
 from vistill.errors import UserError
+from vistill.runs.results import PretrainResult
 
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
@@ -76,7 +76,7 @@ def pretrain(
     said = canonical(RunConfig, settings).values
     _check(config, student_given=("student", "model") in said)
 
-    from vistill.api.stage import prepare, rehearse, train_stage
+    from vistill.runs.stage import prepare, rehearse, train_stage
 
     if config.chain is not None:
         return _run_chain(config, Path(out), objects, overwrite=overwrite, dry_run=dry_run)
@@ -188,8 +188,8 @@ def _run_chain(
 ) -> PretrainResult | None:
     from copy import deepcopy
 
-    from vistill.api.building import build
-    from vistill.api.stage import (
+    from vistill.runs.build import build
+    from vistill.runs.stage import (
         claim_chain,
         finished,
         prepare,

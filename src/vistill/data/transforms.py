@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vistill.data.crops import Bounds, Interpolation, centre_box, crop, random_box, resize
-from vistill.data.randaugment import RandAugment
+from vistill.augment.crops import Bounds, Interpolation, centre_box, crop, random_box, resize
+from vistill.augment.randaugment import RandAugment
 
 LARGEST_WITH_MARGIN = 224
 LONGEST_STRIP = 16

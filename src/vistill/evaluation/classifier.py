@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vistill.augment.erasing import random_erasing
+from vistill.augment.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.batch import Batch, Losses
 from vistill.config.evaluation import FineTuneConfig, Statistics
 from vistill.errors import UserError
-from vistill.evaluation.erasing import random_erasing
-from vistill.evaluation.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.methods.base import Method, freeze_unreached
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Backbone, Normalization, Tap
-from vistill.models.clip import CLIP_NORMALIZATION
+from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.nearest import near_divisors
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.random import Stream, per_sample_uniform
 
 _EPS = 1e-6
 _STATISTICS: dict[Statistics, Normalization] = {

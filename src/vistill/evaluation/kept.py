@@ -29,7 +29,7 @@ from vistill.files import write_atomic
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
 from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
-from vistill.models.weight_files import read_weights
+from vistill.models.files.weight_files import read_weights
 from vistill.training.distributed import device_kind
 
 HEAD = "head.safetensors"
@@ -138,7 +138,7 @@ def read_head(reference: str) -> Head:
     if kept is not None:
         return kept
     if kind == "file":
-        from vistill.models.checkpoints import file_options
+        from vistill.models.files.checkpoints import file_options
 
         file_path, options = file_options(path)
         published = read_weights(Path(file_path), options.get("branch")).state

@@ -14,8 +14,8 @@ from vistill.losses.reconstruction import normalize_cubes, normalize_patches
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer
 from vistill.nearest import no_split
-from vistill.views.masking import NestedMask, gather_tokens
-from vistill.views.patches import channels_last, patchify
+from vistill.tokens.masks import NestedMask, gather_tokens
+from vistill.tokens.patches import channels_last, patchify
 
 MAE_DECODER = {"embed_dim": 512, "depth": 8, "num_heads": 16}
 

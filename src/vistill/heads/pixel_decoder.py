@@ -11,8 +11,8 @@ from vistill.losses.reconstruction import masked_mse, normalize_patches
 from vistill.models.layers import LAYER_NORM_EPS, Block
 from vistill.models.positions import sincos_2d
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import Mask, gather_tokens
-from vistill.views.patches import pixel_patches
+from vistill.tokens.masks import Mask, gather_tokens
+from vistill.tokens.patches import pixel_patches
 
 
 class PixelDecoder(nn.Module):

@@ -26,7 +26,7 @@ from vistill.methods.side import rising
 from vistill.methods.videomae import drawn_mask
 from vistill.models.backbone import Backbone, Tap
 from vistill.targets.whitening import whiten
-from vistill.views.masking import NestedMask
+from vistill.tokens.masks import NestedMask
 
 
 class AMD(Method):

@@ -19,7 +19,7 @@ from vistill.methods.videomae import check_sight
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.nearest import near_divisors, same_depth
-from vistill.views.masking import NestedMask, Sight, clip_sight, picture_sight
+from vistill.tokens.masks import NestedMask, Sight, clip_sight, picture_sight
 
 Pairs = Sequence[tuple[int, int]]
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone
-from vistill.views.noise import Stream
+from vistill.random import Stream
 
 
 class Fitting(Protocol):

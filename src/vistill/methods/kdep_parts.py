@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
+from vistill.augment.jitter import color_jitter
+from vistill.augment.lighting import lighting
 from vistill.batch import Batch
 from vistill.config.methods import KDEPConfig
 from vistill.errors import UserError
@@ -12,8 +14,6 @@ from vistill.methods.first_look import calibration
 from vistill.methods.side import Side
 from vistill.targets.fixed_map import FixedMap, check_width
 from vistill.targets.moments import std_ratio
-from vistill.views.color_jitter import color_jitter
-from vistill.views.lighting import lighting
 
 
 def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> FixedMap:

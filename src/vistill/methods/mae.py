@@ -13,8 +13,8 @@ from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import Mask, random_mask
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.random import Stream, per_sample_uniform
+from vistill.tokens.masks import Mask, random_mask
 
 
 class MAE(Method):

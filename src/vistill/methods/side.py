@@ -14,7 +14,7 @@ from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.taps import Visible
 from vistill.nearest import near_divisors, same_depth
-from vistill.views.noise import per_sample_uniform
+from vistill.random import per_sample_uniform
 
 
 class Side:

@@ -6,6 +6,7 @@ from typing import Literal, Self, cast
 
 import torch
 
+from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch, Losses
 from vistill.config.methods import TinyMIMConfig
 from vistill.errors import UserError
@@ -16,8 +17,7 @@ from vistill.methods.mae import check_mask_ratio, picture_mask
 from vistill.methods.tinymim_targets import TARGETS
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.views.color_jitter import color_jitter
-from vistill.views.masking import Mask
+from vistill.tokens.masks import Mask
 
 
 class TinyMIM(Method):

@@ -14,8 +14,8 @@ from vistill.methods.ingredients import Ingredients
 from vistill.methods.side import rising
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.views.masking import NestedMask, Sight, clip_sight
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.random import Stream, per_sample_uniform
+from vistill.tokens.masks import NestedMask, Sight, clip_sight
 
 
 class VideoMAE(Method):

@@ -156,6 +156,7 @@ def require_backbone(model: Any) -> Backbone:
     if not isinstance(model, Backbone):
         raise UserError(
             f"a {type(model).__name__} has to be wrapped first, so that vistill knows its parts: "
-            "see vistill.models.hooked.ModuleBackbone or vistill.models.pooled.PooledBackbone"
+            "see vistill.models.adapters.any_transformer.ModuleBackbone or "
+            "vistill.models.adapters.any_cnn.PooledBackbone"
         )
     return model

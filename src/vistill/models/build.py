@@ -6,9 +6,9 @@ from typing import Any, Literal
 from torch import nn
 
 from vistill.errors import UserError
+from vistill.models.adapters.own_modules import made_backbone
 from vistill.models.backbone import Backbone
 from vistill.models.layers import QKVBias
-from vistill.models.own_modules import made_backbone
 from vistill.models.sizes import LIBRARIES, SWIN_SIZES, VIT_SIZES, is_function
 from vistill.models.vit import VisionTransformer
 
@@ -122,15 +122,15 @@ def rebuild(build: dict[str, Any]) -> Backbone:
 
         return SwinBackbone(**build["args"])
     if build["name"] == "hf":
-        from vistill.models.transformers_models import transformers_from_config
+        from vistill.models.adapters.transformers import transformers_from_config
 
         return transformers_from_config(**build["args"])
     if build["name"] == "open_clip":
-        from vistill.models.open_clip_models import open_clip_backbone
+        from vistill.models.adapters.open_clip import open_clip_backbone
 
         return open_clip_backbone(weights="", **build["args"])
     if build["name"] == "torchvision":
-        from vistill.models.torchvision_models import torchvision_backbone
+        from vistill.models.adapters.torchvision import torchvision_backbone
 
         return torchvision_backbone(pretrained=False, **build["args"])
     if f"{build['name']}/" in LIBRARIES:
@@ -236,8 +236,8 @@ def load_teacher(
 
 
 def _from_file(reference: str) -> Backbone:
-    from vistill.models.checkpoints import backbone_from_file, file_options, load_file_into
     from vistill.models.export import WEIGHTS, is_export, read_backbone
+    from vistill.models.files.checkpoints import backbone_from_file, file_options, load_file_into
 
     path, options = file_options(reference)
     name = options.get("model")
@@ -271,7 +271,7 @@ def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> 
     name, _, weights = rest.partition(":")
     keep = bool(option)
     if library == "open_clip":
-        from vistill.models.open_clip_models import open_clip_backbone
+        from vistill.models.adapters.open_clip import open_clip_backbone
 
         if keep:
             raise UserError(f"{spec}: no model of open_clip has a classifier")
@@ -280,11 +280,11 @@ def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> 
         raise UserError(f"{spec}: only ':pretrained' may follow {library}/{name}, not ':{weights}'")
     pretrained = weights == "pretrained"
     if library == "timm":
-        from vistill.models.timm_models import timm_backbone
+        from vistill.models.adapters.timm import timm_backbone
 
         return timm_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)
     if library == "hf":
-        from vistill.models.transformers_models import transformers_backbone
+        from vistill.models.adapters.transformers import transformers_backbone
 
         own: Literal["none", "own"] = "none" if fresh else "own"
         return transformers_backbone(
@@ -293,6 +293,6 @@ def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> 
             image_size=image_size,
             classifier=keep,
         )
-    from vistill.models.torchvision_models import torchvision_backbone
+    from vistill.models.adapters.torchvision import torchvision_backbone
 
     return torchvision_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
+from vistill.models.adapters.own_modules import given_back, object_facts
 from vistill.models.backbone import Backbone, Normalization
-from vistill.models.beit import own_names
 from vistill.models.build import rebuild
-from vistill.models.named_weights import load_named
-from vistill.models.own_modules import given_back, object_facts
+from vistill.models.files.beit import own_names
+from vistill.models.files.named_weights import load_named
 from vistill.models.timm_form import (
     TimmClassifier,
     carries_beit_names,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vistill.models.backbone import TapKind
 from vistill.models.relative_bias import RelativePositionBias
 from vistill.nearest import no_split
-from vistill.views.masking import gather_tokens
-from vistill.views.patches import patchify
+from vistill.tokens.masks import gather_tokens
+from vistill.tokens.patches import patchify
 
 LAYER_NORM_EPS = 1e-6
 CLIP_NORM_EPS = 1e-5

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vistill.models.adapters.any_cnn import PooledBackbone, switched
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Backbone
-from vistill.models.beit import beit_names
-from vistill.models.hooked import ModuleBackbone
+from vistill.models.files.beit import beit_names
 from vistill.models.layers import CLIP_NORM_EPS, LAYER_NORM_EPS
-from vistill.models.pooled import PooledBackbone, switched
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 

@@ -29,7 +29,7 @@ from vistill.models.positions import (
 from vistill.models.relative_bias import RelativePositionBias
 from vistill.models.taps import Draws, Images, Shape, Taps, Visible
 from vistill.nearest import near_multiples, no_split
-from vistill.views.masking import bias_of_visible
+from vistill.tokens.masks import bias_of_visible
 
 TAPS: frozenset[TapKind] = frozenset(
     ("block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm")

@@ -1,7 +1,7 @@
 """What results say when they are printed."""
 
-from vistill.api.results import EvaluateResult
 from vistill.evaluation.metrics import Score, summarize
+from vistill.runs.results import EvaluateResult
 
 
 def make(protocol: str, seed: int) -> Score:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import vistill
 from vistill import cli
 from vistill.errors import UserError
+from vistill.models.adapters.any_cnn import PooledBackbone
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Backbone
-from vistill.models.hooked import ModuleBackbone
-from vistill.models.pooled import PooledBackbone
 
 CELLS = Path(__file__).parents[2] / "data" / "cells"
 QUICK = {"data.workers": 0, "data.held_out": 0.0, "train.device": "cpu", "train.loggers": []}
@@ -35,8 +35,8 @@ NETS = '''
 import torch
 import torch.nn.functional as F
 from torch import nn
-from vistill.models.hooked import ModuleBackbone
-from vistill.models.pooled import PooledBackbone
+from vistill.models.adapters.any_transformer import ModuleBackbone
+from vistill.models.adapters.any_cnn import PooledBackbone
 from timm.models.vision_transformer import VisionTransformer
 
 

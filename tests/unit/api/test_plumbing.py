@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from vistill.api import stage
 from vistill.batch import Batch
 from vistill.config.loading import load_config
 from vistill.data import BrokenFiles, eval_batches
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
+from vistill.runs import stage
 from vistill.training.distributed import World
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"

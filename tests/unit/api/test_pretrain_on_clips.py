@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import vistill
-from vistill.api.reading import open_samples
 from vistill.config.loading import load_config
 from vistill.config.overrides import parse_overrides
 from vistill.config.schema import DataConfig
@@ -14,6 +13,7 @@ from vistill.data.motion_clips import write_video
 from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
 from vistill.errors import UserError
+from vistill.runs.reading import open_samples
 
 SMALL = ["student=vit", "student.embed_dim=24", "student.depth=2", "student.num_heads=2",
          "student.patch_size=8", "data.image_size=16", "train.global_batch_size=2",

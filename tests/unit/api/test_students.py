@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import vistill
 from vistill.config.loading import load_config
-from vistill.config.together import student_configs
+from vistill.config.multi_student import student_configs
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
 

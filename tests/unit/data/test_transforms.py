@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from vistill.augment.crops import Box, crop, random_box, resize
 from vistill.data import EvalTransform, TrainTransform
-from vistill.data.crops import Box, crop, random_box, resize
 
 
 def smooth(height: int, width: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ from vistill.config.evaluation import FineTuneConfig
 from vistill.errors import UserError
 from vistill.evaluation.classifier import build_classifier, head_dropout
 from vistill.evaluation.finetune import finetune_groups
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Tap
-from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from vistill.api.results import few_seeds
 from vistill.evaluation.metrics import (
     Score,
     score,
@@ -13,6 +12,7 @@ from vistill.evaluation.metrics import (
     top_k_hits,
 )
 from vistill.evaluation.metrics import wilson_interval as wilson
+from vistill.runs.results import few_seeds
 
 
 def test_top_k_counts_ranks():

@@ -14,8 +14,8 @@ from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.finetune import class_scores, fine_tune, finetune_groups
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.sweep import candidates, choose
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone
-from vistill.models.pooled import PooledBackbone
 from vistill.models.vit import VisionTransformer
 
 QUIET = {"device": "cpu", "workers": 0, "progress": False}

@@ -10,7 +10,7 @@ from vistill.errors import UserError
 from vistill.methods.base import freeze_unreached
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.output_maps import resize_map
-from vistill.models.hooked import ModuleBackbone
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 
@@ -114,7 +114,7 @@ def test_maps_are_resized_row_by_row():
 
 
 def test_a_feature_map_is_a_target_for_a_student_without_class_token(batch):
-    from vistill.models.pooled import PooledBackbone
+    from vistill.models.adapters.any_cnn import PooledBackbone
 
     torch.manual_seed(0)
     cnn = nn.Sequential(nn.Conv2d(3, 24, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

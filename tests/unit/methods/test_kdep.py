@@ -8,8 +8,8 @@ from torch import nn
 from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.methods.kdep import KDEP
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.build import create_backbone
-from vistill.models.pooled import PooledBackbone
 from vistill.targets.calibration import Calibration
 
 

@@ -11,8 +11,8 @@ from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.methods.base import freeze_unreached
 from vistill.methods.tinymim import TinyMIM
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Tap
-from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -13,7 +13,7 @@ from building import build
 from torch import Tensor
 from unequal import CLIPS, OTHERS, Watched, batch, said_by, seen_by, student, teacher
 
-from vistill.api.custom import build_custom
+from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch
 from vistill.config.methods import CustomConfig
 from vistill.data.cache import Layout, TeacherCache
@@ -21,8 +21,8 @@ from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent
 from vistill.models.backbone import Tap
-from vistill.views.color_jitter import color_jitter
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.random import Stream, per_sample_uniform
+from vistill.runs.custom import build_custom
 
 DECODER = {"embed_dim": 8, "depth": 1, "num_heads": 2}
 CUSTOM = """

@@ -17,9 +17,9 @@ from timm.models import list_modules
 from transformers.models.auto import modeling_auto
 
 from vistill.errors import UserError
+from vistill.models.adapters.timm import read_module
 from vistill.models.backbone import Backbone
 from vistill.models.build import load_backbone
-from vistill.models.timm_models import read_module
 
 WIDE = {
     "hidden_size": 32,

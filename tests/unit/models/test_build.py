@@ -9,10 +9,10 @@ import torch
 
 import vistill
 from vistill.errors import UserError
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.export import read_backbone, save_backbone
-from vistill.models.hooked import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 
 SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}

@@ -12,10 +12,10 @@ from vistill.batch import Batch
 from vistill.config.methods import FeatureDistillationConfig
 from vistill.errors import UserError
 from vistill.methods.feature_distillation import FeatureDistillation
+from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Tap
 from vistill.models.build import load_backbone
 from vistill.models.export import read_backbone, save_backbone
-from vistill.models.hooked import ModuleBackbone
 from vistill.models.timm_form import inner_module
 from vistill.models.vit import VisionTransformer
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18
 
 from vistill.errors import UserError
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Tap
-from vistill.models.beit import beit_names
 from vistill.models.build import load_backbone
 from vistill.models.export import save_backbone
-from vistill.models.pooled import PooledBackbone
+from vistill.models.files.beit import beit_names
+from vistill.models.files.videomae import published_encoder
 from vistill.models.relative_bias import relative_position_index
 from vistill.models.swin import SwinBackbone
-from vistill.models.videomae_files import published_encoder
 from vistill.models.vit import VisionTransformer
 
 State = dict[str, Tensor]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from vistill.errors import UserError
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Tap
 from vistill.models.build import create_backbone
-from vistill.models.pooled import PooledBackbone
 
 MAP, MAP_ACT, POOLED = (Tap(kind, 0) for kind in ("map", "map_act", "pooled"))
 PICTURES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -24,12 +24,12 @@ from vistill.config.schema import TrainConfig
 from vistill.methods.base import Method, weighted
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Normalization, Tap
+from vistill.random import Stream
 from vistill.stopping import Interrupted
 from vistill.training.distributed import connect
 from vistill.training.errors import TrainingError
 from vistill.training.loop import fit
 from vistill.training.run_folder import RunFolder
-from vistill.views.noise import Stream
 
 
 class Layer(nn.Module):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vistill.data.crops import Bounds, Box, Interpolation, centre_box, random_box
-from vistill.data.randaugment import RandAugment
+from vistill.augment.crops import Bounds, Box, Interpolation, centre_box, random_box
+from vistill.augment.randaugment import RandAugment
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 SNAP = 2

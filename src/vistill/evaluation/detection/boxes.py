@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vistill.views.noise import Stream, per_sample_uniform
+from vistill.random import Stream, per_sample_uniform
 
 _ENLARGED = (0.1, 0.05)
 _OUTWARDS, _INWARDS = (0.2, 0.1), (0.1, 0.05)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.ops import roi_align
 
+from vistill.augment.hue import color_shift
 from vistill.batch import Batch, Losses
 from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, jitter_boxes
-from vistill.evaluation.detection.hue import color_shift
 from vistill.methods.base import Method
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.vit import VisionTransformer
-from vistill.views.noise import Stream
+from vistill.random import Stream
 
 PIXELS = Normalization(
     (122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (57.375 / 255, 57.375 / 255, 57.375 / 255)

@@ -1,0 +1,88 @@
+"""The resolved configuration of a run in short, for the screen."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vistill.config.multi_student import student_configs
+from vistill.config.optim import WARMED_UP, OptimConfig
+from vistill.config.schema import RunConfig
+from vistill.config.uses import idle_settings
+from vistill.models.backbone import Backbone
+from vistill.training.optim import peak_lr
+
+if TYPE_CHECKING:
+    from vistill.runs.stage import Prepared
+
+
+def describe(run: "Prepared") -> list[str]:
+    """One line each on method, teacher, students, data and training."""
+    config, source = run.config, run.reading.source
+    teacher, models = run.method.teacher, {"": config}
+    if config.students is not None:
+        models = student_configs(config)
+    train, optim = config.train, config.optim
+    lines = [f"method   {config.method.name}"]
+    if teacher is not None:
+        block = f", block {config.teacher.block}" if config.teacher.block else ""
+        lines.append(
+            f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
+            f"weights: {teacher.origin}{_reads(teacher)}"
+        )
+    for name, own in models.items():
+        student = run.method.exports[name]
+        lines.append(
+            f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
+            f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
+            f"{config.data.image_size} px{_clip(config)}{_reads(student)}"
+        )
+    classes = ""
+    if source.classes is not None and source.labels is not None:
+        known = int((source.labels >= 0).sum())
+        some = f" ({known} of {len(source)} labelled)" if known < len(source) else ""
+        classes = f", {len(source.classes)} classes{some}"
+    lines.append(
+        f"data     {source.name}: {len(source)} {source.media.noun}s{classes}, "
+        f"{len(run.held_out)} held out"
+    )
+    if train.knn_probe and source.unlabelled is not None and source.unlabelled.meant:
+        lines.append(f"note     no labels, so no kNN probe: {source.unlabelled.reason}")
+    for test in ("val", "test"):
+        folder = Path(source.name)
+        if (folder / "train").is_dir() and (folder / test).is_dir():
+            lines.append(
+                f"note     {source.name} holds train/ and {test}/; both are trained on: to keep "
+                f"the test {source.media.noun}s apart, give --data {folder / 'train'}"
+            )
+    lr = peak_lr(optim, train.global_batch_size)
+    lines.append(
+        f"train    {train.epochs} epochs of {run.stream.steps_per_epoch} steps, "
+        f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
+        f"{_schedule(optim)}, {train.precision}"
+    )
+    lines += [f"note     {idle}" for idle in idle_settings(config)]
+    if train.strategy != "ddp" and run.world.size == 1:
+        lines.append(f"note     train.strategy={train.strategy} has no use with one rank")
+    return lines
+
+
+def _schedule(optim: OptimConfig) -> str:
+    name = "" if optim.schedule == "cosine" else f"{optim.schedule} schedule"
+    warm_up = f"warm-up {optim.warmup_epochs:g} epochs" if optim.schedule in WARMED_UP else ""
+    return ", ".join(filter(None, [name, warm_up]))
+
+
+def _clip(config: RunConfig) -> str:
+    data = config.data
+    if data.frames is None:
+        return ""
+    stride = f" × {data.stride}" if data.sampling in ("dense", "stretched") else ""
+    copies = f", {data.repeats} crops of each" if data.repeats > 1 else ""
+    return f", {data.frames}{stride} frames ({data.sampling}){copies}"
+
+
+def _reads(model: Backbone) -> str:
+    return f"; read is {model.reads}" if model.reads else ""
+
+
+def _millions(model: Backbone) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

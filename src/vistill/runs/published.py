@@ -1,0 +1,56 @@
+"""Exports under the names of published checkpoints, for the code that was released with them."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vistill.errors import UserError
+
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
+
+PUBLISHED = ("mae", "videomae")
+FILE = "checkpoint.pth"
+
+
+def export_published(backbone: "Backbone", format: str, folder: Path, run: Path | None) -> Path:
+    """Write `checkpoint.pth`: a dictionary whose `model` holds the weights.
+
+    Args:
+        backbone: a ViT of MAE's or VideoMAE's kind.
+        format: `mae` or `videomae`.
+        folder: made if missing.
+        run: a run whose newest checkpoint also gives decoder, projections and generators; None:
+            the encoder only.
+
+    Raises:
+        UserError: the backbone has parts that the format does not know.
+    """
+    import torch
+
+    from vistill.files import write_atomic
+    from vistill.models.files.mae import published_mae_encoder, published_mae_names
+    from vistill.models.files.videomae import published_encoder, published_names
+    from vistill.models.vit import VisionTransformer
+    from vistill.training.checkpoint import load_newest
+
+    if not isinstance(backbone, VisionTransformer):
+        raise UserError(f"a {type(backbone).__name__} has no {format} names; use --format torch")
+    encoder, names = {
+        "mae": (published_mae_encoder, published_mae_names),
+        "videomae": (published_encoder, published_names),
+    }[format]
+    state = encoder(backbone)
+    if run is not None:
+        saved = load_newest(run / "checkpoints") if (run / "checkpoints").is_dir() else None
+        if saved is None:
+            raise UserError(f"{run} holds no checkpoint of a pre-training, only a backbone")
+        state = names(saved["model"]) | state
+    content = io.BytesIO()
+    torch.save({"model": {k: v.detach().cpu().clone() for k, v in state.items()}}, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / FILE, content.getvalue())
+    told = {"format": f"vistill-published/{format}", "origin": backbone.origin}
+    write_atomic(folder / "checkpoint.json", json.dumps(told, indent=2) + "\n")
+    return folder / FILE

@@ -1,0 +1,389 @@
+"""One pre-training run from a checked configuration: prepare, train, evaluate, export."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vistill
+from vistill.batch import Batch
+from vistill.config.schema import RunConfig
+from vistill.config.yaml12 import dump_yaml
+from vistill.data import (
+    BrokenFiles,
+    TrainStream,
+    default_workers,
+    eval_batches,
+    split_held_out,
+)
+from vistill.data.stamps import STAMPS, Stamps, write_stamps
+from vistill.files import write_atomic
+from vistill.methods.base import Fitting, Method
+from vistill.models.backbone import Backbone
+from vistill.models.export import save_backbone
+from vistill.models.sizes import is_function
+from vistill.runs.build import build, build_several
+from vistill.runs.cache_plan import Pictures, Planned, plan_cache
+from vistill.runs.describe import describe
+from vistill.runs.probes import Probes
+from vistill.runs.reading import Reading, on_device, open_samples, require_samples
+from vistill.runs.results import PretrainResult, StudentResult, main_rank, say, say_notes
+from vistill.runs.stamping import compare_stamps
+from vistill.training.distributed import World, connect
+from vistill.training.first_pass import first_pass
+from vistill.training.loggers import require_loggers
+from vistill.training.loop import fit
+from vistill.training.run_folder import RunFolder, check_folder
+
+# What may change when a run is continued: it decides where, how fast and how often, not what.
+_VOLATILE = {
+    "data": {"root", "workers", "timeout", "max_broken", "device_crop"},
+    "train": {
+        "micro_batch_size",
+        "compile",
+        "activation_checkpointing",
+        "strategy",
+        "device",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "evaluate_every",
+        "knn_probe",
+        "loggers",
+    },
+}
+# Settings that came later: left at their default they say no more than a run without them.
+_LATER = {
+    "data": {"value_range", "allow_truncated"},
+    "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
+}
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is checked and built, while nothing is written yet."""
+
+    config: RunConfig
+    world: World
+    reading: Reading
+    train: np.ndarray
+    held_out: np.ndarray
+    method: Method
+    stream: TrainStream
+    fitting: Fitting | None
+    planned: Planned | None
+
+    @property
+    def teacher_weights(self) -> str | None:
+        """Where the teacher's weights come from; None without a teacher."""
+        return None if self.method.teacher is None else self.method.teacher.origin
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What defines the run."""
+        return {
+            **_fingerprint(self.config),
+            "pictures": self.reading.source.fingerprint(),
+            "teacher_weights": self.teacher_weights,
+        }
+
+
+def prepare(
+    config: RunConfig, *, teacher: Backbone | None = None, student: Backbone | None = None
+) -> Prepared:
+    """Everything of one pre-training but its folder.
+
+    Raises:
+        UserError: see `vistill.api.pretrain`.
+    """
+    world = connect(config.train.device)
+    require_loggers(config.train.loggers)
+    reading = open_samples(config.data)
+    say_notes(reading.source.name, reading.source.notes)
+    train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
+    stream = _stream(config, reading, train, world)
+    say_notes(reading.source.name, require_samples(reading))
+    if config.students is None:
+        method = build(config, teacher=teacher, student=student)
+    else:
+        method = build_several(config, teacher=teacher)
+    fitting = method.fitting(len(train))
+    pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
+    planned = plan_cache(config, method, pictures, world)
+    if planned is not None:
+        stream.use(planned.cache)
+        say_notes(str(planned.cache.folder), planned.notes)
+    return Prepared(config, world, reading, train, held_out, method, stream, fitting, planned)
+
+
+def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
+    """Print the settings and check the folder, without writing.
+
+    Raises:
+        UserError: the folder belongs to something else.
+    """
+    _compare(run, out, overwrite=overwrite)
+    say("\n".join(describe(run)))
+
+
+def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
+    """Run, or continue, one pre-training in `out`.
+
+    Raises:
+        UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
+    """
+    try:
+        return _train(prepared, out, overwrite=overwrite)
+    finally:
+        if prepared.planned is not None:
+            say(f"cache    {prepared.planned.close()}")
+
+
+def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
+    origin = prepared.teacher_weights
+    stamps = _compare(prepared, out, overwrite=overwrite)
+    with RunFolder.open(
+        out,
+        fingerprint=prepared.fingerprint,
+        config=config_text(prepared.config),
+        world=prepared.world,
+        overwrite=overwrite,
+        environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
+    ) as run:
+        if stamps is not None and not (out / STAMPS).exists():
+            write_stamps(out, stamps)
+        return _train_in(run, prepared)
+
+
+def _compare(prepared: Prepared, out: Path, *, overwrite: bool) -> Stamps | None:
+    """Whether `out` is, or may become, the folder of this run with these very samples; the samples'
+    stamps on rank 0.
+
+    Raises:
+        UserError: it belongs to something else, or samples were replaced.
+    """
+    source, planned, stamps = prepared.reading.source, prepared.planned, None
+
+    def compare() -> list[str]:
+        nonlocal stamps
+        known = check_folder(out, prepared.fingerprint, overwrite=overwrite)
+        stamps = source.stamps() if planned is None else planned.stamps
+        return compare_stamps(out, source, stamps) if known else []
+
+    say_notes(source.name, prepared.world.once(compare))
+    return stamps
+
+
+def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
+    config, world, method, out = prepared.config, prepared.world, prepared.method, run.path
+    continues = " (continues)" if run.resumed else ""
+    say("\n".join([*describe(prepared), f"output   {out}{continues}"]))
+
+    planned = prepared.planned
+    cache = None if planned is None else planned.cache
+    if planned is not None:
+        say(f"cache    {planned.open(world)}")
+    if prepared.fitting is not None:
+        say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
+
+    def export(name: str, which: str) -> None:
+        broken = prepared.stream.broken.names
+        if broken:
+            text = json.dumps(broken, indent=2) + "\n"
+            write_atomic(out / f"broken_{prepared.reading.source.media.noun}s.json", text)
+        folder, student = out / "export" / name / which, method.exports[name]
+        save_backbone(
+            student,
+            folder,
+            origin=f"pre-trained by {config.method.name} (vistill {vistill.__version__})",
+            untrained=False,
+            teacher=prepared.teacher_weights,
+            **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
+        )
+
+    fitted = fit(
+        method,
+        prepared.stream,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        run=run,
+        on_evaluate=Probes(
+            config,
+            method,
+            prepared.reading,
+            prepared.train,
+            prepared.held_out,
+            world.device,
+            workers=_workers(config, world),
+            told=prepared.stream.broken.told,
+            cache=cache,
+        ),
+        on_export=export,
+    )
+    for name, student in method.exports.items():
+        student.origin, student.untrained = f"run {out / name}", False
+    bests = {name: vars(best) for name, best in fitted.bests.items()}
+    result = PretrainResult(
+        out=out,
+        backbone=out / "export" / next(iter(method.exports)) / "best",
+        steps=fitted.steps,
+        epochs=fitted.epochs,
+        terms=fitted.terms,
+        best=bests.get(""),
+        doubt=fitted.doubts.get(""),
+        seconds=fitted.seconds,
+        students={
+            name: StudentResult(
+                out / "export" / name / "best", bests.get(name), fitted.doubts.get(name)
+            )
+            for name in method.exports
+            if name
+        },
+    )
+    if world.main:
+        write_atomic(out / _RESULT, result.to_json())
+    return result
+
+
+def config_text(config: RunConfig) -> str:
+    """The whole configuration as YAML, which `pretrain` takes as a recipe."""
+    settings = config.model_dump(mode="json")
+    if config.students is not None:  # what they leave open is said under `student`
+        settings["students"] = {
+            name: student.model_dump(mode="json", exclude_unset=True)
+            for name, student in config.students.items()
+        }
+    return dump_yaml(settings)
+
+
+def finished(out: Path) -> PretrainResult | None:
+    """The result of the finished run in `out`, or None."""
+    path = out / _RESULT
+    if not path.is_file():
+        return None
+    say(f"finished {out}")
+    return PretrainResult.from_json(path.read_text(encoding="utf-8"))
+
+
+def claim_chain(
+    config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool
+) -> AbstractContextManager[object]:
+    """Make `out` the folder of this chain, while entered; a dry run only checks that it could be.
+
+    Raises:
+        UserError: it belongs to something else.
+    """
+    world = connect(config.train.device)
+    if dry_run:
+        world.once(lambda: check_folder(out, _fingerprint(config), overwrite=overwrite))
+        return nullcontext()
+    return RunFolder.open(
+        out,
+        fingerprint=_fingerprint(config),
+        config=config_text(config),
+        world=world,
+        overwrite=overwrite,
+    )
+
+
+def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
+    """Copy the last student's exports into `out`, so that `run:OUT` is that student."""
+    last = stages[-1]
+    if main_rank():
+        for source in sorted((last.out / "export").glob("*/*")):
+            target = out / source.relative_to(last.out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, source.read_bytes())
+    return PretrainResult(**vars(last) | {"out": out, "stages": tuple(stages)})
+
+
+def _fingerprint(config: RunConfig) -> dict[str, Any]:
+    """The configuration without what may change, and with paths that mean the same everywhere."""
+    settings = config.model_dump(mode="json", exclude=_VOLATILE)
+    if settings["cache"].pop("path") is None:
+        del settings["cache"]  # every epoch has views of its own
+    if settings["students"] is None:
+        del settings["students"]
+    for name, later in _LATER.items():
+        section = getattr(config, name)
+        for key in later & set(type(section).model_fields):
+            if getattr(section, key) == type(section).model_fields[key].default:
+                del settings[name][key]  # then the run may be from before there was the setting
+    settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
+    for section in (
+        settings["teacher"],
+        settings["student"],
+        *settings.get("students", {}).values(),
+    ):
+        if is_function(section["model"] or ""):
+            section["model"] = os.path.abspath(section["model"])
+    kind, _, path = (settings["teacher"]["model"] or "").partition(":")
+    if kind in ("run", "file"):
+        settings["teacher"]["model"] = f"{kind}:{os.path.abspath(path)}"
+    elif kind.startswith("hf/") and os.path.isdir(folder := kind.removeprefix("hf/")):
+        settings["teacher"]["model"] = f"hf/{os.path.abspath(folder)}"
+    return settings
+
+
+def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> TrainStream:
+    data, train = config.data, config.train
+    return TrainStream(
+        reading.source,
+        indices,
+        on_device(reading, world.device) if data.device_crop else reading.train,
+        seed=config.seed,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
+        rank=world.rank,
+        world_size=world.size,
+        workers=_workers(config, world),
+        timeout=data.timeout,
+        max_broken=data.max_broken,
+        decode=reading.decode_train,
+        repeats=reading.repeats,
+    )
+
+
+def _workers(config: RunConfig, world: World) -> int:
+    workers = config.data.workers
+    return default_workers(world.size) if workers is None else workers
+
+
+def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
+    """The method's pass over the training pictures, of which every rank reads its share."""
+    config, world = prepared.config, prepared.world
+    data, train = config.data, config.train
+    mine = prepared.train[world.rank :: world.size]
+    reading = prepared.reading
+    broken = BrokenFiles(len(mine), data.max_broken, noun=reading.source.media.noun)
+    train_view, planned = fitting.view == "train", prepared.planned
+    cache = None if planned is None else planned.cache
+
+    def batches(after: int) -> Iterator[Batch]:
+        return eval_batches(
+            reading.source,
+            mine[mine > after],
+            reading.train if train_view else reading.test,
+            decode=reading.decode_train if train_view else reading.decode_test,
+            batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
+            workers=_workers(config, world),
+            timeout=data.timeout,
+            broken=broken,
+            cache=cache,
+            view=None if cache is None else 0 if train_view else cache.test_view,
+        )
+
+    return first_pass(
+        prepared.method,
+        fitting,
+        batches,
+        run=run,
+        world=world,
+        checkpoint_minutes=train.checkpoint_minutes,
+    )

@@ -1,0 +1,66 @@
+"""What a cache is made for: whose words, and of how many views of which pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vistill.config.loading import load_config
+from vistill.models.backbone import Normalization
+from vistill.models.vit import VisionTransformer
+from vistill.runs.cache_plan import teacher_identity
+from vistill.runs.stage import prepare
+
+CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
+
+
+def vit(width: int, **changes: Any) -> VisionTransformer:
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {"image_size": 32, "patch_size": 8, "depth": 1, "num_heads": 2}
+    return VisionTransformer(embed_dim=width, **(sizes | changes))
+
+
+def turned(teacher: VisionTransformer) -> VisionTransformer:
+    with torch.no_grad():
+        teacher.norm.bias[3] += 1e-3
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (turned(vit(16)), {"weights"}),
+        (vit(16, num_heads=4), {"num_heads"}),
+        (vit(16, normalization=Normalization(mean=(0.4, 0.456, 0.406))), {"mean"}),
+        (vit(16, normalization=Normalization(std=(0.229, 0.224, 0.3))), {"std"}),
+        (vit(16, image_size=48, patch_size=12), {"image_size", "weights"}),
+        (vit(16).bfloat16(), {"weights"}),
+        (vit(16), set()),
+    ],
+)
+def test_a_teacher_is_its_weights_and_how_it_looks(other, told):
+    ours, theirs = teacher_identity(vit(16)), teacher_identity(other)
+    assert {name for name in ours if ours[name] != theirs[name]} == told
+
+
+def test_views_of_trained_pictures_and_one_of_held_out_ones_are_wanted(tmp_path):
+    words = {
+        "data.train": str(CELLS),
+        "data.image_size": 32,
+        "data.workers": 0,
+        "data.held_out": 0.2,
+        "teacher.model": "object:vit",
+        "teacher.weights": "random",
+        "train.global_batch_size": 11,
+        "train.device": "cpu",
+        "cache.path": str(tmp_path / "cache"),
+        "cache.views": 3,
+    }
+    config = load_config("feature_distillation", words.items())
+    run = prepare(config, teacher=vit(24), student=vit(16))
+    assert (len(run.train), len(run.held_out)) == (22, 5)
+    assert run.planned is not None
+    assert (run.planned.found, run.planned.wanted) == (0, 3 * 22 + 5)
+    assert run.planned.cache.layout.shape == (17, 24)
+    assert not (tmp_path / "cache").exists()
