@@ -22,7 +22,9 @@ FLOORS = [
     {"models", "heads", "tokens", "augment", "targets", "losses"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-EVERYWHERE = {"batch", "errors", "files", "locking", "nearest", "random", "stopping"}
+EVERYWHERE = {
+    *("batch", "errors", "files", "image_size", "locking", "nearest", "random", "stopping"),
+}
 HEAVY = {"torchvision", "timm", "transformers", "open_clip"}
 
 

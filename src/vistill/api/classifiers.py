@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vistill.errors import UserError
+from vistill.image_size import ImageSize
 
 if TYPE_CHECKING:
     from vistill.evaluation.kept import Head
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def load_classifier(
-    source: "str | os.PathLike[str]", *, image_size: int | None = None
+    source: "str | os.PathLike[str]", *, image_size: ImageSize | None = None
 ) -> "TrainedClassifier":
     """A fine-tuned model with its head: `classifier(pixels)` are class scores, `.classes` names.
 
     Args:
         source: a folder that `finetune.keep` or `export` wrote, a published file with its head, or
             `timm/NAME:pretrained,classifier=keep` and the like.
-        image_size: side of the square input in pixels; None: the model's own.
+        image_size: side of the square input in pixels, or (height, width); None: the model's own.
 
     Raises:
         UserError: there is no such model, or it has no head.

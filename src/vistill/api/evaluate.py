@@ -139,7 +139,7 @@ def _classify(
             model,
             read_head(reference),
             opened(config.test or config.train),
-            Inputs(config.image_size or model.image_size[0], clips, config.timeout),
+            Inputs(config.image_size or model.image_size, clips, config.timeout),
             batch_size=config.batch_size,
             workers=default_workers() if config.workers is None else config.workers,
             device=config.device,

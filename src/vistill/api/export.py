@@ -10,6 +10,7 @@ from vistill.api.classifiers import export_classifier
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.files import PARTIAL
+from vistill.image_size import ImageSize
 from vistill.locking import LOCK
 from vistill.models.sizes import LIBRARIES, is_function
 from vistill.runs.published import PUBLISHED, export_published
@@ -105,7 +106,7 @@ def export(
 def load_backbone(
     source: "str | os.PathLike[str] | Backbone",
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     into: "nn.Module | str | None" = None,
 ) -> "Backbone":
     """A backbone with its weights, ready for `backbone.pooled(backbone.normalization(pixels))`.
@@ -113,7 +114,7 @@ def load_backbone(
     Args:
         source: a run folder, `run:DIR`, `file:PATH`, `timm/NAME[:pretrained]`, `hf/FOLDER` and the
             like, the name of a ViT (random weights) or a `Backbone`.
-        image_size: side of the square input in pixels; None: the model's own.
+        image_size: side of the square input in pixels, or (height, width); None: the model's own.
         into: the module of your own that was the run's student, bare or wrapped as it was, or
             `FILE.py:NAME` that makes it; its weights become the run's, strictly by its own names.
 

@@ -13,6 +13,7 @@ from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EmbedConfig, SamplesConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
+from vistill.image_size import plain_size
 from vistill.runs.results import main_rank, say, say_notes
 from vistill.runs.samples import clips_of, open_samples, trained_on
 
@@ -162,7 +163,7 @@ def embed(
             "set pool=avg"
         )
     frames = None if clips is None else clips.frames
-    size = config.image_size or backbone.image_size[0]
+    size = config.image_size or backbone.image_size
     ready = prepare_backbone(backbone, size, config.pool, frames)
     job = _Job(config, ready, ready, pooling(ready, config.pool), clips, source_name)
 
@@ -199,7 +200,7 @@ class _Job:
         from vistill.locking import locked
         from vistill.training.distributed import connect
 
-        config, size = self._as_trained(), self.backbone.image_size[0]
+        config, size = self._as_trained(), self.backbone.image_size
         world = connect(config.device)
         source = open_samples(config, data, "image" if self.clips is None else "video")
         inputs = Inputs(size, self.clips, config.timeout)
@@ -208,7 +209,7 @@ class _Job:
         made_for = {
             "weights": _digest(self.module),
             "source": source.fingerprint(),
-            "inputs": [size, list(self.clips or ()), interpolation, config.value_range],
+            "inputs": [plain_size(size), list(self.clips or ()), interpolation, config.value_range],
             "options": [config.allow_truncated, getattr(config, "pool", None), samples, what],
             "normalization": [self.backbone.normalization.mean, self.backbone.normalization.std],
         }

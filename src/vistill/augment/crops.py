@@ -10,6 +10,8 @@ from torch import Tensor
 
 Interpolation = Literal["bicubic", "bilinear"]
 Bounds = tuple[float, float]
+Sides = tuple[int, int]
+"""Height and width."""
 
 
 class Box(NamedTuple):
@@ -42,6 +44,19 @@ def random_box(
     h = min(height, round(width / ratio[0]))
     w = min(width, round(height * ratio[1]))
     return centre_box(height, width, h, w)
+
+
+def ratio_for(size: Sides, ratio: Bounds) -> Bounds:
+    """Bounds of width over height, which `ratio` has relative to those of `size`."""
+    own = size[1] / size[0]
+    return ratio[0] * own, ratio[1] * own
+
+
+def covering(height: int, width: int, target: Sides) -> Sides:
+    """The sides of a picture that was resized, as it is, until it just covers `target`."""
+    if width * target[0] <= height * target[1]:
+        return max(target[0], int(target[1] * height / width)), target[1]
+    return target[0], max(target[1], int(target[0] * width / height))
 
 
 def centre_box(height: int, width: int, h: int, w: int) -> Box:

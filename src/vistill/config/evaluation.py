@@ -17,13 +17,13 @@ from vistill.config.section import (
     Frames,
     Number,
     PartRange,
-    Pixels,
     Positive,
     Rate,
     Replaces,
     Section,
     Seed,
     Share,
+    Size,
     Steps,
     ValueRange,
     Width,
@@ -308,8 +308,8 @@ class SamplesConfig(Section):
 
     root: str | None = Field(default=None)
     """Folder at which relative paths of lists start; default: each list's own."""
-    image_size: Pixels | None = Field(default=None)
-    """Side of the square input; default: the backbone's own."""
+    image_size: Size | None = Field(default=None)
+    """Side of the square input in pixels, or `[height, width]`; default: the backbone's own."""
     value_range: ValueRange | None = Field(default=None)
     """Of pictures with more than 8 bits: the numbers that become black and white; default: as the
     run was trained with, else 0 and 65535, of floats 0 and 1."""

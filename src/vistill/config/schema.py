@@ -23,6 +23,7 @@ from vistill.config.section import (
     Section,
     Seed,
     Share,
+    Size,
     ValueRange,
     Width,
     Workers,
@@ -52,9 +53,9 @@ class TeacherConfig(Section):
     )
     """Block whose signal is the target, counted from 1, or `last`; default: 18 of 24, else the
     last."""
-    image_size: Pixels | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
-    """Side of the teacher's input, to which the student's picture is resized; default: the same
-    picture."""
+    image_size: Size | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
+    """Side of the teacher's input, or `[height, width]`, to which the student's picture is resized;
+    default: the same picture."""
     drop_path: Rate = Field(default=0.0, json_schema_extra=needs(model=GIVEN))
     """Above zero runs the teacher in training mode (an ablation of the TinyMIM paper)."""
 
@@ -127,12 +128,13 @@ class DataConfig(Section):
     several of a kind by a glob."""
     root: str | None = Field(default=None)
     """Folder at which relative paths of a list start; default: the list's own."""
-    image_size: Pixels = Field(default=224)
-    """Side of the square crop in pixels."""
+    image_size: Size = Field(default=224)
+    """Side of the square crop in pixels, or `[height, width]`."""
     crop_scale: PartRange = Field(default=(0.2, 1.0), json_schema_extra=needs(crop="resized"))
     """Smallest and largest share of the picture's area that a random crop covers."""
     crop_ratio: Range = Field(default=(3 / 4, 4 / 3), json_schema_extra=needs(crop="resized"))
-    """Smallest and largest aspect ratio of a random crop."""
+    """Smallest and largest aspect ratio of a random crop, where 1 is that of `image_size`: by so
+    much it is stretched."""
     interpolation: Literal["bicubic", "bilinear"] = Field(default="bicubic")
     """How crops are resized; default for clips: bilinear."""
     flip: Share = Field(default=0.5)

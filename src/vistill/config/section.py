@@ -1,14 +1,24 @@
 """What every part of the configuration is made of: the section and the bounds of its numbers."""
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
-from vistill.config.suggest import did_you_mean
+from vistill.config.suggest import did_you_mean, shown
 
 T = TypeVar("T")
+_LONGEST = 16384
 Replaces = Mapping[str, Mapping[str, Any]]
 
 
@@ -64,10 +74,25 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _size(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A side in pixels, or (height, width); of equal sides one."""
+    try:
+        size = handler(value)
+    except ValidationError:
+        sides = re.split(r"[x×,\s]+", value) if isinstance(value, str) else []
+        meant = len(sides) == 2 and all(side.isdecimal() for side in sides)
+        hint = f"; did you mean [{','.join(sides)}]?" if meant else ""
+        raise ValueError(
+            f"must be a side of 1 to {_LONGEST} pixels, or [HEIGHT,WIDTH], not "
+            f"{shown(value) if isinstance(value, list | tuple) else repr(value)}{hint}"
+        ) from None
+    return size if isinstance(size, int) or size[0] != size[1] else size[0]
+
+
 # Bounds that nobody means to cross: beyond them memory, time or the arithmetic of steps would end.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Annotated[int, Field(ge=0, le=512)]
-Pixels = Annotated[int, Field(gt=0, le=16384)]
+Pixels = Annotated[int, Field(gt=0, le=_LONGEST)]
 Frames = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=1000)]
 Width = Annotated[int, Field(gt=0, le=65536)]
@@ -82,6 +107,7 @@ Aspect = Annotated[float, Field(ge=0.01, le=100.0)]
 Range = Annotated[tuple[Aspect, Aspect], AfterValidator(_ascending)]
 ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
+Size = Annotated[Pixels | tuple[Pixels, Pixels], WrapValidator(_size)]
 
 
 class Section(BaseModel):

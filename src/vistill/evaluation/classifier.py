@@ -15,9 +15,11 @@ from vistill.augment.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.batch import Batch, Losses
 from vistill.config.evaluation import FineTuneConfig, Statistics
 from vistill.errors import UserError
+from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import Method, freeze_unreached
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Backbone, Normalization, Tap
+from vistill.models.build import resized, size_instead
 from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
@@ -151,7 +153,7 @@ def build_classifier(
     backbone: Backbone,
     num_classes: int,
     *,
-    image_size: int,
+    image_size: ImageSize,
     pool: Literal["avg", "cls"],
     options: FineTuneConfig,
     seed: int,
@@ -193,7 +195,7 @@ def build_classifier(
     if options.reset_last_block == "zero_residual":
         _zero_residual(_ability(backbone, "blocks", "finetune.reset_last_block")[-1])
     classifier = Classifier(backbone, num_classes, pool=pool, options=options, seed=seed)
-    freeze_unreached(classifier, _two_grey_samples(backbone, image_size))
+    freeze_unreached(classifier, _two_grey_samples(backbone))
     return classifier
 
 
@@ -227,7 +229,7 @@ def frames_of(backbone: Backbone) -> int:
 
 def prepare_backbone(
     backbone: Backbone,
-    image_size: int,
+    image_size: ImageSize,
     pool: Literal["avg", "cls"],
     num_frames: int | None = None,
 ) -> Backbone:
@@ -239,23 +241,26 @@ def prepare_backbone(
     if pool == "cls" and not backbone.has_class_token:
         raise UserError("pool=cls needs a class token, which this backbone lacks; use pool=avg")
     backbone = copy.deepcopy(backbone).cpu()
-    size = (image_size, image_size)
+    size, own = height_width(image_size), tuple(backbone.image_size)
     if num_frames is not None and frames_of(backbone) != num_frames:
-        wanted = f"frames={num_frames}, image_size={image_size}"
+        wanted = f"frames={num_frames}, image_size={shown_size(size)}"
         resize = _clip_resize(backbone, num_frames)
-    elif tuple(backbone.image_size) != size:
-        wanted = f"image_size={image_size}"
+    elif own != size:
+        wanted = f"image_size={shown_size(size)}"
         resize = _ability(backbone, "resize", "image_size")
     else:
         return backbone
     try:
-        resize(image_size)
-    except ValueError as error:
-        raise UserError(f"{wanted} does not suit the backbone: {error}") from None
+        resize(size)
+    except (ValueError, UserError) as error:
+        hint = size_instead(size, lambda other: resized(backbone, other or own))
+        raise UserError(
+            f"{wanted} does not suit the backbone ({backbone.origin}): {error}{hint}"
+        ) from None
     return backbone
 
 
-def _clip_resize(backbone: Backbone, num_frames: int) -> Callable[[int], None]:
+def _clip_resize(backbone: Backbone, num_frames: int) -> Callable[[tuple[int, int]], None]:
     """Resizes a backbone of clips to another number of frames as well."""
     if frames_of(backbone) == 1:
         raise UserError(
@@ -275,9 +280,9 @@ def _ability(backbone: Backbone, attribute: str, setting: str) -> Any:
     return getattr(backbone, attribute)
 
 
-def _two_grey_samples(backbone: Backbone, image_size: int) -> Batch:
+def _two_grey_samples(backbone: Backbone) -> Batch:
     frames = frames_of(backbone)
     clip = () if frames == 1 else (frames,)
-    pixels = torch.full((2, 3, *clip, image_size, image_size), 0.5)
+    pixels = torch.full((2, 3, *clip, *backbone.image_size), 0.5)
     positions = torch.arange(2)
     return Batch(pixels=pixels, seeds=positions, ids=positions, labels=torch.zeros_like(positions))

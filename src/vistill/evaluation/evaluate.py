@@ -34,6 +34,7 @@ from vistill.evaluation.labelled import Labelled, labelled_parts
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
+from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
 
@@ -48,7 +49,7 @@ def evaluate_backbone(
     protocols: Sequence[Protocol] = ("knn", "linear", "finetune"),
     budgets: Sequence[float | str] = (1.0,),
     seeds: Sequence[int] = (0,),
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     clips: ClipSettings | None = None,
     pool: Pool = "avg",
     batch_size: int | None = None,
@@ -74,7 +75,7 @@ def evaluate_backbone(
         protocols: any of `knn`, `linear`, `finetune`.
         budgets: shares of the training labels in (0, 1], or `N/class`.
         seeds: each draws the budget, the head and the order of the pictures.
-        image_size: side of the inputs; None: the backbone's own.
+        image_size: side of the inputs, or (height, width); None: the backbone's own.
         clips: how clips are taken from videos, for a backbone of clips; probes see the middle view.
         pool: feature of a picture: mean of the patch tokens or class token.
         batch_size: samples per forward pass where nothing is trained; None: 64 pictures or 8 clips.
@@ -101,7 +102,7 @@ def evaluate_backbone(
         for budget in budgets
         for seed in seeds
     }
-    size = backbone.image_size[0] if image_size is None else image_size
+    size = backbone.image_size if image_size is None else image_size
     if pool == "cls" and ("norm" not in backbone.taps or not backbone.has_class_token):
         raise UserError(
             f"this backbone ({backbone.origin}) has no class token behind a final norm; "

@@ -9,6 +9,7 @@ from vistill.data import EvalTransform, Source, TrainTransform
 from vistill.data.loader import TIMEOUT
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
+from vistill.image_size import ImageSize
 
 _RATIO = (3 / 4, 4 / 3)
 
@@ -18,12 +19,12 @@ class Inputs:
     """How samples are read and cropped.
 
     Attributes:
-        image_size: side of the square input.
+        image_size: side of the square input, or (height, width).
         clips: how clips are taken from videos; None for pictures.
         timeout: seconds that reading one sample may take.
     """
 
-    image_size: int
+    image_size: ImageSize
     clips: ClipSettings | None = None
     timeout: float = TIMEOUT
 

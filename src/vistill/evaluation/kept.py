@@ -26,6 +26,7 @@ from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.labelled import no_labels
 from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
+from vistill.image_size import ImageSize
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
 from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
@@ -184,7 +185,7 @@ def _head(state: dict[str, Tensor], facts: dict[str, Any], origin: str) -> Head:
 
 
 def with_head(
-    backbone: Backbone, head: Head, image_size: int, frames: int | None = None
+    backbone: Backbone, head: Head, image_size: ImageSize, frames: int | None = None
 ) -> Classifier:
     """The classifier that a head belongs to, for pictures of a size or clips of so many frames.
 

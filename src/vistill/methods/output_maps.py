@@ -88,7 +88,8 @@ def fitting_grids(
     if not config.resize_map:
         raise UserError(
             f"the student's map is {ours.grid[0]}x{ours.grid[1]} and the teacher's "
-            f"{theirs.grid[0]}x{theirs.grid[1]}: choose student.patch_size and data.image_size or "
-            "teacher.image_size so that both are equal, or set method.resize_map=true"
+            f"{theirs.grid[0]}x{theirs.grid[1]} (rows x columns): choose "
+            "student.patch_size and data.image_size or teacher.image_size so that both are equal, "
+            "or set method.resize_map=true"
         )
     return theirs.grid, ours.grid

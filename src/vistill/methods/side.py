@@ -92,15 +92,22 @@ class Side:
             )
 
 
-def same_tokens(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
-    """Raise a UserError unless both taps give the same number of prefix and patch tokens."""
+def same_grid(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
+    """Raise a UserError unless both taps give the same rows and columns of patches."""
     a, b = ours.model.shape(our_tap), theirs.model.shape(their_tap)
-    if a.patches != b.patches:
+    if (a.patches, a.grid) != (b.patches, b.grid):
         raise UserError(
             f"the student has {a.prefix + a.patches} tokens and the teacher "
-            f"{b.prefix + b.patches}: choose student.patch_size and data.image_size so that both "
-            "grids are equal"
+            f"{b.prefix + b.patches}, in grids of {a.grid[0]}x{a.grid[1]} and "
+            f"{b.grid[0]}x{b.grid[1]} (rows x columns): choose student.patch_size, data.image_size "
+            "and teacher.image_size so that both grids are equal"
         )
+
+
+def same_tokens(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
+    """Raise a UserError unless both taps give the same prefix tokens and grid of patches."""
+    same_grid(ours, our_tap, theirs, their_tap)
+    a, b = ours.model.shape(our_tap), theirs.model.shape(their_tap)
     if a.prefix != b.prefix:
         raise UserError(
             f"the student leads with {a.prefix} class or register tokens and the teacher with "

@@ -14,6 +14,7 @@ from vistill.heads.pixel_decoder import Painter
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mae import check_mask_ratio, picture_mask
+from vistill.methods.side import same_grid
 from vistill.methods.tinymim_targets import TARGETS
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
@@ -61,6 +62,7 @@ class TinyMIM(Method):
                 )
         if masked:
             check_mask_ratio(cast(VisionTransformer, student), config.mask_ratio)
+            same_grid(self.ours, self.ours.tap("block"), self.theirs, self.theirs.tap("block"))
         self.ours.drop_path([drop_path] * (student.depth - 1) + [0.0])
         if teacher_drop_path > 0:
             self.theirs.drop_path([teacher_drop_path] * teacher.depth)

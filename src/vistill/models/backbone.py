@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.errors import UserError
+from vistill.models.grids import token_grid
 from vistill.models.taps import Draws, Images, Shape, Taps, Visible
 from vistill.models.taps import Tap as Tap
 from vistill.models.taps import TapKind as TapKind
@@ -118,9 +119,8 @@ class Backbone(nn.Module, ABC):
             rows, columns = found.shape[2:]
             return Shape(0, rows * columns, (rows, columns), found.shape[1])
         patches = found.shape[1] - self.num_prefix_tokens
-        side = round(patches**0.5)
-        grid = (side, side) if side * side == patches else (1, patches)
-        return Shape(self.num_prefix_tokens, patches, grid, found.shape[-1])
+        grid = token_grid(patches, self.image_size) if self.num_frames == 1 else None
+        return Shape(self.num_prefix_tokens, patches, grid or (1, patches), found.shape[-1])
 
     def forward(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b n d"]:
         """All tokens after the final norm."""

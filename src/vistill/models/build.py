@@ -1,11 +1,15 @@
 """Models by name: students, teachers and saved backbones, all from one string."""
 
+import copy
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from vistill.errors import UserError
+from vistill.image_size import ImageSize, height_width, plain_size, shown_size
 from vistill.models.adapters.own_modules import made_backbone
 from vistill.models.backbone import Backbone
 from vistill.models.layers import QKVBias
@@ -21,7 +25,7 @@ def model_names() -> list[str]:
 def create_backbone(
     spec: str,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     patch_size: int = 16,
     embed_dim: int | None = None,
     depth: int | None = None,
@@ -42,7 +46,7 @@ def create_backbone(
         spec: `vit_tiny` ... `vit_huge`; `vit` with all three sizes given; `swinv2_tiny`,
             `swinv2_small`, `swinv2_base`; `timm/NAME`, `torchvision/NAME`, `open_clip/NAME`,
             `hf/NAME` or `hf/FOLDER`; `FILE.py:NAME`, a function of the user's.
-        image_size: side of the square input.
+        image_size: side of the square input, or (height, width).
         patch_size: side of a patch.
         embed_dim, depth, num_heads: override the named size.
         mlp_ratio: hidden width of the MLP over the token width.
@@ -98,14 +102,14 @@ def create_backbone(
         raise UserError(f"student {spec}: {error}") from error
 
 
-def _swin(spec: str, image_size: int, *, share_bias: bool) -> Backbone:
+def _swin(spec: str, image_size: ImageSize, *, share_bias: bool) -> Backbone:
     from vistill.models.swin import SwinBackbone
 
     try:
         return SwinBackbone(
             version=2,
             image_size=image_size,
-            window_size=max(2, image_size // 16),
+            window_size=plain_size([max(2, side // 16) for side in height_width(image_size)]),
             share_bias=share_bias,
             **SWIN_SIZES[spec]._asdict(),
         )
@@ -144,7 +148,7 @@ def rebuild(build: dict[str, Any]) -> Backbone:
 def load_backbone(
     spec: str | Backbone,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     num_frames: int | None = None,
     into: nn.Module | str | None = None,
 ) -> Backbone:
@@ -162,7 +166,8 @@ def load_backbone(
             name of a ViT (random), `FILE.py:NAME` (what that function of the user's returns), or a
             `Backbone`. Behind `run:DIR` and `file:PATH`, `,model=NAME` says whose weights they are:
             a library's model (`file:PATH,model=timm/resnet50`) or a function (`model=nets.py:net`).
-        image_size: side of the inputs; None: the model's own. Position tables are resized.
+        image_size: side of the inputs, or (height, width); None: the model's own. Position tables
+            are resized.
         num_frames: frames of the clips that a model of clips will see; None: its own.
         into: the module of the user's own that the weights of `run:DIR` belong to, bare or wrapped,
             or the function that makes it.
@@ -197,26 +202,59 @@ def load_backbone(
             f"unknown model {spec!r}; write timm/NAME:pretrained, hf/FOLDER, run:DIR, file:PATH or "
             f"one of {', '.join(VIT_SIZES)}"
         )
-    size = model.image_size if image_size is None else (image_size, image_size)
+    own = model.image_size
+    size = own if image_size is None else height_width(image_size)
     frames = (num_frames or model.num_frames) if model.num_frames > 1 else 1
     if (size, frames) != (model.image_size, model.num_frames):
         resize: Any = getattr(model, "resize", None)
         if resize is None:
             raise UserError(
-                f"the model was built for {model.image_size[0]} pixels, not {image_size}"
+                f"{_named(spec)} takes pictures of {shown_size(model.image_size)} pixels alone, "
+                f"not of {shown_size(size)}"
             )
         try:
-            resize(size, frames) if frames > 1 else resize(image_size)
-        except ValueError as error:
-            raise UserError(f"{spec}: {error}") from error
+            resize(size, frames) if frames > 1 else resize(size)
+        except (ValueError, UserError) as error:
+            hint = size_instead(size, lambda other: resized(model, other or own))
+            raise UserError(f"{_named(spec)}: {error}{hint}") from error
     return model
+
+
+def resized(model: Any, size: ImageSize) -> Backbone:
+    """A copy of a model that can be resized."""
+    other = copy.deepcopy(model)
+    other.resize(size)
+    return other
+
+
+def _named(spec: str | Backbone) -> str:
+    """What a model is called in a sentence."""
+    if isinstance(spec, str):
+        return spec
+    return f"the {type(getattr(spec, 'module', spec)).__name__} given as an object"
+
+
+def size_instead(size: ImageSize, build: Callable[[ImageSize | None], Backbone]) -> str:
+    """What stands behind a refusal: a square that the model takes, or its own size; nothing where
+    the size is not at fault.
+
+    Args:
+        size: that was asked for.
+        build: the model for a size, or for its own (None); raises where it takes none.
+    """
+    sides = height_width(size)
+    for other in (sides, max(sides), min(sides), None):
+        with suppress(ValueError, UserError):
+            found = build(other).image_size
+            return f"; image_size={shown_size(found)} would do" if found != sides else ""
+    return ""
 
 
 def load_teacher(
     spec: str | Backbone,
     *,
     weights: Literal["random"] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     num_frames: int | None = None,
 ) -> Backbone:
     """`load_backbone`, refusing a model whose weights nobody trained unless `weights="random"`.
@@ -237,7 +275,12 @@ def load_teacher(
 
 def _from_file(reference: str) -> Backbone:
     from vistill.models.export import WEIGHTS, is_export, read_backbone
-    from vistill.models.files.checkpoints import backbone_from_file, file_options, load_file_into
+    from vistill.models.files.checkpoints import (
+        backbone_from_file,
+        file_options,
+        load_file_into,
+        size_option,
+    )
 
     path, options = file_options(reference)
     name = options.get("model")
@@ -251,9 +294,8 @@ def _from_file(reference: str) -> Backbone:
     if is_function(name):
         model = made_backbone(name)
     elif name.startswith(LIBRARIES) and ":" not in name:
-        side = options.get("image_size", "")
         keep = ",classifier=keep" if "classifier" in options else ""
-        model = _from_library(f"{name}{keep}", int(side) if side.isdecimal() else None, fresh=True)
+        model = _from_library(f"{name}{keep}", size_option(reference, options), fresh=True)
     else:
         raise UserError(
             f"file:{reference}: model must be LIBRARY/NAME or FILE.py:NAME, not {name!r}"
@@ -262,8 +304,19 @@ def _from_file(reference: str) -> Backbone:
     return model
 
 
-def _from_library(spec: str, image_size: int | None, *, fresh: bool = False) -> Backbone:
+def _from_library(spec: str, image_size: ImageSize | None, *, fresh: bool = False) -> Backbone:
     """`LIBRARY/NAME[:WEIGHTS][,classifier=keep]`; `fresh`: whatever weights there may be."""
+    try:
+        return _built(spec, image_size, fresh=fresh)
+    except UserError as error:
+        if image_size is None:
+            raise
+        name = spec.partition(":")[0]
+        hint = size_instead(image_size, lambda other: _built(name, other, fresh=True))
+        raise UserError(f"{error}{hint}") from error
+
+
+def _built(spec: str, image_size: ImageSize | None, *, fresh: bool) -> Backbone:
     reference, _, option = spec.partition(",")
     if option not in ("", "classifier=keep"):
         raise UserError(f"{spec}: {option!r} is not the option classifier=keep")

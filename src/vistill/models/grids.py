@@ -1,5 +1,7 @@
-"""How many patches, in rows and columns, the tensors of a ViT tell of (spec fd 3.1)."""
+"""How many patches, in rows and columns, the tensors of a ViT tell of (spec fd 3.1), and their
+number beside the size of the picture."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -65,6 +67,29 @@ def patch_grid(
             f"write file:{source},image_size=HEIGHTxWIDTH"
         )
     return chosen, False
+
+
+def token_grid(count: int, image_size: tuple[int, int]) -> Grid | None:
+    """Rows and columns of `count` patches that are as square as the picture's pixels allow.
+
+    Args:
+        count: patch tokens.
+        image_size: height and width of the picture in pixels.
+
+    Returns:
+        None where no patches as high as wide give so many, but for a part of one left over.
+    """
+    height, width = image_size
+    found: dict[Grid, float] = {}
+    for rows in (n for n in range(1, count + 1) if count % n == 0):
+        columns = count // rows
+        if height == width and rows != columns:
+            continue
+        # A patch as high as it is wide, with a part of one left over on either side.
+        tallest, widest = (s / max(n - 1, 0.5) for s, n in ((height, rows), (width, columns)))
+        if max(height / (rows + 1), width / (columns + 1)) < min(tallest, widest):
+            found[rows, columns] = abs(math.log(height * columns / (width * rows)))
+    return min(found, key=found.__getitem__, default=None)
 
 
 def _witnesses(state: dict[str, Tensor]) -> Iterator[tuple[str, dict[Grid, None]]]:

@@ -94,7 +94,7 @@ def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: 
     height, width = size[-2:]
     if free:  # of a square it would conclude that the sides are equal
         axes |= {2: Dim.AUTO, 3: Dim.AUTO}
-        width += 32
+        width += 32 if height != width + 32 else 64
     try:
         # The fused kernel's output has strides that the exporter does not reproduce.
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():

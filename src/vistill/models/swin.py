@@ -11,10 +11,17 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vistill.image_size import (
+    ImageSize,
+    fits,
+    height_width,
+    nearest_fitting,
+    plain_size,
+    shown_size,
+)
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal
 from vistill.models.taps import Draws, Images, Taps, Visible
-from vistill.nearest import near_multiples
 
 _NEAR_IDENTITY = 1e-5
 NO_DECAY = ("cpb_mlp", "logit_scale", "relative_position_bias_table")
@@ -31,7 +38,8 @@ class SwinBackbone(Backbone):
         embed_dim: channels of the first stage.
         depths: blocks of every stage.
         num_heads: attention heads of every stage.
-        window_size: side of an attention window in tokens; at most the grid of the stage.
+        window_size: side of an attention window in tokens, or (height, width); at most the grid of
+            the stage.
         mlp_ratio: hidden width of the MLPs.
         share_bias: one position bias network for all blocks of a stage (version 2).
         pretrained_windows: of every stage, the window by which its coordinates are scaled (version
@@ -46,12 +54,12 @@ class SwinBackbone(Backbone):
         self,
         *,
         version: int,
-        image_size: int | Sequence[int],
+        image_size: ImageSize,
         patch_size: int = 4,
         embed_dim: int,
         depths: Sequence[int],
         num_heads: Sequence[int],
-        window_size: int,
+        window_size: int | Sequence[int],
         mlp_ratio: float = 4.0,
         share_bias: bool = False,
         pretrained_windows: Sequence[int] | None = None,
@@ -64,17 +72,17 @@ class SwinBackbone(Backbone):
             "embed_dim": embed_dim,
             "depths": list(depths),
             "num_heads": list(num_heads),
-            "window_size": window_size,
+            "window_size": window_size if isinstance(window_size, int) else list(window_size),
             "mlp_ratio": mlp_ratio,
         }
-        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        height, width = height_width(image_size)
         pitch = patch_size * 2 ** (len(depths) - 1)
-        if height % pitch or width % pitch or min(height, width) < 2 * pitch:
-            side = next(s for s in (height, width) if s % pitch or s < 2 * pitch)
-            near = 2 * pitch if side < 2 * pitch else near_multiples(side, pitch)
+        if not fits(image_size, pitch) or min(height, width) < 2 * pitch:
+            enough = max(height, 2 * pitch), max(width, 2 * pitch)
             raise ValueError(
                 f"a Swin of {len(depths)} stages needs a multiple of {pitch} pixels, at least "
-                f"{2 * pitch}, not {side}; {near} would do"
+                f"{2 * pitch}, not {shown_size(image_size)}; "
+                f"{nearest_fitting(enough, pitch)} would do"
             )
         kind = SwinTransformer if version == 1 else SwinTransformerV2
         scaled: dict[str, Any] = {}
@@ -87,7 +95,7 @@ class SwinBackbone(Backbone):
             embed_dim=embed_dim,
             depths=tuple(depths),
             num_heads=tuple(num_heads),
-            window_size=window_size,
+            window_size=height_width(window_size),
             mlp_ratio=mlp_ratio,
             num_classes=0,
             drop_path_rate=0.0,
@@ -118,13 +126,8 @@ class SwinBackbone(Backbone):
     @property
     def build(self) -> dict[str, Any]:  # type: ignore[override]
         """What `vistill.models.build` needs to make this architecture again."""
-        arguments = {"image_size": self._size, "share_bias": self.share_bias}
+        arguments = {"image_size": plain_size(self.image_size), "share_bias": self.share_bias}
         return {"name": "swin", "args": arguments | self._args}
-
-    @property
-    def _size(self) -> int | list[int]:
-        height, width = self.image_size
-        return height if height == width else [height, width]
 
     @property
     def timm_build(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class SwinBackbone(Backbone):
         name = "swinv2_base_window8_256" if second else "swin_base_patch4_window7_224"
         return {
             "model_name": name,
-            "img_size": self._size,
+            "img_size": plain_size(self.image_size),
             "num_classes": 0,
             **arguments,
         }
@@ -168,10 +171,10 @@ class SwinBackbone(Backbone):
                 drop = DropPath(rate) if rate > 0 else nn.Identity()
                 setattr(block, name, drop.train(block.training))
 
-    def resize(self, image_size: int | tuple[int, int]) -> None:
+    def resize(self, image_size: ImageSize) -> None:
         """Accept another input size, side or (height, width), with the same windows."""
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.module.set_input_size(img_size=size, window_size=(self.window_size,) * 2)
+        size = height_width(image_size)
+        self.module.set_input_size(img_size=size, window_size=height_width(self.window_size))
         self.image_size = size
 
     def parameter_layers(self) -> dict[str, int]:

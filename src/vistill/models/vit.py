@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vistill.image_size import ImageSize, fits, height_width, nearest_fitting, shown_size
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal, xavier
 from vistill.models.layers import (
@@ -47,10 +48,6 @@ def vit_layer(name: str, depth: int) -> int:
     return int(rest.partition(".")[0]) + 1 if head == "blocks" else depth + 1
 
 
-def _square(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 class VisionTransformer(Backbone):
     """A ViT whose forward returns taps, stops at the deepest one, and sees only visible tokens.
 
@@ -82,7 +79,7 @@ class VisionTransformer(Backbone):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, int] = 224,
+        image_size: ImageSize = 224,
         patch_size: int = 16,
         embed_dim: int,
         depth: int,
@@ -107,7 +104,7 @@ class VisionTransformer(Backbone):
         super().__init__()
         self.width, self.depth = embed_dim, depth
         self.patch_size, self.tubelet_size, self.num_frames = patch_size, tubelet_size, num_frames
-        self.image_size = _square(image_size)
+        self.image_size = height_width(image_size)
         self._require_whole_tokens(self.image_size, num_frames)
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.position_rule = position_rule
@@ -241,12 +238,11 @@ class VisionTransformer(Backbone):
     def _require_whole_tokens(self, size: tuple[int, int], num_frames: int) -> None:
         """Raise a ValueError if patches and tubelets do not fill a picture or clip of that size."""
         patch, tubelet = self.patch_size, self.tubelet_size or 1
-        for side in size:
-            if side % patch:
-                raise ValueError(
-                    f"{side} pixels are no multiple of the patch size {patch}; "
-                    f"{near_multiples(side, patch)} would do"
-                )
+        if not fits(size, patch):
+            raise ValueError(
+                f"{shown_size(size)} pixels are no multiple of the patch size {patch}; "
+                f"{nearest_fitting(size, patch)} would do"
+            )
         if num_frames % tubelet:
             raise ValueError(
                 f"{num_frames} frames are no multiple of the tubelet size {tubelet}; "
@@ -270,7 +266,7 @@ class VisionTransformer(Backbone):
             block.attn.rel_pos_bias = copy.deepcopy(self.rel_pos_bias)
         self.rel_pos_bias, self.relative_position = None, "layer"
 
-    def resize(self, image_size: int | tuple[int, int], num_frames: int | None = None) -> None:
+    def resize(self, image_size: ImageSize, num_frames: int | None = None) -> None:
         """Accept another input size: position and bias tables are resized (spec 1; spec fd 5).
 
         A clip's fixed table is made anew for the new number of tokens (spec amd 3).
@@ -282,7 +278,7 @@ class VisionTransformer(Backbone):
         Raises:
             ValueError: the size is no multiple of the patch, or the tables cannot be resized.
         """
-        new = _square(image_size)
+        new = height_width(image_size)
         if self.tubelet_size is not None:
             self._resize_clip(new, num_frames or self.num_frames)
             return

@@ -39,24 +39,24 @@ def build(
     torch.manual_seed(config.seed)
     # Teacher and aligners draw for themselves, so that no student's size moves them.
     for_teacher, for_aligners = (step_seed(config.seed, before, 0) for before in (-1, -2))
-    side, frames, sizes = config.data.image_size, config.data.frames, config.student
+    size, frames, sizes = config.data.image_size, config.data.frames, config.student
     require_memory(config)
     if student is None:
         student = create_backbone(
             sizes.model,
-            image_size=side,
+            image_size=size,
             num_frames=frames,
             **sizes.model_dump(exclude={"model", "drop_path", "init"}),
         )
     if sizes.init is not None:
-        start = load_backbone(sizes.init, image_size=side, num_frames=frames)
+        start = load_backbone(sizes.init, image_size=size, num_frames=frames)
         load_named(student, start.state_dict(), sizes.init)
     torch.manual_seed(for_teacher)
     if config.teacher.model is not None:
         teacher = load_teacher(
             teacher or config.teacher.model,
             weights="random" if untrained else config.teacher.weights,
-            image_size=config.teacher.image_size or side,
+            image_size=config.teacher.image_size or size,
             num_frames=frames,
         )
     torch.manual_seed(for_aligners)

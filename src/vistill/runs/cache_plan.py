@@ -16,6 +16,7 @@ from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
 from vistill.data.stamps import Stamps, changed, names, read_stamps, write_stamps
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
+from vistill.image_size import height_width
 from vistill.methods.base import Method
 from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
@@ -268,9 +269,9 @@ def _plain(value: Any) -> Any:
 
 def _record_shape(config: RunConfig, method: SharedView, teacher: Backbone) -> tuple[int, ...]:
     """Shape of one record, found by a look at a black picture."""
-    side, place = config.data.image_size, next(teacher.parameters()).device
+    size, place = height_width(config.data.image_size), next(teacher.parameters()).device
     one = torch.zeros(1, dtype=torch.int64, device=place)
-    black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=place)
+    black = torch.zeros(1, 3, *size, dtype=torch.uint8, device=place)
     with torch.no_grad():
         return tuple(method.teacher_features(Batch(black, seeds=one, ids=one)).shape[1:])
 

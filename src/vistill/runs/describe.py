@@ -33,7 +33,7 @@ def describe(run: "Prepared") -> list[str]:
         lines.append(
             f"student  {f'{name}: ' if name else ''}{own.student.model}: {_millions(student)}, "
             f"{student.width} wide, {f'{student.depth} blocks, ' if student.depth else ''}"
-            f"{config.data.image_size} px{_clip(config)}{_reads(student)}"
+            f"{_pixels(student)}{_clip(config)}{_reads(student)}"
         )
     classes = ""
     if source.classes is not None and source.labels is not None:
@@ -69,6 +69,11 @@ def _schedule(optim: OptimConfig) -> str:
     name = "" if optim.schedule == "cosine" else f"{optim.schedule} schedule"
     warm_up = f"warm-up {optim.warmup_epochs:g} epochs" if optim.schedule in WARMED_UP else ""
     return ", ".join(filter(None, [name, warm_up]))
+
+
+def _pixels(model: Backbone) -> str:
+    height, width = model.image_size
+    return f"{height} px" if height == width else f"{height} px high, {width} px wide"
 
 
 def _clip(config: RunConfig) -> str:

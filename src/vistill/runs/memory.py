@@ -1,5 +1,6 @@
 """What a machine can hold, asked before anything is allocated."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from vistill.config.schema import RunConfig
 from vistill.config.section import Section
 from vistill.errors import UserError
+from vistill.image_size import height_width
 from vistill.models.sizes import VIT_SIZES
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -40,7 +42,8 @@ def _parameters(config: RunConfig) -> Iterator[tuple[str, float]]:
         depth = student.depth or (usual.depth if usual else 1)
         frames = config.data.frames or 1
         tubelet = 1 if config.data.frames is None else student.tubelet_size
-        tokens = (config.data.image_size / student.patch_size) ** 2 * frames / tubelet
+        pixels = math.prod(height_width(config.data.image_size))
+        tokens = pixels / student.patch_size**2 * frames / tubelet
         cube = 3 * student.patch_size**2 * tubelet
         blocks = depth * (4 + 2 * student.mlp_ratio) * width**2
         yield (

@@ -98,8 +98,8 @@ def test_eval_transform_is_torchvisions(shape: tuple[int, int], size: int) -> No
 
 
 def test_no_margin_above_224() -> None:
-    assert EvalTransform(224).shorter == 256
-    assert EvalTransform(256).shorter == 256
+    assert EvalTransform(224).covered == (256, 256)
+    assert EvalTransform(256).covered == (256, 256)
     assert EvalTransform(256)(smooth(100, 120)).shape == (3, 256, 256)
 
 

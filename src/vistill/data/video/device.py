@@ -11,7 +11,7 @@ from torch import Tensor
 from vistill.data.video.transforms import VideoTrainTransform, resize_clip
 
 LARGEST = 2
-"""Times the size of a crop above which the shorter side of frames is reduced before shipping."""
+"""Times the size of a crop above which frames are reduced before shipping."""
 
 
 class Shipment(NamedTuple):
@@ -47,7 +47,8 @@ class DeviceCrop:
     def bounded(self, clip: UInt8[Tensor, "3 t h w"]) -> UInt8[Tensor, "3 t bh bw"]:
         """The clip, smaller where its frames are much larger than a crop."""
         height, width = clip.shape[2:]
-        scale = LARGEST * self.transform.size / min(height, width)
+        tall, wide = self.transform.size
+        scale = LARGEST * max(tall / height, wide / width)
         if scale >= 1:
             return clip
         return resize_clip(clip, round(height * scale), round(width * scale))
@@ -63,13 +64,13 @@ class DeviceCrop:
         flat = [clip.movedim(0, -1).reshape(-1) for clip in clips]
         return Shipment(torch.cat(flat), shapes, torch.tensor(crops))
 
-    def cut(self, shipment: Shipment) -> UInt8[Tensor, "rows 3 t size size"]:
+    def cut(self, shipment: Shipment) -> UInt8[Tensor, "rows 3 t height width"]:
         """The pixels of a batch, on the device."""
         frames = shipment.frames.to(self.device, non_blocking=True)
         shapes = shipment.shapes.tolist()
         parts = frames.split([3 * t * h * w for t, h, w in shapes])
         clips = [part.view(*shape, 3) for part, shape in zip(parts, shapes, strict=True)]
-        size, mode = (self.transform.size,) * 2, self.transform.interpolation
+        size, mode = self.transform.size, self.transform.interpolation
         rows = []
         for clip, top, left, height, width, flip in shipment.crops.tolist():
             box = clips[clip][:, top : top + height, left : left + width].permute(0, 3, 1, 2)

@@ -11,24 +11,36 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vistill.augment.crops import Bounds, Box, Interpolation, centre_box, random_box
+from vistill.augment.crops import (
+    Bounds,
+    Box,
+    Interpolation,
+    centre_box,
+    covering,
+    random_box,
+    ratio_for,
+)
 from vistill.augment.randaugment import RandAugment
+from vistill.image_size import ImageSize, height_width
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
 SNAP = 2
 """Pixels within which a scale counts as the target size."""
 
 
-def multi_scale_boxes(height: int, width: int, size: int) -> list[list[Box]]:
+def multi_scale_boxes(height: int, width: int, size: ImageSize) -> list[list[Box]]:
     """The crops that pre-training chooses from: ten sizes, thirteen anchors each.
 
-    Sizes are shares of the shorter side, width and height at most one share apart; anchors are
-    corners, centre, middles of the edges and quarter points.
+    Sizes are shares of the shorter side (of the largest crop as `size` is shaped), width and height
+    at most one share apart; anchors are corners, centre, middles of the edges and quarter points.
     """
-    sides = [int(min(height, width) * scale) for scale in SCALES]
-    near = {side for side in sides if abs(side - size) <= SNAP and size <= min(height, width)}
-    sides = [size if side in near else side for side in sides]
-    sizes = [(sides[i], sides[j]) for i, j in product(range(4), repeat=2) if abs(i - j) <= 1]
+    wanted = tall, wide = height_width(size)
+    largest = min(height, max(1, width * tall // wide)), min(width, max(1, height * wide // tall))
+    heights, widths = (
+        [_snapped(max(1, int(side * scale)), one, side) for scale in SCALES]
+        for side, one in zip(largest, wanted, strict=True)
+    )
+    sizes = [(heights[i], widths[j]) for i, j in product(range(4), repeat=2) if abs(i - j) <= 1]
     # In quarters of the free height and width; the order is that of the published code.
     anchors = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
     anchors += [(2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
@@ -38,7 +50,11 @@ def multi_scale_boxes(height: int, width: int, size: int) -> list[list[Box]]:
     ]
 
 
-def multi_scale_box(height: int, width: int, size: int, rng: np.random.Generator) -> Box:
+def _snapped(side: int, wanted: int, largest: int) -> int:
+    return wanted if abs(side - wanted) <= SNAP and wanted <= largest else side
+
+
+def multi_scale_box(height: int, width: int, size: ImageSize, rng: np.random.Generator) -> Box:
     """One of `multi_scale_boxes`: a size, then an anchor."""
     boxes = multi_scale_boxes(height, width, size)
     anchors = boxes[rng.integers(len(boxes))]
@@ -70,10 +86,10 @@ class VideoTrainTransform:
     """A random crop, the same for all frames, and what else the frames share.
 
     Args:
-        size: side of the result in pixels.
+        size: side of the result in pixels, or (height, width).
         crop: `multi_scale` as in pre-training (spec amd 10.3), or `resized` as in fine-tuning.
         scale: smallest and largest share of a frame's area, of `resized`.
-        ratio: smallest and largest width over height, of `resized`.
+        ratio: smallest and largest width over height, where 1 is that of the result, of `resized`.
         interpolation: how crops are resized.
         antialias: whether reducing averages (Pillow) or picks (the published fine-tuning).
         flip: probability of a horizontal flip of all frames.
@@ -82,7 +98,7 @@ class VideoTrainTransform:
 
     def __init__(
         self,
-        size: int,
+        size: ImageSize,
         crop: str = "multi_scale",
         scale: Bounds = (0.08, 1.0),
         ratio: Bounds = (3 / 4, 4 / 3),
@@ -92,10 +108,10 @@ class VideoTrainTransform:
         *,
         antialias: bool = True,
     ) -> None:
-        self.size = size
+        self.size = height_width(size)
         self.crop = crop
         self.scale = scale
-        self.ratio = ratio
+        self.ratio = ratio_for(self.size, ratio)
         self.interpolation = interpolation
         self.antialias = antialias
         self.flip = flip
@@ -103,11 +119,11 @@ class VideoTrainTransform:
 
     def __call__(
         self, clip: UInt8[Tensor, "3 t h w"], rng: np.random.Generator
-    ) -> UInt8[Tensor, "3 t size size"]:
+    ) -> UInt8[Tensor, "3 t height width"]:
         if self.rand_augment is not None:
             clip = self._augmented(clip, self.rand_augment, rng)
         clip = crop_clip(clip, self.box(clip, rng))
-        clip = resize_clip(clip, self.size, self.size, self.interpolation, antialias=self.antialias)
+        clip = resize_clip(clip, *self.size, self.interpolation, antialias=self.antialias)
         return clip.flip(-1) if rng.random() < self.flip else clip
 
     def box(self, clip: UInt8[Tensor, "3 t h w"], rng: np.random.Generator) -> Box:
@@ -129,37 +145,34 @@ class VideoTrainTransform:
 class VideoTestTransform:
     """Shorter side to `size`, then crops along the longer one (spec amd 11.3).
 
+    For a rectangle frames are resized until they cover it, and crops lie along what sticks out.
+
     Args:
-        size: side of the result in pixels.
+        size: side of the result in pixels, or (height, width).
         clips: clips of the video that follow each other in time in what is given.
         crops: crops of every clip; a single one is the centre.
 
-    Called with `[3, clips * t, h, w]` it returns `clips * crops` tensors `[3, t, size, size]`, all
-    crops of the first clip first.
+    Called with `[3, clips * t, h, w]` it returns `clips * crops` tensors `[3, t, height, width]`,
+    all crops of the first clip first.
     """
 
-    def __init__(self, size: int, clips: int = 1, crops: int = 1) -> None:
-        self.size = size
+    def __init__(self, size: ImageSize, clips: int = 1, crops: int = 1) -> None:
+        self.size = height_width(size)
         self.clips = clips
         self.crops = crops
 
     def __call__(
         self, clip: UInt8[Tensor, "3 t h w"], rng: np.random.Generator | None = None
-    ) -> list[UInt8[Tensor, "3 tc size size"]]:
-        height, width = clip.shape[2:]
-        size = self.size
-        if width < height:
-            height, width = max(size, int(size * height / width)), size
-        else:
-            height, width = size, max(size, int(size * width / height))
+    ) -> list[UInt8[Tensor, "3 tc height width"]]:
+        height, width = covering(clip.shape[2], clip.shape[3], self.size)
         clip = resize_clip(clip, height, width, antialias=False)
         boxes = self._boxes(height, width)
         return [crop_clip(part, box) for part in clip.chunk(self.clips, 1) for box in boxes]
 
     def _boxes(self, height: int, width: int) -> list[Box]:
-        size = self.size
+        tall, wide = self.size
         if self.crops == 1:
-            return [centre_box(height, width, size, size)]
-        free = [(k * (height - size), k * (width - size)) for k in range(self.crops)]
+            return [centre_box(height, width, tall, wide)]
+        free = [(k * (height - tall), k * (width - wide)) for k in range(self.crops)]
         last = self.crops - 1
-        return [Box(int(y / last), int(x / last), size, size) for y, x in free]
+        return [Box(int(y / last), int(x / last), tall, wide) for y, x in free]

@@ -21,6 +21,7 @@ from vistill.data.video.frames import RATE, open_video
 from vistill.data.video.reader import BrokenVideo
 from vistill.errors import UserError
 from vistill.evaluation.detection.ava import KeyFrame
+from vistill.evaluation.detection.boxes import clip_boxes
 from vistill.evaluation.detection.detector import DetectionBatch
 
 _MEAN_COLOUR = (123, 116, 103)
@@ -32,8 +33,9 @@ class View(NamedTuple):
     Attributes:
         frames: per clip, the key frame in the middle.
         stride: frames of the video per frame of the clip.
-        short_side: to which frames are resized.
-        crop: side of a random square; None takes the whole frame, padded to whole patches.
+        short_side: to which frames are resized, or to more where they would not cover `size`.
+        size: height and width of a random crop.
+        whole: take the whole frame instead of a crop, padded to whole patches.
         patch_size: side of a patch.
         flip: probability of a horizontal flip.
     """
@@ -41,7 +43,8 @@ class View(NamedTuple):
     frames: int
     stride: int
     short_side: int
-    crop: int | None
+    size: tuple[int, int]
+    whole: bool
     patch_size: int
     flip: float
 
@@ -118,23 +121,24 @@ class KeyFrameReader:
     ) -> tuple[UInt8[Tensor, "3 t h w"], Float[Tensor, "k 4"], Tensor]:
         """A clip, the boxes in its pixels, and which of the boxes are seen at all."""
         view = self.view
-        clip = _resized(self._read(frame), view.short_side)
+        clip = _resized(self._read(frame), view.short_side, view.size)
         height, width = clip.shape[-2:]
         boxes = torch.from_numpy(frame.boxes) * torch.tensor([width, height] * 2)
         kept = torch.ones(len(boxes), dtype=torch.bool)
-        if view.crop is None:
+        if view.whole:
             down, right = -height % view.patch_size, -width % view.patch_size
             padded = torch.tensor(_MEAN_COLOUR, dtype=torch.uint8)[:, None, None, None]
             padded = padded.repeat(1, view.frames, height + down, width + right)
             padded[..., :height, :width] = clip
             return padded, boxes, kept
-        top, left = rng.integers(0, [height - view.crop, width - view.crop], endpoint=True).tolist()
-        clip = clip[..., top : top + view.crop, left : left + view.crop]
-        boxes = (boxes - torch.tensor([left, top] * 2)).clamp(0, view.crop - 1)
+        tall, wide = view.size
+        top, left = rng.integers(0, [height - tall, width - wide], endpoint=True).tolist()
+        clip = clip[..., top : top + tall, left : left + wide]
+        boxes = clip_boxes(boxes - torch.tensor([left, top] * 2), tall, wide)
         if rng.random() < view.flip:
             clip = clip.flip(-1)
-            boxes = torch.cat([view.crop - 1 - boxes[:, 2:3], boxes[:, 1:2],
-                               view.crop - 1 - boxes[:, :1], boxes[:, 3:]], dim=1)  # fmt: skip
+            boxes = torch.cat([wide - 1 - boxes[:, 2:3], boxes[:, 1:2],
+                               wide - 1 - boxes[:, :1], boxes[:, 3:]], dim=1)  # fmt: skip
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return clip.contiguous(), boxes[kept], kept
 
@@ -155,10 +159,13 @@ class KeyFrameReader:
         return labels
 
 
-def _resized(clip: UInt8[Tensor, "3 t h w"], short_side: int) -> UInt8[Tensor, "3 t h w"]:
+def _resized(
+    clip: UInt8[Tensor, "3 t h w"], short_side: int, covered: tuple[int, int]
+) -> UInt8[Tensor, "3 t h w"]:
     height, width = clip.shape[-2:]
-    scale = short_side / min(height, width)
-    size = (max(short_side, round(height * scale)), max(short_side, round(width * scale)))
+    least = max(short_side, covered[0]), max(short_side, covered[1])
+    scale = max(short_side / min(height, width), covered[0] / height, covered[1] / width)
+    size = (max(least[0], round(height * scale)), max(least[1], round(width * scale)))
     frames = clip.transpose(0, 1)
     return F.interpolate(frames, size, mode="bilinear", antialias=True).transpose(0, 1)
 

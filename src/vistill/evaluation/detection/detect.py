@@ -28,6 +28,7 @@ from vistill.evaluation.detection.detector import PIXELS, ActionDetector, Detect
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
 from vistill.evaluation.finetune import fitting_micro_batch, unprobed
+from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
@@ -87,7 +88,7 @@ def evaluate_detection(
     *,
     stride: int,
     frames: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seeds: Sequence[int] = (0,),
     workers: int = 0,
     timeout: float = TIMEOUT,
@@ -102,7 +103,7 @@ def evaluate_detection(
         options: recipe.
         stride: frames of the video per frame of a clip.
         frames: per clip; None: the backbone's own.
-        image_size: side of the training crops; None: the backbone's own.
+        image_size: side of the training crops, or (height, width); None: the backbone's own.
         seeds: of head, order and crops.
         workers: loader processes.
         timeout: seconds that reading one key frame may take.
@@ -113,14 +114,16 @@ def evaluate_detection(
         UserError: the backbone takes no clips or cannot do what is asked.
     """
     kind = device_kind(device, "device")
-    size = backbone.image_size[0] if image_size is None else image_size
+    size = height_width(backbone.image_size if image_size is None else image_size)
     clips = _require_clips(prepare_backbone(backbone, size, "avg", frames))
-    short_side = options.short_side or round(_SHORT_SIDE * size)
-    if short_side < size:
-        raise UserError(f"detection.short_side={short_side} is less than the crop of {size} pixels")
+    short_side = options.short_side or round(_SHORT_SIDE * min(size))
+    if short_side < min(size):
+        raise UserError(
+            f"detection.short_side={short_side} is less than the crop of {shown_size(size)} pixels"
+        )
     reading = Reading(workers, timeout, kind)
     told: set[str] = set()
-    cut = View(clips.num_frames, stride, short_side, size, clips.patch_size, options.flip)
+    cut = View(clips.num_frames, stride, short_side, size, False, clips.patch_size, options.flip)
     scores = []
     for seed in seeds:
         start = time.monotonic()
@@ -133,14 +136,14 @@ def evaluate_detection(
                 data.num_actions,
                 view,
                 seed,
-                replace=view.crop is not None,
+                replace=not view.whole,
                 fps=options.fps,
             )
 
         detector = _train(
             clips, reader(data.train, cut), options, seed, reading, told, progress=progress
         )
-        asked = reader(data.asked, cut._replace(crop=None))
+        asked = reader(data.asked, cut._replace(whole=True))
         broken = BrokenFiles(len(data.asked), max_share=1.0, told=told, noun=_NOUN)
         found, tested = _test(detector, asked, data, reading, broken, progress=progress)
         precisions = frame_average_precisions(found, tested, data.names)
@@ -172,7 +175,7 @@ def build_detector(
     backbone: VisionTransformer, num_actions: int, options: DetectionConfig, seed: int
 ) -> ActionDetector:
     """A detector around a copy of `backbone`."""
-    own = _require_clips(prepare_backbone(backbone, backbone.image_size[0], "avg"))
+    own = _require_clips(prepare_backbone(backbone, backbone.image_size, "avg"))
     own.requires_grad_(True)
     assert own.pos_embed is not None
     own.pos_embed.requires_grad_(False)

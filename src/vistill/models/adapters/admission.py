@@ -15,6 +15,7 @@ from vistill.errors import UserError, first_line
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Backbone, Tap, TapKind
+from vistill.models.grids import token_grid
 from vistill.models.taps import Seen
 
 # Where two pictures are touched: rows and columns as shares of the sides, such that no place is
@@ -272,20 +273,6 @@ def _touched(model: Backbone, share: int | None = None) -> Touched:
             picture[:, y : y + side, x : x + side] = square
         centres.append([(y + side / 2, x + side / 2) for y, x in corners])
     return Touched(pictures.to(like), centres)
-
-
-def token_grid(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of `count` patches that are as square as the picture's pixels allow."""
-    height, width = image_size
-    for rows in range(1, count + 1):
-        columns, rest = divmod(count, rows)
-        if rest or (height == width and rows != columns):
-            continue
-        # A patch as high as it is wide, with a part of one left over on either side.
-        tallest, widest = (s / max(n - 1, 0.5) for s, n in ((height, rows), (width, columns)))
-        if max(height / (rows + 1), width / (columns + 1)) < min(tallest, widest):
-            return rows, columns
-    return None
 
 
 def _change(tokens: Tensor, grid: tuple[int, int]) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vistill.errors import UserError, first_line
+from vistill.image_size import ImageSize, height_width
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.taps import Draws, Images, Seen, Taps, Visible
 
@@ -173,7 +174,7 @@ class PooledBackbone(Backbone):
         self,
         module: nn.Module,
         *,
-        image_size: int | tuple[int, int] = 224,
+        image_size: ImageSize = 224,
         layer: str | None = None,
         output: int | str | None = None,
         logits: bool = False,
@@ -196,9 +197,9 @@ class PooledBackbone(Backbone):
         self._sites: dict[bool, Sites] = {}
         self.resize(image_size)
 
-    def resize(self, image_size: int | tuple[int, int]) -> None:
+    def resize(self, image_size: ImageSize) -> None:
         """Use the module for pictures of another size."""
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = height_width(image_size)
         self.adapter = {**(self.adapter or {}), "image_size": list(self.image_size)}
         with switched(self.module, training=False):
             self._sites = {False: self._find_sites()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.errors import UserError
+from vistill.image_size import ImageSize, height_width
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.fused_attention import AttentionCall, AttentionCalls
 from vistill.models.taps import Draws, Images, Seen, Taps, Visible
@@ -60,7 +61,7 @@ class ModuleBackbone(Backbone):
         *,
         blocks: str | Sequence[str],
         width: int,
-        image_size: int | tuple[int, int] = 224,
+        image_size: ImageSize = 224,
         num_heads: int | Sequence[int] = 0,
         num_prefix_tokens: int = 1,
         class_token: bool = True,
@@ -89,7 +90,7 @@ class ModuleBackbone(Backbone):
         )
         self.num_prefix_tokens = num_prefix_tokens
         self._class_token, self._channels_last = class_token, channels_last
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = height_width(image_size)
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
+from vistill.image_size import ImageSize, height_width, plain_size
 from vistill.models.adapters.admission import Own, admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
@@ -29,7 +30,7 @@ _TOWER = "visual."
 
 
 def open_clip_backbone(
-    name: str, *, weights: str, image_size: int | None, quick_gelu: bool | None = None
+    name: str, *, weights: str, image_size: ImageSize | None, quick_gelu: bool | None = None
 ) -> Backbone:
     """Build the tower that sees of one of open_clip's models.
 
@@ -37,7 +38,7 @@ def open_clip_backbone(
         name: open_clip's model name, such as `ViT-B-32`.
         weights: one of open_clip's tags for it (may download), `pretrained` for the first of them,
             the path of a checkpoint of such a model, or nothing for random weights.
-        image_size: side of the inputs; None: the model's own.
+        image_size: side of the inputs, or (height, width); None: the model's own.
         quick_gelu: whether GELU is approximated; None: as the weights were trained.
 
     Raises:
@@ -59,7 +60,7 @@ def open_clip_backbone(
         quick_gelu = model.get("quick_gelu", False) if quick_gelu is None else quick_gelu
     sight = dict(model["vision_cfg"])
     if image_size is not None and not weights:
-        sight["image_size"] = image_size
+        sight["image_size"] = height_width(image_size)
     with in_one_sentence(f"open_clip/{name} cannot be built"):
         tower = open_clip.model._build_vision_tower(model["embed_dim"], sight, quick_gelu)
     origin = f"open_clip/{name}, random"
@@ -74,7 +75,8 @@ def open_clip_backbone(
     normalization = CLIP_NORMALIZATION
     if known:
         normalization = Normalization(tuple(known["mean"]), tuple(known["std"]))
-    arguments = {"name": name, "image_size": image_size, "quick_gelu": quick_gelu}
+    size = None if image_size is None else plain_size(image_size)
+    arguments = {"name": name, "image_size": size, "quick_gelu": quick_gelu}
     build = {"name": "open_clip", "args": arguments}
     with in_one_sentence(f"open_clip/{name} cannot be read"):
         backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
@@ -115,7 +117,7 @@ def _weight_file(name: str, weights: str, tags: list[str]) -> str:
 def _adapt(
     tower: Any,
     sight: dict[str, Any],
-    image_size: int | None,
+    image_size: ImageSize | None,
     build: dict[str, Any],
     activation: Literal["gelu", "quick_gelu"],
 ) -> Backbone:
@@ -123,7 +125,7 @@ def _adapt(
     trunk = getattr(tower, "trunk", None)
     if trunk is not None:
         if image_size is not None and hasattr(trunk, "set_input_size"):
-            trunk.set_input_size(img_size=(image_size, image_size))
+            trunk.set_input_size(img_size=height_width(image_size))
         return read_module(trunk, "its tower", image_size or sight.get("image_size"), build)
     if not hasattr(tower, "transformer"):
         pooled = PooledBackbone(tower, image_size=size, build=build)

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from vistill.errors import UserError
+from vistill.image_size import ImageSize, height_width, plain_size, shown_size
 from vistill.models.adapters.admission import Own, admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
@@ -20,14 +21,14 @@ from vistill.models.vit import VisionTransformer
 
 
 def timm_backbone(
-    name: str, *, pretrained: bool, image_size: int | None, classifier: bool = False
+    name: str, *, pretrained: bool, image_size: ImageSize | None, classifier: bool = False
 ) -> Backbone:
     """Build a timm model.
 
     Args:
         name: timm's model name, with or without a weight tag.
         pretrained: load timm's published weights (may download).
-        image_size: side of the inputs; None: the model's own.
+        image_size: side of the inputs, or (height, width); None: the model's own.
         classifier: keep the classifier, for the `logits` tap.
 
     Raises:
@@ -41,7 +42,10 @@ def timm_backbone(
     with quiet_hub():
         module = _create(name, pretrained, image_size, {} if classifier else {"num_classes": 0})
     origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
-    arguments: dict[str, Any] = {"name": name, "image_size": image_size}
+    arguments: dict[str, Any] = {
+        "name": name,
+        "image_size": None if image_size is None else plain_size(image_size),
+    }
     if classifier:
         if not module.num_classes:
             raise UserError(f"timm/{name} has no classifier to keep")
@@ -55,7 +59,7 @@ def timm_backbone(
 def read_module(
     module: Any,
     name: str,
-    image_size: int | None,
+    image_size: ImageSize | None,
     build: dict[str, Any] | None,
     *,
     logits: bool = False,
@@ -65,7 +69,7 @@ def read_module(
     Args:
         module: built for pictures of its size.
         name: for messages.
-        image_size: side of the inputs; None: the model's own.
+        image_size: side of the inputs, or (height, width); None: the model's own.
         build: how `vistill.models.build` makes it again, or None.
         logits: whether it has a classifier.
 
@@ -82,16 +86,18 @@ def read_module(
     return first_admitted(name, [*ways, partial(_pooled, given)])
 
 
-def _create(name: str, pretrained: bool, image_size: int | None, classes: dict[str, Any]) -> Any:
+def _create(
+    name: str, pretrained: bool, image_size: ImageSize | None, classes: dict[str, Any]
+) -> Any:
     what = f"the weights of timm/{name} could not be loaded"
     if not pretrained:
-        size = "" if image_size is None else f" for pictures of {image_size} pixels"
+        size = "" if image_size is None else f" for pictures of {shown_size(image_size)} pixels"
         what = f"timm/{name} cannot be built{size}"
     with in_one_sentence(what):
         if image_size is not None:
             try:
                 return timm.create_model(
-                    name, pretrained=pretrained, img_size=image_size, **classes
+                    name, pretrained=pretrained, img_size=plain_size(image_size), **classes
                 )
             except TypeError:  # CNNs are built without a size and take any
                 pass
@@ -113,9 +119,9 @@ class _Given(NamedTuple):
         return Normalization(tuple(config["mean"]), tuple(config["std"]))
 
 
-def _size(module: Any, image_size: int | None) -> tuple[int, int]:
+def _size(module: Any, image_size: ImageSize | None) -> tuple[int, int]:
     if image_size is not None:
-        return image_size, image_size
+        return height_width(image_size)
     # The configured size goes stale when another one is asked for; the patch embedding knows.
     built_for = getattr(getattr(module, "patch_embed", None), "img_size", None)
     height, width = built_for or module.pretrained_cfg["input_size"][1:]

@@ -11,6 +11,7 @@ from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import get_model, get_model_weights, list_models
 
 from vistill.errors import UserError
+from vistill.image_size import ImageSize, plain_size
 from vistill.models.adapters.admission import Own, admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Normalization
@@ -36,7 +37,7 @@ def torchvision_backbone(
     name: str,
     *,
     pretrained: bool,
-    image_size: int | None,
+    image_size: ImageSize | None,
     classifier: bool = False,
     num_classes: int | None = None,
 ) -> Backbone:
@@ -48,7 +49,7 @@ def torchvision_backbone(
     Args:
         name: torchvision's model name.
         pretrained: load torchvision's default weights (may download).
-        image_size: side of the inputs; None: that of the published weights.
+        image_size: side of the inputs, or (height, width); None: that of the published weights.
         classifier: offer the `logits` tap.
         num_classes: of the classifier; None: torchvision's own.
 
@@ -131,10 +132,11 @@ def _as_plain_vit(module: Any, normalization: Normalization, classifier: bool) -
 
 
 def torchvision_build(
-    name: str, image_size: int | None, classifier: bool, num_classes: int | None
+    name: str, image_size: ImageSize | None, classifier: bool, num_classes: int | None
 ) -> dict[str, Any]:
     """What `vistill.models.build` needs to make such a model again."""
-    arguments = {"name": name, "image_size": image_size}
+    size = None if image_size is None else plain_size(image_size)
+    arguments: dict[str, Any] = {"name": name, "image_size": size}
     if classifier:
         arguments |= {"classifier": True, "num_classes": num_classes}
     return {"name": "torchvision", "args": arguments}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
+from vistill.image_size import ImageSize, height_width, nearest_fitting, shown_size
 from vistill.models.adapters.admission import Own, admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of
@@ -27,7 +28,6 @@ from vistill.models.adapters.processors import ChannelOrder, Shown, shown_by_pro
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.files.videomae import vit_of_transformers
-from vistill.nearest import near_multiples
 from vistill.tokens.patches import pixel_patches
 
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -52,7 +52,7 @@ def transformers_backbone(
     name: str,
     *,
     weights: Literal["none", "own", "pretrained"],
-    image_size: int | None,
+    image_size: ImageSize | None,
     classifier: bool = False,
 ) -> Backbone:
     """Build a model from a local folder or by its name on the hub.
@@ -61,7 +61,7 @@ def transformers_backbone(
         name: a folder with `config.json`, or a name on the hub.
         weights: `none` are loaded, a folder's `own` where it has them, or they must be there
             (`pretrained`; may download).
-        image_size: side of the inputs; None: the model's own.
+        image_size: side of the inputs, or (height, width); None: the model's own.
         classifier: keep the classifier, for the `logits` tap.
 
     Raises:
@@ -101,7 +101,7 @@ def transformers_backbone(
 
 def transformers_from_config(
     config: dict[str, Any],
-    image_size: int | tuple[int, int] | None,
+    image_size: ImageSize | None,
     classifier: bool,
     channels: ChannelOrder = "rgb",
 ) -> Backbone:
@@ -113,8 +113,7 @@ def transformers_from_config(
     kind = _class_of(settings, config["model_type"], classifier)
     module = kind(settings, **_bare(kind))
     shown = _usual(settings)._replace(channels=channels)
-    size = None if image_size is None else _pair(image_size)
-    backbone = _adapt(module, config["model_type"], size, shown, classifier)
+    backbone = _adapt(module, config["model_type"], image_size, shown, classifier)
     backbone.origin, backbone.untrained = "random", True
     return backbone
 
@@ -122,14 +121,14 @@ def transformers_from_config(
 class TransformersBackbone(ModuleBackbone):
     """A transformer of the library; other sizes where it can interpolate its positions."""
 
-    def resize(self, image_size: int | tuple[int, int]) -> None:
+    def resize(self, image_size: ImageSize) -> None:
         """Accept another input size.
 
         Raises:
             ValueError: the model cannot.
         """
         before = self.image_size
-        self.image_size = _pair(image_size)
+        self.image_size = height_width(image_size)
         try:
             _require_multiple(_of_pictures(self.module.config), self.image_size)
             admit(self, self.own)
@@ -282,19 +281,18 @@ def _as_the_module_sees(
 
 
 def _adapt(
-    module: Any, name: str, image_size: int | tuple[int, int] | None, shown: Shown, classifier: bool
+    module: Any, name: str, image_size: ImageSize | None, shown: Shown, classifier: bool
 ) -> Backbone:
     config = module.config
     arguments: dict[str, Any] = {
         "config": json.loads(config.to_json_string(use_diff=False)),
-        "image_size": image_size,
         "classifier": classifier,
         "channels": shown.channels,
     }
     if config.model_type == "videomae":
         with in_one_sentence(f"hf/{name} cannot be read"):
             backbone: Any = vit_of_transformers(module, shown.normalization)
-        if image_size is not None and backbone.image_size != _pair(image_size):
+        if image_size is not None and backbone.image_size != height_width(image_size):
             try:
                 backbone.resize(image_size)
             except ValueError as error:
@@ -304,7 +302,7 @@ def _adapt(
     if grey or flipped:
         module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
     if image_size is not None:
-        sizes = [_pair(image_size)]
+        sizes = [height_width(image_size)]
     else:
         built_for = _image_size(_of_pictures(config))
         sizes = list(dict.fromkeys([shown.size or built_for, built_for]))
@@ -381,13 +379,12 @@ def _hooked(
 
 def _require_multiple(config: Any, size: tuple[int, int]) -> None:
     patch = getattr(config, "patch_size", 1)
-    patch = _pair(patch) if isinstance(patch, int | list | tuple) else (1, 1)
-    for side, part in zip(size, patch, strict=True):
-        if side % part:
-            raise UserError(
-                f"{side} pixels are no multiple of its patches of {part}; "
-                f"{near_multiples(side, part)} would do"
-            )
+    patch = height_width(patch) if isinstance(patch, int | list | tuple) else (1, 1)
+    if any(side % part for side, part in zip(size, patch, strict=True)):
+        near = f"; {nearest_fitting(size, patch[0])} would do" if patch[0] == patch[1] else ""
+        raise UserError(
+            f"{shown_size(size)} pixels are no multiple of its patches of {shown_size(patch)}{near}"
+        )
 
 
 def _pooled(module: Any, size: tuple[int, int], common: dict[str, Any]) -> PooledBackbone:
@@ -405,12 +402,8 @@ def _all_in_order(tokens: Tensor, noise: Tensor | None = None) -> tuple[Tensor, 
 def _image_size(config: Any) -> tuple[int, int]:
     """The side that a model was built for; SigLIP2 knows the number of its patches."""
     if hasattr(config, "num_patches"):
-        return _pair(round(config.num_patches**0.5) * config.patch_size)
-    return _pair(getattr(config, "image_size", 224))
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return height_width(round(config.num_patches**0.5) * config.patch_size)
+    return height_width(getattr(config, "image_size", 224))
 
 
 def _nearest(folder: Path) -> str:

@@ -50,7 +50,7 @@ def backbone_from_file(reference: str) -> Backbone:
     numbers = {
         name: _number(reference, options, name) for name in ("num_heads", "stages", "window")
     }
-    size = _size(reference, options)
+    size = size_option(reference, options)
     weights = read_weights(Path(path), options.get("branch"))
     rule = _rule(reference, options, by_timm=weights.by_timm)
     try:
@@ -135,7 +135,12 @@ def _rule(reference: str, options: dict[str, str], *, by_timm: bool) -> Position
     return cast("PositionRule", text)
 
 
-def _size(reference: str, options: dict[str, str]) -> Grid | None:
+def size_option(reference: str, options: dict[str, str]) -> Grid | None:
+    """Height and width in pixels that a reference to a file says; None: it says nothing.
+
+    Raises:
+        UserError: they cannot be read.
+    """
     text = options.get("image_size")
     if text is None:
         return None

@@ -104,20 +104,23 @@ def test_detected_people_exclusions_and_broken_videos(folder, vit, caplog):
     assert sum("val4" in record.message for record in caplog.records) == 1
 
 
-def test_crops_move_the_boxes_with_the_pixels(folder):
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (40, 24), (32, 72)])
+def test_crops_move_the_boxes_with_the_pixels(folder, size):
     data = open_detection(folder, DetectionConfig())
-    view = View(4, 1, 48, 32, 8, 1.0)
+    view = View(4, 1, 48, size, False, 8, 1.0)
     reader = KeyFrameReader(data.train, data.files, 0.0, 3, view, 0, replace=True)
     for number in range(6):
         clip, boxes, kept = reader._cut(data.train[number], np.random.default_rng(number))
-        assert clip.shape == (3, 4, 32, 32)
+        assert clip.shape == (3, 4, *size)
         assert len(boxes) == int(kept.sum()) <= 2
         key = clip[0, 2].float()
         for x0, y0, x1, y1 in boxes.round().int().tolist():
             if min(x1 - x0, y1 - y0) > 3:
                 assert key[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].mean() > 170
-    whole = KeyFrameReader(data.train, data.files, 0.0, 3, view._replace(crop=None, short_side=44),
-                           0, replace=False)  # fmt: skip
+    view = view._replace(whole=True, short_side=44)
+    if size[1] > 59:  # frames are enlarged until they cover the crop
+        view = view._replace(size=(32, 32))
+    whole = KeyFrameReader(data.train, data.files, 0.0, 3, view, 0, replace=False)
     clip, boxes, _ = whole._cut(data.train[0], np.random.default_rng(0))
     assert clip.shape == (3, 4, 48, 64)  # 44 × 59 in whole patches
     assert boxes.max() <= 59
@@ -125,8 +128,8 @@ def test_crops_move_the_boxes_with_the_pixels(folder):
 
 def test_batches_do_not_depend_on_the_number_of_workers(folder):
     data = open_detection(folder, DetectionConfig())
-    reader = KeyFrameReader(data.train, data.files, 0.0, 3, View(4, 1, 48, 32, 8, 0.5), 7,
-                            replace=True)  # fmt: skip
+    view = View(4, 1, 48, (32, 32), False, 8, 0.5)
+    reader = KeyFrameReader(data.train, data.files, 0.0, 3, view, 7, replace=True)
     batches = []
     for workers in (0, 2):
         stream = KeyFrameStream(reader, global_batch_size=6, micro_batch_size=3, workers=workers,
