@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    *words: object, expect: int = 0, cwd: Path | None = None, timeout: float = 240
+    *words: object, expect: int = 0, cwd: Path | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run `vistill WORDS...` and check its exit code."""
     done = subprocess.run(

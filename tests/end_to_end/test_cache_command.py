@@ -77,7 +77,7 @@ def test_a_cache_survives_a_kill_and_serves_others(tmp_path: Path) -> None:
 def test_two_ranks_write_one_cache(tmp_path: Path) -> None:
     words = command(*kdep(tmp_path / "two", tmp_path / "c"))
     done = subprocess.run(
-        [*TORCHRUN, *words[1:]], capture_output=True, text=True, env=environment(), timeout=240
+        [*TORCHRUN, *words[1:]], capture_output=True, text=True, env=environment(), timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("0 of 71 records") == 1

@@ -84,7 +84,7 @@ def test_too_wide_a_student_is_told_before_anything_is_written(tmp_path: Path) -
 def test_two_ranks_fit_the_same_svd(tmp_path: Path) -> None:
     words = command(*kdep(tmp_path / "two", "method.wider=pad", "train.epochs=1"))
     done = subprocess.run(
-        [*TORCHRUN, *words[1:]], capture_output=True, text=True, env=environment(), timeout=240
+        [*TORCHRUN, *words[1:]], capture_output=True, text=True, env=environment(), timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fitted   22 pictures") == 1

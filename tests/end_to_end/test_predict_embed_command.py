@@ -190,7 +190,7 @@ def test_two_ranks_write_the_same_file(kept: Path, pictures: Path, tmp_path: Pat
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()

@@ -83,7 +83,7 @@ def test_two_ranks_train_two_students(tmp_path: Path, strategy: str) -> None:
     words = [f"train.strategy={strategy}", "train.activation_checkpointing=true"]
     two = command(*pretrain(tmp_path / "two", *words))
     done = subprocess.run(
-        [*TORCHRUN, *two[1:]], capture_output=True, text=True, env=environment(), timeout=240
+        [*TORCHRUN, *two[1:]], capture_output=True, text=True, env=environment(), timeout=600
     )
     assert done.returncode == 0, done.stderr
     run(*pretrain(tmp_path / "one"))

@@ -51,7 +51,7 @@ def test_kill_and_continue(tmp_path):
         process.wait()
     assert lines(out) > 0
     process = start(videos, out)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     rows = pq.read_table(out / "index.parquet").to_pylist()
     assert len(rows) == COUNT

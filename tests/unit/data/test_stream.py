@@ -223,6 +223,6 @@ raise ValueError("the end")
 
 def test_an_exception_ends_the_process_and_its_workers() -> None:
     command = [sys.executable, "-c", SCRIPT.format(cells=str(CELLS))]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 1
     assert result.stderr.endswith("ValueError: the end\n")

@@ -25,7 +25,7 @@ def train(out, ranks, *options):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     return done
 

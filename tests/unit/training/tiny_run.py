@@ -121,6 +121,7 @@ class SyntheticStream:
         poison: int | None = None,
         full_from: int | None = None,
         stop_at: int | None = None,
+        slow_from: int | None = None,
     ) -> None:
         self.global_batch_size = global_batch_size
         self.per_rank = global_batch_size // world_size
@@ -128,7 +129,7 @@ class SyntheticStream:
         self.steps_per_epoch = samples // global_batch_size
         self.accumulation = self.per_rank // self.micro
         self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
-        self.full_from, self.stop_at = full_from, stop_at
+        self.full_from, self.stop_at, self.slow_from = full_from, stop_at, slow_from
         self.broken = NoBroken()
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -138,7 +139,8 @@ class SyntheticStream:
             start = within * self.global_batch_size + self.rank * self.per_rank
             for first in range(start, start + self.per_rank, self.micro):
                 ids = order[first : first + self.micro]
-                time.sleep(self.delay)
+                slow = self.slow_from is not None and step >= self.slow_from
+                time.sleep(1.0 if slow else self.delay)
                 yield self.batch(ids, epoch, step)
 
     def close(self) -> None:
@@ -218,6 +220,7 @@ def main() -> int:
     parser.add_argument("--die-at-step", type=int)
     parser.add_argument("--full-from-step", type=int)
     parser.add_argument("--stop-at-step", type=int)
+    parser.add_argument("--slow-from", type=int, help="a second a micro-batch from this step on")
     args = parser.parse_args()
     if args.die_in:
         die_in(args.die_in, args.die_at_step)
@@ -234,6 +237,7 @@ def main() -> int:
         poison=args.poison,
         full_from=args.full_from_step,
         stop_at=args.stop_at_step,
+        slow_from=args.slow_from,
     )
     run = open_run(args.out, world)
     try:

@@ -91,6 +91,10 @@ def test_every_codec_in_every_container(tmp_path, codec):
     for suffix in CONTAINERS:
         path = make(tmp_path, codec, suffix)
         truth = None if path is None else plainly(path)
+        if truth not in (None, list(range(FRAMES))):
+            # x265 writes other bytes every time, and FFmpeg loses a few of them in program streams.
+            path = make(tmp_path, codec, suffix)
+            truth = None if path is None else plainly(path)
         if truth is None:
             if path is not None:
                 with pytest.raises(BrokenVideo, match="no video in it"):
