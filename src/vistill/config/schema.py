@@ -32,6 +32,7 @@ from vistill.config.section import (
 from vistill.config.uses import GIVEN, Such, needs
 
 VIT = Such("plain ViT", lambda name: name.startswith("vit") and ":" not in name)
+SWIN = Such("Swin of vistill's own", lambda name: name.startswith("swin") and ":" not in name)
 VIT_OR_SWIN = Such(
     "ViT or Swin of vistill's own",
     lambda name: name.startswith(("vit", "swin")) and ":" not in name,
@@ -100,7 +101,16 @@ class StudentConfig(Section):
     qkv_bias: Literal["all", "no_key", "none"] | None = Field(
         default=None, json_schema_extra=needs(model=VIT)
     )
-    """Biases of queries, keys and values; default: all, of clips none for the keys."""
+    """Biases of queries, keys and values; default: all, of clips none for the keys. Those of a
+    decoder or generator follow, as they do `layer_scale` and `qk_scale`."""
+    qk_scale: Positive | None = Field(default=None, json_schema_extra=needs(model=VIT))
+    """Factor of the products of queries and keys in front of the softmax; default: one over the
+    root of a head's channels."""
+    ape: bool = Field(default=False, json_schema_extra=needs(model=SWIN))
+    """Learned absolute positions of a Swin, beside its relative ones."""
+    extra_norm_period: Count | None = Field(default=None, json_schema_extra=needs(model=SWIN))
+    """A further norm behind every so many blocks of each stage, as in the giant SwinV2; default:
+    nowhere."""
     initialization: Literal["xavier", "truncated"] = Field(
         default="xavier", json_schema_extra=needs(model=VIT)
     )

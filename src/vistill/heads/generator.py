@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.heads.hidden_decoder import beside_mask_tokens, initialize
-from vistill.models.layers import LAYER_NORM_EPS, Block, QKVBias
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
 
 
 class FeatureGenerator(nn.Module):
@@ -21,8 +21,7 @@ class FeatureGenerator(nn.Module):
         num_prefix: prefix tokens P, which are passed along.
         mask_token: `learned`, or `frozen` at its initial value as published.
         final_norm: a layer norm on the output; the published generators have none.
-        qkv_bias: biases of queries, keys and values.
-        mlp_ratio: hidden width of the MLP over the width.
+        parts: of its blocks, as the student's.
     """
 
     mask_token: Tensor
@@ -34,11 +33,10 @@ class FeatureGenerator(nn.Module):
         num_heads: int,
         *,
         positions: Float[Tensor, "1 n d"],
+        parts: BlockParts,
         num_prefix: int = 0,
         mask_token: Literal["learned", "frozen"] = "learned",
         final_norm: bool = False,
-        qkv_bias: QKVBias = "no_key",
-        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         width = positions.shape[2]
@@ -50,7 +48,7 @@ class FeatureGenerator(nn.Module):
             self.register_buffer("mask_token", token)
         self.register_buffer("pos_embed", positions, persistent=False)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
+            Block(width, num_heads, **parts._asdict()) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if final_norm else nn.Identity()
         initialize(self)

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vistill.models.layers import LAYER_NORM_EPS, Block, QKVBias
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
 
 
 class HiddenDecoder(nn.Module):
@@ -20,8 +20,7 @@ class HiddenDecoder(nn.Module):
         num_prefix: prefix tokens P of the encoder, which are decoded along.
         out_dim: numbers per painted token.
         embed_bias: whether the embedding has a bias (MAE's has).
-        qkv_bias: biases of queries, keys and values.
-        mlp_ratio: hidden width of the MLP over the width.
+        parts: of its blocks, as the encoder's.
     """
 
     pos_embed: Tensor
@@ -36,8 +35,7 @@ class HiddenDecoder(nn.Module):
         num_prefix: int,
         out_dim: int,
         embed_bias: bool,
-        qkv_bias: QKVBias,
-        mlp_ratio: float = 4.0,
+        parts: BlockParts,
     ) -> None:
         super().__init__()
         width = positions.shape[2]
@@ -46,7 +44,7 @@ class HiddenDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("pos_embed", positions, persistent=False)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
+            Block(width, num_heads, **parts._asdict()) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.pred = nn.Linear(width, out_dim)

@@ -79,8 +79,7 @@ class HiddenPainter(nn.Module):
             num_prefix=student.num_prefix_tokens,
             out_dim=3 * (student.tubelet_size or 1) * student.patch_size**2,
             embed_bias=not clips,
-            qkv_bias="no_key" if clips else "all",
-            mlp_ratio=student.mlp_ratio,
+            parts=student.parts,
         )
 
     def forward(

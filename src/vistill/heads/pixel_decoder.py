@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.models.layers import LAYER_NORM_EPS, Block
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
 from vistill.models.positions import sincos_2d
 from vistill.models.vit import VisionTransformer
 from vistill.tokens.masks import Mask, gather_tokens
@@ -25,7 +25,7 @@ class PixelDecoder(nn.Module):
         num_heads: heads per block.
         grid: rows and columns of patches.
         patch_dim: numbers per painted patch.
-        mlp_ratio: hidden width of the MLP over the width.
+        parts: of its blocks, as the encoder's.
     """
 
     def __init__(
@@ -36,19 +36,22 @@ class PixelDecoder(nn.Module):
         num_heads: int,
         grid: tuple[int, int],
         patch_dim: int,
-        mlp_ratio: float = 4.0,
+        parts: BlockParts,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid, 1).float(), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, **parts._asdict()) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.pred = nn.Linear(embed_dim, patch_dim)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
@@ -99,7 +102,7 @@ class Painter(nn.Module):
             **sizes,
             grid=encoder.grid,
             patch_dim=3 * encoder.patch_size**2,
-            mlp_ratio=encoder.mlp_ratio,
+            parts=encoder.parts,
         )
 
     def forward(

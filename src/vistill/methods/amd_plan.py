@@ -194,8 +194,7 @@ def generator(
         num_prefix=student.num_prefix_tokens,
         mask_token=options.mask_token,
         final_norm=options.final_norm,
-        qkv_bias="all" if student.tubelet_size is None else "no_key",
-        mlp_ratio=student.mlp_ratio,
+        parts=student.parts,
     )
 
 

@@ -131,7 +131,7 @@ def drop_path_noise(
     model: Backbone, seeds: Int[Tensor, " b"], stream: int
 ) -> Float[Tensor, "rows b"] | None:
     """Per-sample draws for the model's residual branches; None where it drops none of them."""
-    draws = getattr(model, "num_drop_path_draws", 0)
+    draws = model.num_drop_path_draws
     return per_sample_uniform(seeds, draws, stream).T if draws else None
 
 

@@ -84,9 +84,15 @@ class Backbone(nn.Module, ABC):
             images: normalised pixels.
             taps: which signals to return.
             visible: patch token indices each sample keeps, in the order given; None keeps all.
-            drop_path_noise: uniform draws in [0, 1), one row per residual branch with a non-zero
-                drop rate, in call order; None draws from the global generator.
+            drop_path_noise: uniform draws in [0, 1), `num_drop_path_draws` rows, one per residual
+                branch with a non-zero drop rate, in call order (of an adapter: in the order of its
+                modules); None draws from the global generator.
         """
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Rows of `drop_path_noise`; 0: it drops no branch."""
+        return 0
 
     def parameter_layers(self) -> dict[str, int]:
         """Layer of every parameter, for layer-wise learning rates: 0 in front of the blocks, k in

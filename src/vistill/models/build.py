@@ -36,6 +36,9 @@ def create_backbone(
     relative_position: Literal["shared", "layer"] | None = None,
     layer_scale: float | None = None,
     qkv_bias: QKVBias | None = None,
+    qk_scale: float | None = None,
+    ape: bool = False,
+    extra_norm_period: int | None = None,
     initialization: Literal["xavier", "truncated"] = "xavier",
     num_frames: int | None = None,
     tubelet_size: int = 2,
@@ -53,7 +56,8 @@ def create_backbone(
         class_token: whether a class token leads the sequence; None: for pictures only.
         position: fixed sine-cosine table, a learned one, or none.
         qkv_bias: None: `all` for pictures, VideoMAE's `no_key` for clips.
-        relative_position, layer_scale, initialization: see `VisionTransformer`.
+        relative_position, layer_scale, qk_scale, initialization: see `VisionTransformer`.
+        ape, extra_norm_period: of a Swin, see `SwinBackbone`.
         num_frames: frames per clip; None for pictures.
         tubelet_size: frames per token of a clip.
 
@@ -69,7 +73,8 @@ def create_backbone(
     if spec.startswith(LIBRARIES):
         return _from_library(spec, image_size, fresh=True)
     if spec in SWIN_SIZES:
-        return _swin(spec, image_size, share_bias=relative_position == "shared")
+        parts = {"ape": ape, "extra_norm_period": extra_norm_period}
+        return _swin(spec, image_size, share_bias=relative_position == "shared", **parts)
     given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
     if spec in VIT_SIZES:
         sizes = VIT_SIZES[spec]._asdict() | {k: v for k, v in given.items() if v is not None}
@@ -93,6 +98,7 @@ def create_backbone(
             relative_position=relative_position,
             layer_scale=layer_scale,
             qkv_bias=qkv_bias or ("all" if num_frames is None else "no_key"),
+            qk_scale=qk_scale,
             initialization=initialization,
             num_frames=num_frames or 1,
             tubelet_size=None if num_frames is None else tubelet_size,
@@ -102,7 +108,7 @@ def create_backbone(
         raise UserError(f"student {spec}: {error}") from error
 
 
-def _swin(spec: str, image_size: ImageSize, *, share_bias: bool) -> Backbone:
+def _swin(spec: str, image_size: ImageSize, **parts: Any) -> Backbone:
     from vistill.models.swin import SwinBackbone
 
     try:
@@ -110,7 +116,7 @@ def _swin(spec: str, image_size: ImageSize, *, share_bias: bool) -> Backbone:
             version=2,
             image_size=image_size,
             window_size=plain_size([max(2, side // 16) for side in height_width(image_size)]),
-            share_bias=share_bias,
+            **parts,
             **SWIN_SIZES[spec]._asdict(),
         )
     except ValueError as error:

@@ -1,7 +1,7 @@
 """The pre-norm transformer block that every ViT, decoder and generator here is made of (spec 1)."""
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,20 @@ LAYER_NORM_EPS = 1e-6
 CLIP_NORM_EPS = 1e-5
 QKVBias = Literal["all", "no_key", "none"]
 Activation = Literal["gelu", "quick_gelu"]
+
+
+class BlockParts(NamedTuple):
+    """What an encoder's blocks are made of besides their sizes, and with them those of the decoder
+    or generator beside it.
+
+    Attributes:
+        mlp_ratio, layer_scale, qkv_bias, qk_scale: see `Block`.
+    """
+
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = None
+    qkv_bias: QKVBias = "all"
+    qk_scale: float | None = None
 
 
 class PatchEmbed(nn.Module):
@@ -58,12 +72,14 @@ def attend(
     k: Float[Tensor, "b m n d"],
     v: Float[Tensor, "b m n d"],
     bias: Float[Tensor, "*b m n n"] | None,
+    scale: float | None = None,
 ) -> Float[Tensor, "b m n d"]:
-    """softmax(q·kᵀ·d^-0.5 + bias)·v, by torch's fused kernel except in bf16 on a host."""
+    """softmax(q·kᵀ·scale + bias)·v, by torch's fused kernel except in bf16 on a host; the scale is
+    d^-0.5 unless it is given."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     # There the fused kernel is several times slower than matrix products, above all backwards.
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
     return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
 
@@ -72,13 +88,16 @@ class Attention(nn.Module):
 
     Args:
         qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
+        qk_scale: factor of the products of queries and keys; None: (channels of a head)^-0.5.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: QKVBias = "all") -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: QKVBias = "all", qk_scale: float | None = None
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(no_split(dim, num_heads))
-        self.num_heads = num_heads
+        self.num_heads, self.qk_scale = num_heads, qk_scale
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias == "all")
         self.q_bias: nn.Parameter | None = None
         self.v_bias: nn.Parameter | None = None
@@ -105,7 +124,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Attention output after the output projection."""
         q, k, v = self.heads(qkv)
-        mixed = attend(q, k, v, None if bias is None else bias.to(q.dtype))
+        mixed = attend(q, k, v, None if bias is None else bias.to(q.dtype), self.qk_scale)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def class_attention(
@@ -113,7 +132,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b m n"]:
         """How the first token attends to all tokens: one row of each head's map."""
         q, k, _ = self.heads(qkv)
-        logits = (q[:, :, :1] @ k.transpose(2, 3))[:, :, 0].float() * q.shape[-1] ** -0.5
+        scale = q.shape[-1] ** -0.5 if self.qk_scale is None else self.qk_scale
+        logits = (q[:, :, :1] @ k.transpose(2, 3))[:, :, 0].float() * scale
         if bias is not None:
             logits = logits + bias[..., 0, :]
         return logits.softmax(dim=-1)
@@ -154,6 +174,7 @@ class Block(nn.Module):
     Args:
         layer_scale: initial value of the residual scales, or None for no scales.
         qkv_bias: biases of queries, keys and values.
+        qk_scale: factor of the products of queries and keys; None: (channels of a head)^-0.5.
         activation: of the MLP.
         norm_eps: of both layer norms.
     """
@@ -166,12 +187,13 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         *,
         qkv_bias: QKVBias = "all",
+        qk_scale: float | None = None,
         activation: Activation = "gelu",
         norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.attn = Attention(dim, num_heads, qkv_bias, qk_scale)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), activation)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers.drop import DropPath
+import torch
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ from vistill.image_size import (
     shown_size,
 )
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
+from vistill.models.drop_path import DropPath
 from vistill.models.initialization import truncated_normal
+from vistill.models.positions import resize_position_table
 from vistill.models.taps import Draws, Images, Taps, Visible
 
 _NEAR_IDENTITY = 1e-5
-NO_DECAY = ("cpb_mlp", "logit_scale", "relative_position_bias_table")
+_PATHS = ("drop_path1", "drop_path2")
+NO_DECAY = ("cpb_mlp", "logit_scale", "relative_position_bias_table", "absolute_pos_embed")
 """Parts of the names of matrices that are published without weight decay."""
 
 
@@ -41,13 +44,18 @@ class SwinBackbone(Backbone):
         window_size: side of an attention window in tokens, or (height, width); at most the grid of
             the stage.
         mlp_ratio: hidden width of the MLPs.
+        ape: learned absolute positions behind the patch embedding.
+        extra_norm_period: a further norm behind every so many blocks of a stage; None: nowhere.
+        qk_scale: factor of the products of queries and keys (version 1); None: (channels of a
+            head)^-0.5.
+        key_bias: learned biases of the keys, which are zero otherwise (version 2).
         share_bias: one position bias network for all blocks of a stage (version 2).
         pretrained_windows: of every stage, the window by which its coordinates are scaled (version
             2, fine-tuned with larger windows); None: its own.
         normalization: statistics of its inputs.
 
     Raises:
-        ValueError: if the last stage would have a single token.
+        ValueError: if the last stage would have a single token, or the version has no such part.
     """
 
     def __init__(
@@ -61,6 +69,10 @@ class SwinBackbone(Backbone):
         num_heads: Sequence[int],
         window_size: int | Sequence[int],
         mlp_ratio: float = 4.0,
+        ape: bool = False,
+        extra_norm_period: int | None = None,
+        qk_scale: float | None = None,
+        key_bias: bool = False,
         share_bias: bool = False,
         pretrained_windows: Sequence[int] | None = None,
         normalization: Normalization | None = None,
@@ -75,6 +87,12 @@ class SwinBackbone(Backbone):
             "window_size": window_size if isinstance(window_size, int) else list(window_size),
             "mlp_ratio": mlp_ratio,
         }
+        if version == 2 and qk_scale is not None:
+            raise ValueError("a SwinV2 learns the scale of its attention; leave qk_scale out")
+        if version == 1 and key_bias:
+            raise ValueError("a Swin of the first version has biases of its keys in any case")
+        self._parts = {"ape": ape, "extra_norm_period": extra_norm_period, "qk_scale": qk_scale}
+        self._parts = {k: v for k, v in (self._parts | {"key_bias": key_bias}).items() if v}
         height, width = height_width(image_size)
         pitch = patch_size * 2 ** (len(depths) - 1)
         if not fits(image_size, pitch) or min(height, width) < 2 * pitch:
@@ -102,6 +120,7 @@ class SwinBackbone(Backbone):
             **scaled,
         )
         self.share_bias = share_bias
+        self._add_parts((height // patch_size, width // patch_size), embed_dim)
         if version == 2:
             self._initialize()
         if share_bias:
@@ -127,11 +146,13 @@ class SwinBackbone(Backbone):
     def build(self) -> dict[str, Any]:  # type: ignore[override]
         """What `vistill.models.build` needs to make this architecture again."""
         arguments = {"image_size": plain_size(self.image_size), "share_bias": self.share_bias}
-        return {"name": "swin", "args": arguments | self._args}
+        return {"name": "swin", "args": arguments | self._args | self._parts}
 
     @property
-    def timm_build(self) -> dict[str, Any]:
-        """`timm.create_model` arguments that build the same network."""
+    def timm_build(self) -> dict[str, Any] | None:
+        """`timm.create_model` arguments that build the same network; None: timm has no such."""
+        if self._parts:
+            return None
         arguments = dict(self._args)
         second = arguments.pop("version") == 2
         if (windows := arguments.pop("pretrained_windows", None)) is not None:
@@ -148,6 +169,23 @@ class SwinBackbone(Backbone):
     def blocks(self) -> list[nn.Module]:
         """The blocks of all stages, first to last."""
         return [block for stage in self.module.layers for block in stage.blocks]
+
+    def _add_parts(self, grid: tuple[int, int], width: int) -> None:
+        """What timm's networks do not have, under the published names."""
+        if "ape" in self._parts:
+            table = torch.zeros(1, grid[0] * grid[1], width)
+            self.module.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        period = self._parts.get("extra_norm_period")
+        for stage in self.module.layers:
+            for number, block in enumerate(stage.blocks, start=1):
+                if period is not None and number % period == 0:
+                    block.enorm = nn.LayerNorm(block.dim)
+                if "qk_scale" in self._parts:  # which the fused kernel is not told
+                    block.attn.scale, block.attn.fused_attn = self._parts["qk_scale"], False
+                if "key_bias" in self._parts:
+                    zeros = torch.zeros_like(block.attn.q_bias)
+                    del block.attn.k_bias
+                    block.attn.k_bias = nn.Parameter(zeros)
 
     def _initialize(self) -> None:
         """Truncated normal without truncation to speak of; blocks begin close to the identity."""
@@ -167,13 +205,25 @@ class SwinBackbone(Backbone):
     def set_drop_path(self, rates: Sequence[float]) -> None:
         """Stochastic depth, one rate per block."""
         for block, rate in zip(self.blocks, rates, strict=True):
-            for name in ("drop_path1", "drop_path2"):
+            for name in _PATHS:
                 drop = DropPath(rate) if rate > 0 else nn.Identity()
                 setattr(block, name, drop.train(block.training))
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Rows of `drop_path_noise`: two for every block with a non-zero rate."""
+        return sum(isinstance(getattr(b, name), DropPath) for b in self.blocks for name in _PATHS)
 
     def resize(self, image_size: ImageSize) -> None:
         """Accept another input size, side or (height, width), with the same windows."""
         size = height_width(image_size)
+        if "ape" in self._parts:
+            patch: Any = self._args["patch_size"]
+            old, new = ((h // patch, w // patch) for h, w in (self.image_size, size))
+            table: nn.Parameter = self.module.absolute_pos_embed
+            with torch.no_grad():
+                resized = resize_position_table(table, 0, old, new)
+            self.module.absolute_pos_embed = nn.Parameter(resized, table.requires_grad)
         self.module.set_input_size(img_size=size, window_size=height_width(self.window_size))
         self.image_size = size
 
@@ -201,16 +251,21 @@ class SwinBackbone(Backbone):
         wanted = {tap.block for tap in taps if tap.kind == "block"}
         found: dict[Tap, Tensor] = {}
         x, number = self.module.patch_embed(images), 0
+        if "ape" in self._parts:
+            x = x + self.module.absolute_pos_embed.view(1, *x.shape[1:])
+        draws = iter(() if drop_path_noise is None else drop_path_noise)
         for stage in self.module.layers:
             if number == deepest:
                 break
             x = stage.downsample(x)
             for block in stage.blocks:
                 number += 1
+                drops = [p for p in (block.drop_path1, block.drop_path2) if isinstance(p, DropPath)]
+                own = [next(draws, None) for _ in drops]
                 if self.activation_checkpointing and self.training:
-                    x = checkpoint(block, x, use_reentrant=False)
+                    x = checkpoint(_run, block, x, drops, own, use_reentrant=False)
                 else:
-                    x = block(x)
+                    x = _run(block, x, drops, own)
                 if number in wanted:
                     found[Tap("block", number)] = x.flatten(1, 2)
                 if number == deepest:
@@ -219,3 +274,12 @@ class SwinBackbone(Backbone):
             if tap.kind == "norm":
                 found[tap] = self.module.norm(x).flatten(1, 2)
         return {tap: found[tap] for tap in taps}
+
+
+def _run(block: Any, x: Tensor, drops: list[DropPath], draws: list[Tensor | None]) -> Tensor:
+    """One block with its drop path's draws, which a recomputation in the backward pass needs, too,
+    and the norm behind it, if any."""
+    for part, draw in zip(drops, draws, strict=True):
+        part.draw = draw
+    x = block(x)
+    return block.enorm(x) if hasattr(block, "enorm") else x

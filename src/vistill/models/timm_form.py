@@ -77,7 +77,8 @@ def timm_form(backbone: Backbone) -> TimmForm | None:
     Models of timm itself are built anew, on the device of `backbone`, and compared with it.
     """
     if isinstance(backbone, SwinBackbone):
-        return TimmForm(backbone.timm_build, MODEL)
+        build = backbone.timm_build
+        return None if build is None else TimmForm(build, MODEL)
     if isinstance(backbone, VisionTransformer):
         return _vit_form(backbone)
     if backbone.build is None or backbone.build["name"] != "timm":
@@ -160,7 +161,7 @@ def timm_classifier(
 
 def _classifier_arguments(backbone: Backbone) -> dict[str, Any] | None:
     if isinstance(backbone, SwinBackbone):
-        return dict(backbone.timm_build)
+        return None if backbone.timm_build is None else dict(backbone.timm_build)
     if isinstance(backbone, VisionTransformer):
         return _vit_arguments(backbone)
     build = backbone.build
@@ -304,7 +305,7 @@ def _timm_name(vit: VisionTransformer) -> str | None:
     """The timm model whose arguments lead to `vit`."""
     parts = (vit.pre_norm, vit.activation, vit.norm_eps)
     plain, clip = (False, "gelu", LAYER_NORM_EPS), (True, "quick_gelu", CLIP_NORM_EPS)
-    if vit.tubelet_size is not None:
+    if vit.tubelet_size is not None or vit.qk_scale is not None:
         return None
     if carries_beit_names(vit):
         possible = parts == plain and vit.num_prefix_tokens == 1 and vit.qkv_bias == "no_key"

@@ -17,6 +17,7 @@ from vistill.models.layers import (
     LAYER_NORM_EPS,
     Activation,
     Block,
+    BlockParts,
     PatchEmbed,
     QKVBias,
     drop_path_keep,
@@ -67,6 +68,7 @@ class VisionTransformer(Backbone):
         tubelet_size: frames per token; None for pictures.
         num_frames: frames per clip, a multiple of `tubelet_size`; 1 for pictures.
         qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
+        qk_scale: factor of the products of queries and keys; None: (channels of a head)^-0.5.
         distillation_token: DeiT's second token, behind the class token.
         pre_norm: CLIP's norm in front of the first block; its patch embedding has no bias.
         activation: exact GELU, or CLIP's `quick_gelu`.
@@ -93,6 +95,7 @@ class VisionTransformer(Backbone):
         num_frames: int = 1,
         relative_position: Literal["shared", "layer"] | None = None,
         qkv_bias: QKVBias = "all",
+        qk_scale: float | None = None,
         distillation_token: bool = False,
         pre_norm: bool = False,
         activation: Activation = "gelu",
@@ -109,6 +112,7 @@ class VisionTransformer(Backbone):
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.position_rule = position_rule
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
+        self.qk_scale = qk_scale
         self.pre_norm, self.activation, self.norm_eps = pre_norm, activation, norm_eps
         self.normalization = normalization or Normalization()
         if distillation_token and not class_token:
@@ -131,9 +135,7 @@ class VisionTransformer(Backbone):
             Block(
                 embed_dim,
                 num_heads,
-                mlp_ratio,
-                layer_scale,
-                qkv_bias=qkv_bias,
+                **self.parts._asdict(),
                 activation=activation,
                 norm_eps=norm_eps,
             )
@@ -152,6 +154,11 @@ class VisionTransformer(Backbone):
     @property
     def _typed_blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
+
+    @property
+    def parts(self) -> BlockParts:
+        """What its blocks are made of, and with them those of a decoder or generator beside it."""
+        return BlockParts(self.mlp_ratio, self.layer_scale, self.qkv_bias, self.qk_scale)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -203,6 +210,7 @@ class VisionTransformer(Backbone):
                 "num_frames": self.num_frames,
                 "relative_position": self.relative_position,
                 "qkv_bias": self.qkv_bias,
+                "qk_scale": self.qk_scale,
                 "distillation_token": self.dist_token is not None,
                 "pre_norm": self.pre_norm,
                 "activation": self.activation,

@@ -11,6 +11,7 @@ from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
+from vistill.models.files.biases import fit_biases
 from vistill.models.files.named_weights import load_named
 from vistill.runs.custom import build_custom
 from vistill.runs.memory import require_memory
@@ -50,7 +51,8 @@ def build(
         )
     if sizes.init is not None:
         start = load_backbone(sizes.init, image_size=size, num_frames=frames)
-        load_named(student, start.state_dict(), sizes.init)
+        fitted = fit_biases(start.state_dict(), student.state_dict(), sizes.init)
+        load_named(student, fitted, sizes.init)
     torch.manual_seed(for_teacher)
     if config.teacher.model is not None:
         teacher = load_teacher(

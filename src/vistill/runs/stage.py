@@ -60,6 +60,7 @@ _VOLATILE = {
 _LATER = {
     "data": {"value_range", "allow_truncated"},
     "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
+    "student": {"qk_scale", "ape", "extra_norm_period"},
 }
 _RESULT = "result.json"
 
@@ -311,10 +312,14 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
     if settings["students"] is None:
         del settings["students"]
     for name, later in _LATER.items():
-        section = getattr(config, name)
-        for key in later & set(type(section).model_fields):
-            if getattr(section, key) == type(section).model_fields[key].default:
-                del settings[name][key]  # then the run may be from before there was the setting
+        model = type(getattr(config, name))
+        written = [settings[name]]
+        if name == "student":
+            written += settings.get("students", {}).values()
+        for key in later & set(model.model_fields):
+            for section in written:
+                if section.get(key) == model.model_fields[key].default:
+                    section.pop(key, None)  # then the run may be from before there was the setting
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     for section in (
         settings["teacher"],

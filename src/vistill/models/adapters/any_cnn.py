@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from vistill.errors import UserError, first_line
 from vistill.image_size import ImageSize, height_width
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
+from vistill.models.drop_path import drawn, paths
 from vistill.models.taps import Draws, Images, Seen, Taps, Visible
 
 _ACTIVATIONS = frozenset(
@@ -226,10 +227,15 @@ class PooledBackbone(Backbone):
         # An exporter's account of modules is upset by a pass that an exception ends.
         whole = len(wanted) < len(taps) or torch.onnx.is_in_onnx_export()
         output = None
-        with _Cut(set(wanted.values()), whole=whole) as cut:
+        with drawn(self.module, drop_path_noise), _Cut(set(wanted.values()), whole=whole) as cut:
             output = self.module(images)
         found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
         return {tap: found[tap] if tap in found else scores(output) for tap in taps}
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Rows of `drop_path_noise`: one for every module that drops branches."""
+        return len(paths(self.module))
 
     def watch(self, images: Tensor, run: Callable[[Tensor], Any]) -> Seen:
         """One whole pass by `run`, with the signals of all taps but the scores."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
+from vistill.models.drop_path import drawn, paths
 from vistill.models.fused_attention import AttentionCall, AttentionCalls
 from vistill.models.taps import Draws, Images, Seen, Taps, Visible
 
@@ -160,7 +161,13 @@ class ModuleBackbone(Backbone):
             whole = tap.kind in ("norm", "logits")
             if tap.kind not in self.taps or not (whole or 1 <= tap.block <= self.depth):
                 raise ValueError(f"this module of {self.depth} blocks has no tap {tap}")
-        return self._read(images, taps, leave_early=True)
+        with drawn(self.module, drop_path_noise):
+            return self._read(images, taps, leave_early=True)
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Rows of `drop_path_noise`: one for every module that drops branches."""
+        return len(paths(self.module))
 
     def forward(self, images: Tensor) -> Tensor:
         """All tokens after the final norm, or of the last block where there is none."""

@@ -1,5 +1,6 @@
 """Models out of published weight files, recognised by the names of their tensors (spec 11)."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
@@ -22,7 +23,7 @@ from vistill.models.vit import VisionTransformer
 
 _OPTIONS = (
     *("num_heads", "classifier", "branch", "stages", "image_size", "window", "position_rule"),
-    "model",
+    *("qk_scale", "model"),
 )
 _OF_A_MODEL = ("model", "branch", "classifier", "image_size")
 _HEADS_OF_LIBRARIES = ("fc.", "classifier.", "head.", "heads.", "head_dist.")
@@ -60,6 +61,7 @@ def backbone_from_file(reference: str) -> Backbone:
             classifier="classifier" in options,
             image_size=size,
             position_rule=rule,
+            qk_scale=_scale(reference, options),
             **numbers,
         )
     except ValueError as error:
@@ -127,6 +129,17 @@ def _number(reference: str, options: dict[str, str], name: str) -> int | None:
     return int(text) if text else None
 
 
+def _scale(reference: str, options: dict[str, str]) -> float | None:
+    text = options.get("qk_scale")
+    try:
+        scale = None if text is None else float(text)
+    except ValueError:
+        scale = 0.0
+    if scale is not None and not 0 < scale < math.inf:
+        raise UserError(f"file:{reference}: qk_scale must be a number above 0, not {text!r}")
+    return scale
+
+
 def _rule(reference: str, options: dict[str, str], *, by_timm: bool) -> PositionRule:
     text = options.get("position_rule", "bicubic_antialias" if by_timm else "bicubic")
     if text not in get_args(PositionRule):
@@ -167,12 +180,14 @@ def backbone_from_state(
     image_size: Grid | None = None,
     window: int | None = None,
     position_rule: PositionRule = "bicubic",
+    qk_scale: float | None = None,
 ) -> Backbone:
     """The model that a state dict belongs to, recognised by its names.
 
     Args:
         stages: of a Swin, build the first ones only.
         window: side of a Swin's windows, where no tensor tells it.
+        qk_scale: see `vit_from_state`; a SwinV2 learns its own.
         state, source, num_heads, classifier, image_size, position_rule: see `vit_from_state`.
 
     Raises:
@@ -185,6 +200,8 @@ def backbone_from_state(
     if num_heads and (swin or is_cnn(state)):
         kind = "Swin, whose tensors tell its heads" if swin else "CNN, which has no heads"
         raise UserError(f"{source} is a {kind}; leave num_heads={num_heads} out")
+    if qk_scale and is_cnn(state):
+        raise UserError(f"{source} is a CNN, which has no attention; leave qk_scale out")
     if is_cnn(state):
         return cnn_from_state(state, source, classifier=classifier, image_size=image_size)
     if not swin:
@@ -195,10 +212,13 @@ def backbone_from_state(
             classifier=classifier,
             image_size=image_size,
             position_rule=position_rule,
+            qk_scale=qk_scale,
         )
     if classifier:
         raise UserError(f"{source} is a Swin, whose classifier cannot be kept")
-    return swin_from_state(state, source, stages=stages, image_size=image_size, window=window)
+    return swin_from_state(
+        state, source, stages=stages, image_size=image_size, window=window, qk_scale=qk_scale
+    )
 
 
 def vit_from_state(
@@ -209,6 +229,7 @@ def vit_from_state(
     classifier: bool = False,
     image_size: Grid | None = None,
     position_rule: PositionRule = "bicubic",
+    qk_scale: float | None = None,
 ) -> VisionTransformer:
     """A ViT with the sizes that the tensors tell and their values.
 
@@ -220,6 +241,8 @@ def vit_from_state(
         classifier: keep the classifier, for the `logits` tap.
         image_size: height and width of the pictures, where no tensor tells them.
         position_rule: how the table of positions is resampled for another size.
+        qk_scale: factor of the products of queries and keys, which no tensor tells; None: (channels
+            of a head)^-0.5.
 
     Raises:
         UserError: if this is no plain ViT, or no tensor tells a size that nobody named; missing and
@@ -250,7 +273,7 @@ def vit_from_state(
         raise UserError(f"{source}: the classifier of a model of clips cannot be kept")
     heads = _num_heads(weights, embed_dim, source, num_heads, clip)
     if is_of_clips(weights):
-        clips = clip_vit_from_state(weights, heads, source, image_size)
+        clips = clip_vit_from_state(weights, heads, source, image_size, qk_scale)
         load_named(clips, weights, source, optional=("pos_embed", "norm.weight", "norm.bias"))
         return clips
     if image_size is not None and any(side % patch_size for side in image_size):
@@ -275,6 +298,7 @@ def vit_from_state(
         layer_scale=1.0 if "blocks.0.ls1.gamma" in weights else None,
         relative_position=_relative(weights),
         qkv_bias="all" if "blocks.0.attn.qkv.bias" in weights else qkv_bias,
+        qk_scale=qk_scale,
         distillation_token="dist_token" in weights,
         pre_norm=clip,
         activation="quick_gelu" if clip else "gelu",

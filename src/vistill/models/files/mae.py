@@ -13,10 +13,11 @@ def published_mae_encoder(vit: VisionTransformer) -> dict[str, Tensor]:
         UserError: the model is none of MAE's kind.
     """
     plain = vit.position == "sincos" and vit.qkv_bias == "all" and vit.layer_scale is None
+    plain = plain and vit.qk_scale is None
     if vit.tubelet_size is not None or vit.num_prefix_tokens != 1 or not plain:
         raise UserError(
-            "MAE's files hold models of pictures with a class token, a fixed table, all biases and "
-            "no layer scales"
+            "MAE's files hold models of pictures with a class token, a fixed table, all biases, "
+            "no layer scales and the usual scale of the attention"
         )
     return dict(vit.state_dict())
 

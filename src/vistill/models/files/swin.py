@@ -14,7 +14,7 @@ from vistill.models.files.named_weights import load_named
 from vistill.models.grids import INDEX, TABLE, Grid
 from vistill.models.swin import SwinBackbone
 
-_COORDS, _MASK = "relative_coords_table", "attn_mask"
+_COORDS, _MASK, _APE = "relative_coords_table", "attn_mask", "absolute_pos_embed"
 # Heads, and parts of pre-training, that a backbone has no use for.
 _LEFT_OUT = re.compile(r"^head|^decoder\.|^feature_model\.")
 _BUFFER = re.compile(rf"({INDEX}|{_COORDS}|{_MASK})$")
@@ -44,6 +44,7 @@ def swin_from_state(
     stages: int | None = None,
     image_size: Grid | None = None,
     window: int | None = None,
+    qk_scale: float | None = None,
 ) -> SwinBackbone:
     """A Swin with the sizes that its tensors tell and their values.
 
@@ -57,6 +58,7 @@ def swin_from_state(
         stages: build the first stages only; the final norm then has no weights of its own.
         image_size: height and width of the pictures, where no tensor tells them.
         window: side of the windows, where no tensor tells it.
+        qk_scale: of the attention of the first version, which no tensor tells.
 
     Raises:
         UserError: names or shapes are others than a Swin's, or no tensor tells a size that nobody
@@ -70,6 +72,7 @@ def swin_from_state(
     told = [_stage(state, number, source) for number in range(len(depths))]
     sides = [stage.window for stage in told if stage.window is not None]
     size = _image_size(told, max(sides, default=0), pitch, source, image_size)
+    size = _size_of_table(state.get(_APE), size, pitch, source)
     if window is not None and window < max(sides, default=0):
         raise UserError(f"{source} has windows of {max(sides)}, not of window={window}")
     unknown = [] if size else ["image_size=HEIGHTxWIDTH"]
@@ -94,6 +97,10 @@ def swin_from_state(
         num_heads=heads[: len(depths)],
         window_size=window or max(sides),
         mlp_ratio=_tensor(state, f"{first}mlp.fc1.weight", source).shape[0] / kernel.shape[0],
+        ape=_APE in state,
+        extra_norm_period=_norm_period(state),
+        qk_scale=qk_scale,
+        key_bias=second and f"{first}attn.k_bias" in state,
         share_bias=any(".rel_pos_bias." in name for name in state),
         pretrained_windows=_pretrained(state, told[: len(depths)]) if second else None,
     )
@@ -189,6 +196,27 @@ def _image_size(
             f"image_size={said[0]}x{said[1]}"
         )
     return found
+
+
+def _size_of_table(table: Tensor | None, size: Grid | None, pitch: int, source: str) -> Grid | None:
+    """The size that a table of absolute positions tells, of a square where nothing else does."""
+    if table is None:
+        return size
+    side = math.isqrt(table.shape[1])
+    if size is None and side * side == table.shape[1]:
+        return side * pitch, side * pitch
+    if size is not None and (size[0] // pitch) * (size[1] // pitch) != table.shape[1]:
+        raise UserError(
+            f"{source}: {_APE} has {table.shape[1]} places, which are not those of pictures of "
+            f"{size[0]} x {size[1]} pixels"
+        )
+    return size
+
+
+def _norm_period(state: dict[str, Tensor]) -> int | None:
+    """Every how many blocks there is a further norm, told by the first of them."""
+    found = (re.match(r"layers\.\d+\.blocks\.(\d+)\.enorm\.weight$", name) for name in state)
+    return min((int(one[1]) + 1 for one in found if one is not None), default=None)
 
 
 def _pretrained(state: dict[str, Tensor], stages: Sequence[_Stage]) -> list[int] | None:

@@ -54,6 +54,7 @@ def clip_vit_from_state(
     num_heads: int,
     source: str,
     image_size: tuple[int, int] | None = None,
+    qk_scale: float | None = None,
 ) -> VisionTransformer:
     """A ViT of clips with the sizes that the tensors tell; its weights are still fresh.
 
@@ -65,6 +66,7 @@ def clip_vit_from_state(
         num_heads: of every block, which no tensor tells.
         source: where they come from, for messages.
         image_size: height and width of the frames; None: 224.
+        qk_scale: of the attention, which no tensor tells; None: the usual one.
 
     Raises:
         UserError: the table in the file is not of frames of such a size.
@@ -99,6 +101,7 @@ def clip_vit_from_state(
         tubelet_size=tubelet_size,
         num_frames=frames,
         qkv_bias="all" if "blocks.0.attn.qkv.bias" in weights else qkv_bias,
+        qk_scale=qk_scale,
     )
 
 
@@ -119,6 +122,8 @@ def published_encoder(vit: VisionTransformer) -> dict[str, Tensor]:
         )
     if vit.qkv_bias == "all":
         raise UserError("VideoMAE's files hold models without a bias of the keys")
+    if vit.qk_scale is not None:
+        raise UserError(f"VideoMAE's files do not tell of qk_scale={vit.qk_scale:g}")
     return published_names({f"student.{name}": value for name, value in vit.state_dict().items()})
 
 
