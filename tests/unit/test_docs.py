@@ -78,6 +78,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return []
 
     monkeypatch.setattr(stage, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr("vistill.runs.adapting.fit_to_place", lambda *_, **__: (None, None))
     monkeypatch.setattr(stage, "train_stage", pretrain)
     monkeypatch.setattr(stage, "rehearse", pretrain)
     monkeypatch.setattr(pretraining, "_run_chain", pretrain)

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.config.chain import stage_config, stage_names
-from vistill.config.loading import load_config
+from vistill.config.loading import load_config, said_settings
 from vistill.config.multi_student import student_name
-from vistill.config.overrides import canonical, parse_overrides
+from vistill.config.overrides import parse_overrides
 from vistill.config.schema import RunConfig
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
@@ -17,6 +18,8 @@ from vistill.runs.results import PretrainResult
 
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
+    from vistill.runs.adapting import Adapted
+    from vistill.runs.reading import Reading
 
 _WITHOUT_TEACHER = ("mae", "videomae")
 
@@ -73,14 +76,17 @@ def pretrain(
     }
     settings += [(key, value) for key, value in flags.items() if value is not None]
     config = load_config(recipe, settings)
-    said = canonical(RunConfig, settings).values
-    _check(config, student_given=("student", "model") in said)
+    _check(config, student_given="student.model" in said_settings(None, settings))
 
+    from vistill.runs.adapting import fit_to_place
     from vistill.runs.stage import prepare, rehearse, train_stage
 
+    said = said_settings(recipe, settings)
+    adapted, reading = fit_to_place(config, said, Path(out), overwrite=overwrite)
     if config.chain is not None:
-        return _run_chain(config, Path(out), objects, overwrite=overwrite, dry_run=dry_run)
-    prepared = prepare(config, **objects)
+        whole = {"overwrite": overwrite, "dry_run": dry_run}
+        return _run_chain(adapted, reading, Path(out), objects, **whole)
+    prepared = prepare(adapted, reading, **objects)
     if dry_run:
         rehearse(prepared, Path(out), overwrite=overwrite)
         return None
@@ -184,7 +190,13 @@ def _check_name(name: str) -> None:
 
 
 def _run_chain(
-    config: RunConfig, out: Path, objects: dict[str, Any], *, overwrite: bool, dry_run: bool
+    chain: "Adapted",
+    reading: "Reading",
+    out: Path,
+    objects: dict[str, Any],
+    *,
+    overwrite: bool,
+    dry_run: bool,
 ) -> PretrainResult | None:
     from copy import deepcopy
 
@@ -198,19 +210,22 @@ def _run_chain(
         train_stage,
     )
 
+    config = chain.config
     folders = [out / name for name in stage_names(config)]
     teachers = [None, *(f"run:{folder}" for folder in folders)]
-    stages = [stage_config(config, i, teachers[i]) for i in range(len(folders))]
-    prepared = prepare(stages[0], **objects)
+    stages = [
+        replace(chain, config=stage_config(config, i, teachers[i])) for i in range(len(folders))
+    ]
+    prepared = prepare(stages[0], reading, **objects)
     pupil = deepcopy(prepared.method.student)
     for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
-        pupil = build(stage, teacher=pupil, untrained=True).student
-    with claim_chain(config, out, overwrite=overwrite, dry_run=dry_run):
+        pupil = build(stage.config, teacher=pupil, untrained=True).student
+    with claim_chain(chain, out, overwrite=overwrite, dry_run=dry_run):
         if dry_run:
             rehearse(prepared, folders[0], overwrite=overwrite)
             return None
         results = [finished(folders[0]) or train_stage(prepared, folders[0])]
         del prepared, pupil  # or the first teacher would stay in memory to the end
         for stage, folder in zip(stages[1:], folders[1:], strict=True):
-            results.append(finished(folder) or train_stage(prepare(stage), folder))
+            results.append(finished(folder) or train_stage(prepare(stage, reading), folder))
         return publish_chain(out, results)

@@ -60,6 +60,19 @@ def load_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> 
     return build_config(RunConfig, raw, overrides, written)
 
 
+def said_settings(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> set[str]:
+    """The settings, with dots, that the user said: as overrides, or in a recipe file of one's own.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    said = set(canonical(RunConfig, overrides).values)
+    if recipe is not None and str(recipe) not in (*method_names(), *recipe_names()):
+        raw = _recipe(str(recipe))
+        said |= set(canonical(RunConfig, raw.items(), empty_sections=True).values)
+    return {".".join(path) for path in said}
+
+
 def build_config(
     schema: type[M], raw: Mapping[str, Any], overrides: Overrides, origin: object = None
 ) -> M:

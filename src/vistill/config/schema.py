@@ -203,14 +203,16 @@ class TrainConfig(Section):
     """Length, batch, precision and hardware of a run."""
 
     epochs: Count = Field(default=300)
-    """Passes over the training pictures."""
+    """Passes over the training pictures; a finished run goes on when there are more of them."""
     global_batch_size: Count = Field(default=4096)
-    """Pictures per optimiser step, over all ranks and accumulation."""
+    """Pictures per optimiser step, over all ranks and accumulation. A default or a recipe's gives
+    way to one that fits the folder, or a CPU."""
     micro_batch_size: Count | None = Field(default=None)
     """Pictures per forward pass and rank; default: the global batch over the ranks (no
     accumulation)."""
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
-    """Autocast type; `fp16` scales the loss."""
+    """Autocast type; `fp16` scales the loss and is for CUDA devices. A recipe's gives way to one
+    that the device has."""
     compile: bool = Field(default=False)
     """Compile the trained module and the teacher with `torch.compile`."""
     activation_checkpointing: bool = Field(default=False)

@@ -55,7 +55,7 @@ class StepRequests:
         if self.steps_per_epoch < 1:
             raise UserError(
                 f"train.global_batch_size={global_batch_size} is larger than the number of "
-                f"training {noun}s, {len(self.indices)}"
+                f"training {noun}s, {len(self.indices)}; leave it out for a batch that fits"
             )
         self.start, self.stop = 0, 0
         self.views: int | None = None

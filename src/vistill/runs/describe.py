@@ -59,6 +59,7 @@ def describe(run: "Prepared") -> list[str]:
         f"batch {train.global_batch_size}, learning rate {lr:.3g}, "
         f"{_schedule(optim)}, {train.precision}"
     )
+    lines += [f"note     {note}" for note in run.adapted.notes]
     lines += [f"note     {idle}" for idle in idle_settings(config)]
     if train.strategy != "ddp" and run.world.size == 1:
         lines.append(f"note     train.strategy={train.strategy} has no use with one rank")

@@ -27,18 +27,20 @@ from vistill.methods.base import Fitting, Method
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
 from vistill.models.sizes import is_function
+from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Pictures, Planned, plan_cache
 from vistill.runs.describe import describe
+from vistill.runs.lengthening import lengthening
 from vistill.runs.probes import Probes
-from vistill.runs.reading import Reading, on_device, open_samples, require_samples
+from vistill.runs.reading import Reading, on_device, require_samples
 from vistill.runs.results import PretrainResult, StudentResult, main_rank, say, say_notes
 from vistill.runs.stamping import compare_stamps
 from vistill.training.distributed import World, connect
 from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
-from vistill.training.run_folder import RunFolder, check_folder
+from vistill.training.run_folder import RESULT, RunFolder, check_folder, read_marker
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
@@ -62,14 +64,13 @@ _LATER = {
     "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
     "student": {"qk_scale", "ape", "extra_norm_period"},
 }
-_RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A run that is checked and built, while nothing is written yet."""
 
-    config: RunConfig
+    adapted: Adapted
     world: World
     reading: Reading
     train: np.ndarray
@@ -78,6 +79,11 @@ class Prepared:
     stream: TrainStream
     fitting: Fitting | None
     planned: Planned | None
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings that it runs by."""
+        return self.adapted.config
 
     @property
     def teacher_weights(self) -> str | None:
@@ -95,17 +101,20 @@ class Prepared:
 
 
 def prepare(
-    config: RunConfig, *, teacher: Backbone | None = None, student: Backbone | None = None
+    adapted: Adapted,
+    reading: Reading,
+    *,
+    teacher: Backbone | None = None,
+    student: Backbone | None = None,
 ) -> Prepared:
     """Everything of one pre-training but its folder.
 
     Raises:
         UserError: see `vistill.api.pretrain`.
     """
+    config = adapted.config
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
-    reading = open_samples(config.data)
-    say_notes(reading.source.name, reading.source.notes)
     train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
     say_notes(reading.source.name, require_samples(reading))
@@ -119,7 +128,7 @@ def prepare(
     if planned is not None:
         stream.use(planned.cache)
         say_notes(str(planned.cache.folder), planned.notes)
-    return Prepared(config, world, reading, train, held_out, method, stream, fitting, planned)
+    return Prepared(adapted, world, reading, train, held_out, method, stream, fitting, planned)
 
 
 def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
@@ -152,6 +161,7 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         out,
         fingerprint=prepared.fingerprint,
         config=config_text(prepared.config),
+        asked=prepared.adapted.asked,
         world=prepared.world,
         overwrite=overwrite,
         environment={"teacher_weights": origin, "pictures": len(prepared.reading.source)},
@@ -170,13 +180,20 @@ def _compare(prepared: Prepared, out: Path, *, overwrite: bool) -> Stamps | None
     """
     source, planned, stamps = prepared.reading.source, prepared.planned, None
 
-    def compare() -> list[str]:
+    def compare() -> tuple[list[str], str | None]:
         nonlocal stamps
         known = check_folder(out, prepared.fingerprint, overwrite=overwrite)
         stamps = source.stamps() if planned is None else planned.stamps
-        return compare_stamps(out, source, stamps) if known else []
+        if not known:
+            return [], None
+        config, per_epoch = prepared.config, prepared.stream.steps_per_epoch
+        notes = compare_stamps(out, source, stamps)
+        return notes, lengthening(read_marker(out), config.optim, config.train, per_epoch)
 
-    say_notes(source.name, prepared.world.once(compare))
+    notes, longer = prepared.world.once(compare)
+    say_notes(source.name, notes)
+    if longer is not None:
+        say_notes(str(out), [longer])
     return stamps
 
 
@@ -248,7 +265,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         },
     )
     if world.main:
-        write_atomic(out / _RESULT, result.to_json())
+        write_atomic(out / RESULT, result.to_json())
     return result
 
 
@@ -265,7 +282,7 @@ def config_text(config: RunConfig) -> str:
 
 def finished(out: Path) -> PretrainResult | None:
     """The result of the finished run in `out`, or None."""
-    path = out / _RESULT
+    path = out / RESULT
     if not path.is_file():
         return None
     say(f"finished {out}")
@@ -273,13 +290,14 @@ def finished(out: Path) -> PretrainResult | None:
 
 
 def claim_chain(
-    config: RunConfig, out: Path, *, overwrite: bool, dry_run: bool
+    chain: Adapted, out: Path, *, overwrite: bool, dry_run: bool
 ) -> AbstractContextManager[object]:
     """Make `out` the folder of this chain, while entered; a dry run only checks that it could be.
 
     Raises:
         UserError: it belongs to something else.
     """
+    config = chain.config
     world = connect(config.train.device)
     if dry_run:
         world.once(lambda: check_folder(out, _fingerprint(config), overwrite=overwrite))
@@ -288,6 +306,7 @@ def claim_chain(
         out,
         fingerprint=_fingerprint(config),
         config=config_text(config),
+        asked=chain.asked,
         world=world,
         overwrite=overwrite,
     )

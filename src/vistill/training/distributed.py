@@ -93,6 +93,16 @@ def device_kind(device: Literal["auto", "cpu", "cuda"], setting: str) -> Literal
     return "cuda" if available and device != "cpu" else "cpu"
 
 
+def computes(device: torch.device, precision: str) -> bool:
+    """Whether a device has instructions for `precision`. A CPU without those of bf16 needs
+    several times as long for it as for fp32; fp16 is dearer than bf16 even where it has them."""
+    if device.type == "cuda":
+        return precision != "bf16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return precision == "fp32"
+
+
 def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     """Join the ranks that `torchrun` started (once per process); alone, a world of one.
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from vistill.locking import LOCK, FolderLock
 from vistill.training.distributed import World
 
 MARKER = "vistill.json"
+RESULT = "result.json"
 _PACKAGES = ("vistill", "torch", "torchvision", "timm", "numpy", "Pillow", "simplejpeg")
 _FOLDERS = ("checkpoints", "export")
 
@@ -113,6 +115,7 @@ class RunFolder:
         fingerprint: dict[str, Any],
         config: str,
         world: World,
+        asked: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         environment: dict[str, Any] | None = None,
     ) -> "RunFolder":
@@ -124,6 +127,8 @@ class RunFolder:
             path: the folder; parents are created.
             fingerprint: plain data that defines the run, without what may change on a resume.
             config: text of `config.yaml`.
+            asked: settings that the run does not have as they were asked for, by their values then;
+                kept with the fingerprint, so that the same request finds the run again.
             world: all ranks open together, rank 0 does the work.
             overwrite: move a run of another configuration aside (`PATH.old-1`) and start anew.
             environment: further facts for `environment.json`, such as the origin of a teacher.
@@ -142,11 +147,15 @@ class RunFolder:
                 check_folder(path, fingerprint, overwrite=overwrite)
                 lock = _locked(path)
                 known = check_folder(path, fingerprint, overwrite=overwrite)
+                marker = {"format": 1, "fingerprint": fingerprint, "asked": dict(asked or {})}
+                begun = read_marker(path)
                 if not known:
-                    if (path / MARKER).exists():
+                    if begun is not None:
                         lock = _move_aside(path, lock)
-                    marker = {"format": 1, "fingerprint": fingerprint}
-                    write_atomic(path / MARKER, json.dumps(marker, indent=2) + "\n")
+                    _write_marker(path, marker)
+                elif begun is not None and begun["fingerprint"] != fingerprint:
+                    ended = [*begun.get("ended", []), epochs_of(begun["fingerprint"])]
+                    _write_marker(path, marker | {"ended": ended})
                 _describe(path, config, environment or {})
             except OSError as error:
                 raise UserError(
@@ -188,8 +197,21 @@ def _describe(path: Path, config: str, environment: dict[str, Any]) -> None:
     write_atomic(sessions_path, json.dumps(sessions, indent=2) + "\n")
 
 
+def _write_marker(path: Path, marker: Mapping[str, Any]) -> None:
+    write_atomic(path / MARKER, json.dumps(marker, indent=2) + "\n")
+
+
+def read_marker(path: Path) -> dict[str, Any] | None:
+    """What was written down when the run in `path` began; None where there is none."""
+    marker = path / MARKER
+    content: dict[str, Any] | None = json.loads(marker.read_text()) if marker.is_file() else None
+    return content
+
+
 def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = False) -> bool:
     """Whether `path` is this run's folder already; nothing is written.
+
+    A finished run may get more epochs (`train.epochs`), and stays this run.
 
     Raises:
         UserError: it is something else, or could not be written.
@@ -199,11 +221,11 @@ def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = F
     above = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to the output folder {path}: {above} is not writable")
-    marker = path / MARKER
-    if marker.exists():
-        fingerprint = json.loads(json.dumps(fingerprint))
-        changed = difference(json.loads(marker.read_text())["fingerprint"], fingerprint)
-        if changed and not overwrite:
+    marker = read_marker(path)
+    if marker is not None:
+        before, now = marker["fingerprint"], json.loads(json.dumps(fingerprint))
+        changed = difference(before, now)
+        if changed and not overwrite and not _lengthens(path, before, now):
             raise UserError(
                 f"{path} holds a run of another configuration ({changed}); "
                 "choose another output folder, or --overwrite to move that run aside"
@@ -218,6 +240,44 @@ def check_folder(path: Path, fingerprint: dict[str, Any], *, overwrite: bool = F
             f"(it holds {strangers[0]}); choose another one"
         )
     return False
+
+
+def epochs_of(fingerprint: Mapping[str, Any]) -> int | None:
+    """How many epochs the run of that fingerprint has; None where it is no run's."""
+    epochs: int | None = fingerprint.get("train", {}).get("epochs")
+    return epochs
+
+
+def _lengthens(path: Path, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether `now` is the finished run in `path` with more epochs, and nothing else.
+
+    Raises:
+        UserError: it has other epochs and cannot go on with so many.
+    """
+    old, new = epochs_of(before), epochs_of(now)
+    if old is None or new is None or difference(_with_epochs(before, new), now):
+        return False
+    if new < old:
+        raise UserError(
+            f"{path} holds a run of {old} epochs, which train.epochs={new} cannot shorten; choose "
+            "another output folder, or --overwrite to move that run aside"
+        )
+    if now.get("chain"):
+        raise UserError(
+            f"{path} holds a chain of {old} epochs, and a chain cannot be lengthened: its later "
+            "students were taught by the earlier ones as they are; choose another output folder"
+        )
+    result = path / RESULT
+    if not result.is_file() or json.loads(result.read_text(encoding="utf-8"))["epochs"] != old:
+        raise UserError(
+            f"{path} holds a run of {old} epochs that has not come to its end; finish it with "
+            f"train.epochs={old}, then train.epochs={new} lengthens it"
+        )
+    return True
+
+
+def _with_epochs(fingerprint: dict[str, Any], epochs: int) -> dict[str, Any]:
+    return fingerprint | {"train": fingerprint["train"] | {"epochs": epochs}}
 
 
 def _part_of_marker(name: str) -> bool:

@@ -30,7 +30,12 @@ _DECODER = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 
 def comparison(out: Path) -> Comparison:
     """What the demo compares, on the clips in `out/clips` (see `film`)."""
+    import torch
+
+    from vistill.training.distributed import computes
+
     clips = out / "clips"
+    precision = "bf16" if computes(torch.device("cpu"), "bf16") else "fp32"
     return Comparison(
         title="vistill demo on clips",
         names={
@@ -50,7 +55,7 @@ def comparison(out: Path) -> Comparison:
             "student.num_heads": 3,
             "optim.lr": 3e-3,
             "train.global_batch_size": 16,
-            "train.precision": "bf16",
+            "train.precision": precision,
             "train.evaluate_every": 1000,
             "train.device": "cpu",
         },
