@@ -2,32 +2,58 @@
 
 import json
 import os
-import subprocess
+import socket
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import tiny_run
 import torch
 from torch import nn
 
 from vistill.errors import UserError
 from vistill.training.distributed import World, connect
 
-SCRIPT = Path(__file__).parent / "tiny_run.py"
 OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
 
 
 def train(out, ranks, *options):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *(launcher if ranks > 1 else ()), SCRIPT, out, *OPTIONS, *options]
-    done = subprocess.run(
-        list(map(str, command)),
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    return done
+    """One session of `tiny_run.py`; ranks are forks of this process, which need not import torch
+    again."""
+    if ranks == 1:
+        return session([out, *OPTIONS, *options], {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return session([out, *OPTIONS, *options], place, ranks)
+
+
+def session(words, place, ranks=1):
+    said = Path(tempfile.mkdtemp(dir=Path(words[0]).parent))
+    pids = []
+    for rank in range(ranks):
+        known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks} if ranks > 1 else {}
+        pids.append(os.fork())
+        if not pids[-1]:
+            code = 70
+            try:
+                torch.set_num_threads(1)  # those of the parent are not there
+                sys.stdout = sys.stderr = (said / str(rank)).open("w", buffering=1)
+                os.environ |= place | {name: str(value) for name, value in known.items()}
+                sys.argv = ["tiny_run.py", *map(str, words)]
+                code = tiny_run.main()
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    text = "".join((said / str(rank)).read_text() for rank in range(ranks))
+    return SimpleNamespace(returncode=max(codes, key=abs), stderr=text)
 
 
 def losses(out):
@@ -70,7 +96,7 @@ def test_two_ranks_equal_one_even_after_moving_between_them(one_rank, tmp_path, 
 def test_a_fault_on_one_rank_stops_all_with_the_ids_of_all(tmp_path):
     out = tmp_path / "run"
     done = train(out, 2, "--poison", "4")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "not finite at step 5" in done.stderr
     assert len(json.loads((out / "non_finite.json").read_text())["ids"]) == 8
 
@@ -90,11 +116,9 @@ def test_cuda_that_is_not_there():
 
 
 def test_one_rank_is_left_unwrapped():
-    from tiny_run import TinyMethod
-
     from vistill.training.distributed import distribute
 
-    method = TinyMethod()
+    method = tiny_run.TinyMethod()
     world = World(0, 1, torch.device("cpu"))
     strategy = distribute(method, world, "fsdp2", compiled=False)
     assert strategy.called is strategy.module is method
