@@ -9,10 +9,12 @@ was found is kept in docs/results/mutants.json, so that a run that was stopped g
 """
 
 import argparse
+import compileall
 import hashlib
 import importlib
 import json
 import os
+import py_compile
 import re
 import shutil
 import signal
@@ -30,7 +32,15 @@ RESULTS = ROOT / "docs" / "results" / "mutants.json"
 PAGE = ROOT / "docs" / "testing.md"
 BEGIN, END = "<!-- scripts/mutants.py -->\n", "<!-- end of the table -->\n"
 EVERYTHING = "tests"
-PLUMBING = ("api/", "batch.py", "config/", "data/", "evaluation/", "training/", "views/")
+LARGE = (
+    *("torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard", "torchvision", "timm"),
+    *("safetensors.torch", "pydantic", "typer", "rich.progress", "hypothesis.strategies", "av"),
+)
+"""Imported once, for all forks."""
+PLUMBING = (
+    *("api/", "augment/", "batch.py", "config/", "data/", "evaluation/", "random.py", "runs/"),
+    *("tokens/", "training/"),
+)
 """What hands things on; all other folders compute."""
 
 
@@ -63,8 +73,8 @@ def main() -> int:
     if args.check:
         print(f"{len(mutations)} patterns match exactly once")
         return 0
-    for name in ("timm", "torchvision", "safetensors.torch", "pydantic", "typer", "rich.progress"):
-        importlib.import_module(name)  # once for all forks
+    for name in LARGE:
+        importlib.import_module(name)
     old: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results = {key(one): old[key(one)] for one in mutations if key(one) in old}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -143,6 +153,9 @@ class Copy:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target)
+        # By hashes of their sources: what is planted is compiled anew, and nothing else.
+        by_hash = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(folder / "src", quiet=1, invalidation_mode=by_hash)
         self.sound: set[str] = set()
 
     def try_out(self, one: Mutation, *, narrow: bool) -> dict[str, Any]:
@@ -201,8 +214,7 @@ class Copy:
         os.chdir(self.folder)
         source = str(self.folder / "src")
         sys.path[:] = [source, *(path for path in sys.path if path != str(ROOT / "scripts"))]
-        os.environ |= {"PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
+        os.environ["PYTHONPATH"] = source
         words = ["-q", "-x", "-m", "not slow", "--tb=no", "-p", "no:cacheprovider"]
         code = int(pytest.main([*words, *tests]))
         sys.stdout.flush()

@@ -173,3 +173,30 @@ def test_head_dropout_keeps_the_mean_and_belongs_to_the_sample():
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert dropped.mean() == pytest.approx(1.0, abs=0.05)
     assert torch.equal(head_dropout(features, seeds.flip(0), 0.5), dropped.flip(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"random_erasing": 1.0},
+        {"mixup": 0.8},
+        {"cutmix": 1.0},
+        {"head_dropout": 0.5},
+        {"drop_path": 0.9},
+    ],
+    ids=str,
+)
+def test_what_is_random_in_training_comes_from_the_seeds(options):
+    quiet = {"random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "head_init": "uniform"}
+    method = build(vit(), **(quiet | {"drop_path": 0.0} | options)).train()
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    seeds, ids = torch.arange(4) * 977 + 3, torch.arange(4)
+
+    def loss(seeds: torch.Tensor, ids: torch.Tensor) -> float:
+        return method(Batch(pixels, seeds=seeds, ids=ids, labels=torch.arange(4))).total.item()
+
+    once = loss(seeds, ids)
+    torch.rand(7)  # not from the global generator
+    assert loss(seeds, ids) == once
+    assert loss(seeds, ids + 100) == once
+    assert loss(seeds + 5, ids) != once
