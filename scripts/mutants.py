@@ -215,7 +215,7 @@ class Copy:
         source = str(self.folder / "src")
         sys.path[:] = [source, *(path for path in sys.path if path != str(ROOT / "scripts"))]
         os.environ["PYTHONPATH"] = source
-        words = ["-q", "-x", "-m", "not slow", "--tb=no", "-p", "no:cacheprovider"]
+        words = ["-n0", "-q", "-x", "-m", "not slow", "--tb=no", "-p", "no:cacheprovider"]
         code = int(pytest.main([*words, *tests]))
         sys.stdout.flush()
         return code

@@ -109,6 +109,10 @@ def test_small_budget_still_gets_its_steps(folders, vit, monkeypatch):
     assert seen["train"].global_batch_size == 5
     assert seen["train"].epochs * seen["stream"].steps_per_epoch >= 400
     assert seen["optim"].betas == (0.9, 0.999)
+    copies = FineTuneConfig(repeats=3, global_batch_size=4)
+    fine_tune(vit, source, np.arange(5), options=copies, **facts)
+    (batch,) = seen["stream"].iterate(0, 1)
+    assert batch.ids.tolist() == [i for i in batch.ids[::3].tolist() for _ in range(3)]
     recipe = FineTuneConfig(recipe="mae_base", micro_batch_size=10)
     fine_tune(vit, source, np.arange(36), options=recipe, **facts)
     train = seen["train"]

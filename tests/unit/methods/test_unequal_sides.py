@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from building import build
-from torch import Tensor
-from unequal import CLIPS, OTHERS, Watched, batch, said_by, seen_by, student, teacher
+from torch import Tensor, nn
+from unequal import CLIPS, OTHERS, OURS, THEIRS, Watched, batch, said_by, seen_by, student, teacher
 
 from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch
@@ -20,7 +20,8 @@ from vistill.data.cache import Layout, TeacherCache
 from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent
-from vistill.models.backbone import Tap
+from vistill.models.adapters.any_cnn import PooledBackbone
+from vistill.models.backbone import Normalization, Tap
 from vistill.random import Stream, per_sample_uniform
 from vistill.runs.custom import build_custom
 
@@ -217,6 +218,45 @@ def pooled(model: Any, pixels: Tensor) -> Tensor:
     """The mean over patches behind the final norm."""
     tokens = said_by(model, pixels, Tap("norm", model.depth))
     return tokens.to(next(model.parameters()).dtype)[:, model.num_prefix_tokens :].mean(dim=1)
+
+
+def cnn(width: int, seed: int, normalization: Normalization, size: int) -> PooledBackbone:
+    torch.manual_seed(seed)
+    last = nn.BatchNorm2d(width)
+    nn.init.normal_(last.bias)
+    body = nn.Sequential(nn.Conv2d(3, width, 8, 8), last, nn.ReLU())
+    whole = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 7))
+    model = PooledBackbone(whole, image_size=size, logits=True)
+    model.normalization = normalization
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["before", "after"])
+def test_cnns_are_read_on_the_chosen_side_of_their_last_activation(activation):
+    """The features that are compared; class scores are always made of what is behind it."""
+    ours, theirs = cnn(8, 1, OURS, 32), cnn(12, 2, THEIRS, 48)
+    plain = {"align": "channel_random", "transform": "none", "color_jitter": None}
+    method = build(
+        "kdep", ours, theirs, activation=activation, logits_weight=2.0, lighting_std=0, **plain
+    ).eval()
+    pictures = batch()
+    features, activated = [], []
+    for model in (ours, theirs):
+        body = model.module[0]
+        signal = body[:2](seen_by(model, pictures.pixels))
+        activated.append(signal.relu().mean((2, 3)))
+        features.append(signal.mean((2, 3)) if activation == "before" else activated[-1])
+    assert (features[1].min() < 0) == (activation == "before")
+    scores = theirs.module[3](activated[1])
+    torch.testing.assert_close(method.features(pictures), torch.cat([features[1], scores], dim=1))
+    target = features[1][:, method.maps["feature"].index]
+    losses = method(pictures)
+    torch.testing.assert_close(losses.terms["feature"], F.mse_loss(features[0], target))
+    p, t = ((x / 4).log_softmax(1) for x in (method.classifier(activated[0]), scores))
+    torch.testing.assert_close(losses.terms["logits"], 16 * (t.exp() * (t - p)).sum(1).mean())
+    total = 3 * losses.terms["feature"] + 2 * losses.terms["logits"]
+    torch.testing.assert_close(losses.total, total)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 from vistill.errors import Failure, UserError
 from vistill.stopping import Interrupted
+from vistill.training.distributed import World
 from vistill.training.errors import TrainingError
 from vistill.training.learner import Learner
 from vistill.training.loop import fit, step_seed
@@ -525,3 +527,33 @@ def test_no_step_waits_for_the_device():
         run_fit(stream=Watched(samples=80), train=train, log_seconds=1e9)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_exemptions_from_weight_decay(layer_decay):
+    """Those of the method, those of the settings, biases and norms; decaying layers or not."""
+
+    class Exempt(TinyMethod):
+        no_decay = ("head",)
+
+    method = Exempt()
+    optim = optim_config(layer_decay=layer_decay, no_decay=("patch_embed",), weight_decay=0.3)
+    sample = next(SyntheticStream().iterate(0, 1))
+    with ExitStack() as cleanup:
+        learner = Learner(
+            method,
+            sample,
+            optim=optim,
+            train=train_config(),
+            groups=None,
+            world=World(0, 1, torch.device("cpu")),
+            cleanup=cleanup,
+        )
+        names = {parameter: name for name, parameter in method.named_parameters()}
+        decays = {
+            names[parameter]
+            for group in learner.optimizer.param_groups
+            for parameter in group["params"]
+            if group["weight_decay"]
+        }
+    assert decays == {"student.blocks.0.fc.weight", "student.blocks.1.fc.weight"}
