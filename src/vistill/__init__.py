@@ -9,11 +9,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vistill.api import recipes as recipes
-    from vistill.api.classifiers import load_classifier as load_classifier
     from vistill.api.demo import demo as demo
     from vistill.api.evaluate import evaluate as evaluate
     from vistill.api.export import export as export
     from vistill.api.export import load_backbone as load_backbone
+    from vistill.api.export import load_classifier as load_classifier
     from vistill.api.inference import embed as embed
     from vistill.api.inference import predict as predict
     from vistill.api.prepare import prepare as prepare

@@ -4,17 +4,17 @@ Importing this costs little: the functions load torch when they begin to work.
 """
 
 from vistill.api import recipes as recipes
-from vistill.api.classifiers import load_classifier as load_classifier
 from vistill.api.demo import demo as demo
 from vistill.api.evaluate import evaluate as evaluate
 from vistill.api.export import export as export
 from vistill.api.export import load_backbone as load_backbone
-from vistill.api.inference import InferenceResult as InferenceResult
+from vistill.api.export import load_classifier as load_classifier
 from vistill.api.inference import embed as embed
 from vistill.api.inference import predict as predict
-from vistill.api.prepare import PrepareResult as PrepareResult
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
+from vistill.runs.inference import InferenceResult as InferenceResult
 from vistill.runs.results import EvaluateResult as EvaluateResult
 from vistill.runs.results import PretrainResult as PretrainResult
 from vistill.runs.results import say as say
+from vistill.runs.video_index import PrepareResult as PrepareResult

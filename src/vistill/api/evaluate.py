@@ -3,17 +3,18 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from vistill.api.export import backbone_reference, load_backbone, with_module
+from vistill.api.export import load_backbone
 from vistill.api.pretrain import read_overrides
-from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.files import local_path
+from vistill.runs.measuring import classify, detect, fresh
+from vistill.runs.reference import backbone_reference, with_module
 from vistill.runs.results import EvaluateResult, say_notes
-from vistill.runs.samples import clips_of, open_samples, trained_on
+from vistill.runs.samples import clips_of, trained_on
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +90,7 @@ def evaluate(
 
     measured = load_backbone(reference, into=model)
     if random_init:
-        measured = _fresh(measured, config.seeds[0], model)
+        measured = fresh(measured, config.seeds[0], model)
     elif measured.untrained:
         raise UserError(
             f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
@@ -105,9 +106,9 @@ def evaluate(
     scores: tuple[Score, ...] = ()
     detection: tuple[DetectionScore, ...] = ()
     if "detection" in config.protocols:
-        detection = _detect(config, measured, clips, os.fspath(data))
+        detection = detect(config, measured, clips, os.fspath(data))
     else:
-        scores = _classify(config, measured, clips, source)
+        scores = classify(config, measured, clips, source)
     result = EvaluateResult(
         config=config.model_dump(mode="json"),
         weights=measured.origin,
@@ -118,85 +119,6 @@ def evaluate(
     if out is not None:
         write_atomic(Path(out), result.to_json())
     return result
-
-
-def _classify(
-    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
-) -> "tuple[Score, ...]":
-    from vistill.data import Source, default_workers
-    from vistill.evaluation.evaluate import evaluate_backbone
-    from vistill.evaluation.inputs import Inputs
-    from vistill.evaluation.kept import read_head, score_kept
-
-    media: Literal["image", "video"] = "image" if clips is None else "video"
-    assert config.train is not None
-
-    def opened(path: str) -> Source:
-        return open_samples(config, path, media)
-
-    if "test" in config.protocols:
-        tested = score_kept(
-            model,
-            read_head(reference),
-            opened(config.test or config.train),
-            Inputs(config.image_size or model.image_size, clips, config.timeout),
-            batch_size=config.batch_size,
-            workers=default_workers() if config.workers is None else config.workers,
-            device=config.device,
-        )
-        return (tested,)
-    scores = evaluate_backbone(
-        model,
-        opened(config.train),
-        None if config.test is None else opened(config.test),
-        protocols=config.protocols,
-        budgets=config.budgets,
-        seeds=config.seeds,
-        image_size=config.image_size,
-        clips=clips,
-        pool=config.pool,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        timeout=config.timeout,
-        device=config.device,
-        test_share=config.test_share,
-        train_first=config.train_first,
-        knn=config.knn,
-        linear=config.linear,
-        finetune=config.finetune,
-    )
-    return tuple(scores)
-
-
-def _detect(
-    config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, folder: str
-) -> "tuple[DetectionScore, ...]":
-    if clips is None:
-        raise UserError(f"detection needs a backbone of clips; {model.origin} takes pictures")
-    if config.root is not None:
-        raise UserError(
-            f"root={config.root} is where the paths of lists start, and detection looks for its "
-            "videos in detection.videos"
-        )
-    from vistill.data import default_workers
-    from vistill.evaluation.detection.dataset import open_detection
-    from vistill.evaluation.detection.detect import evaluate_detection
-
-    data = open_detection(Path(folder), config.detection)
-    say_notes(folder, data.notes)
-    scores = evaluate_detection(
-        model,
-        data,
-        config.detection,
-        stride=clips.stride,
-        frames=clips.frames,
-        image_size=config.image_size,
-        seeds=config.seeds,
-        workers=default_workers() if config.workers is None else config.workers,
-        timeout=config.timeout,
-        device=config.device,
-    )
-    return tuple(scores)
 
 
 def _parts(data: str) -> tuple[str, str | None]:
@@ -216,23 +138,3 @@ def _check_file(out: Path) -> None:
         raise UserError(f"{out} is a folder; name a JSON file to write")
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to the folder {out.parent}")
-
-
-def _fresh(model: "Backbone", seed: int, own: "nn.Module | str | None") -> "Backbone":
-    import torch
-
-    from vistill.models.adapters.own_modules import given_back, object_facts
-    from vistill.models.build import rebuild
-
-    torch.manual_seed(seed)
-    if model.build is not None:
-        fresh = rebuild(model.build)
-    elif isinstance(own, str):
-        fresh = given_back(own, object_facts(model), Path())
-    else:
-        raise UserError(
-            "a module of yours given as an object cannot be built afresh; give the function that "
-            "makes it: model=FILE.py:NAME"
-        )
-    fresh.normalization = model.normalization
-    return fresh

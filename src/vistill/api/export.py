@@ -1,27 +1,24 @@
-"""`export` and `load_backbone`: trained backbones for use elsewhere."""
+"""`export`, `load_backbone` and `load_classifier`: trained models for use elsewhere."""
 
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from vistill.api.classifiers import export_classifier
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
-from vistill.files import PARTIAL
 from vistill.image_size import ImageSize
-from vistill.locking import LOCK
-from vistill.models.sizes import LIBRARIES, is_function
+from vistill.runs.exporting import export_classifier, export_onnx, require_own
 from vistill.runs.published import PUBLISHED, export_published
+from vistill.runs.reference import backbone_reference, with_module
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
 
 FORMATS = ("timm", "torch", "onnx", *PUBLISHED)
-_KINDS = ("run:", "file:", *LIBRARIES)
 
 
 def export(
@@ -84,7 +81,7 @@ def export(
     if head is not None and format not in PUBLISHED:
         return export_classifier(backbone, head, target, format, reference)
     if format == "onnx":
-        return _export_onnx(backbone, target)
+        return export_onnx(backbone, target)
     if format in PUBLISHED:
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
@@ -127,107 +124,20 @@ def load_backbone(
     return load_backbone(reference, image_size=image_size, into=into).eval()
 
 
-def backbone_reference(source: Any, *, which: str | None = None) -> Any:
-    """`run:DIR` for a folder, `file:PATH` for a file, anything else as it is.
+def load_classifier(
+    source: "str | os.PathLike[str]", *, image_size: ImageSize | None = None
+) -> "TrainedClassifier":
+    """A fine-tuned model with its head: `classifier(pixels)` are class scores, `.classes` names.
+
+    Args:
+        source: a folder that `finetune.keep` or `export` wrote, a published file with its head, or
+            `timm/NAME:pretrained,classifier=keep` and the like.
+        image_size: side of the square input in pixels, or (height, width); None: the model's own.
 
     Raises:
-        UserError: a path that is not there, or a run without the export that is asked for.
+        UserError: there is no such model, or it has no head.
     """
-    if not isinstance(source, str | os.PathLike):
-        from vistill.models.backbone import require_backbone
+    from vistill.evaluation.trained import trained_classifier
 
-        return require_backbone(source)
-    text = os.fspath(source)
-    if not text.startswith(_KINDS):
-        place = Path(text)
-        if place.is_dir() or (place.parent / "export" / place.name).is_dir():
-            text = f"run:{text}"
-        elif Path(text).is_file():
-            text = f"file:{text}"
-        elif os.sep in text and not is_function(text):
-            raise UserError(f"{text} does not exist")
-    if which is None or not text.startswith("run:"):
-        return text
-    where, _, module = text.removeprefix("run:").partition(",model=")
-    run = Path(where)
-    folder = run / "export" / which
-    if not run.exists():  # RUN/NAME: one of several students
-        folder = run.parent / "export" / run.name / which
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist: {run} is no finished run")
-    return f"run:{folder},model={module}" if module else f"run:{folder}"
-
-
-def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
-    """`run:DIR,model=FILE.py:NAME` taken apart; `module` where it was given beside it."""
-    if isinstance(reference, str) and reference.startswith("run:"):
-        reference, _, named = reference.partition(",model=")
-        module = named or module
-    return reference, module
-
-
-_MARKS = ("model.json", "onnx.json", "checkpoint.json")
-_FILES = (
-    *_MARKS,
-    *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
-)
-
-
-def require_own(folder: Path) -> None:
-    """Refuse to write an export among other files.
-
-    Raises:
-        UserError: `folder` is a file, or holds something that is not of an export.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"the output folder {folder} is a file")
-    if not folder.exists():
-        return
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((PARTIAL, LOCK)))
-    other = next((name for name in names if name not in _FILES), None)
-    ours = any((folder / mark).is_file() and _is_mark(folder / mark) for mark in _MARKS)
-    if names and (other is not None or not ours):
-        raise UserError(
-            f"{folder} holds other files, such as {other or names[0]}; name a new folder for the "
-            "export, or one that an export was written to before"
-        )
-
-
-def _is_mark(path: Path) -> bool:
-    """Whether a description was written by an export."""
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["format"]).startswith("vistill-")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
-    from torch import Tensor, nn
-
-    from vistill.models.onnx_files import write_onnx
-
-    class FromPixels(nn.Module):
-        """Normalises and names what comes out."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = backbone
-
-        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-            return backbone.tokens_and_pooled(backbone.normalization(pixels))
-
-    clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
-    cnn = "pooled_act" in backbone.taps
-    tokens = "of the last map" if cnn else "after the final norm"
-    return write_onnx(
-        FromPixels(),
-        folder,
-        size=(*clip, *backbone.image_size),
-        free=cnn,
-        outputs={
-            "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
-            "pooled": f"[batch, {backbone.width}] the feature that is measured",
-        },
-        name=backbone.origin,
-        origin=backbone.origin,
-    )
+    reference = backbone_reference(source)
+    return trained_classifier(load_backbone(reference), reference, image_size=image_size)

@@ -13,10 +13,10 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 import vistill
 from vistill import cli
 from vistill.api.evaluate import _parts
-from vistill.api.export import backbone_reference
 from vistill.errors import UserError
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.build import create_backbone
+from vistill.runs.reference import backbone_reference
 from vistill.stopping import Interrupted
 from vistill.training.errors import TrainingError
 

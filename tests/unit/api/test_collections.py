@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import vistill
-from vistill.api.prepare import PrepareResult
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.data.source import Stretch
 from vistill.errors import UserError
+from vistill.runs.video_index import PrepareResult
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ PICTURES = Comparison(
     seeds=(0, 1, 2, 3, 4),
     measuring={
         "finetune.epochs": 1,
-        "finetune.min_steps": 80,
+        "finetune.min_steps": 120,
         "finetune.global_batch_size": 20,
         "workers": 1,
         "device": "cpu",

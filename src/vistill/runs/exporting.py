@@ -1,36 +1,83 @@
-"""Fine-tuned classifiers for use elsewhere: `load_classifier`, and what `export` does with them."""
+"""How exports are written: among no other files, as ONNX, of fine-tuned models with the head."""
 
-import os
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vistill.errors import UserError
-from vistill.image_size import ImageSize
+from vistill.files import PARTIAL
+from vistill.locking import LOCK
 
 if TYPE_CHECKING:
     from vistill.evaluation.kept import Head
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
 
+_MARKS = ("model.json", "onnx.json", "checkpoint.json")
+_FILES = (
+    *_MARKS,
+    *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
+)
 
-def load_classifier(
-    source: "str | os.PathLike[str]", *, image_size: ImageSize | None = None
-) -> "TrainedClassifier":
-    """A fine-tuned model with its head: `classifier(pixels)` are class scores, `.classes` names.
 
-    Args:
-        source: a folder that `finetune.keep` or `export` wrote, a published file with its head, or
-            `timm/NAME:pretrained,classifier=keep` and the like.
-        image_size: side of the square input in pixels, or (height, width); None: the model's own.
+def require_own(folder: Path) -> None:
+    """Refuse to write an export among other files.
 
     Raises:
-        UserError: there is no such model, or it has no head.
+        UserError: `folder` is a file, or holds something that is not of an export.
     """
-    from vistill.api.export import backbone_reference, load_backbone
-    from vistill.evaluation.trained import trained_classifier
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"the output folder {folder} is a file")
+    if not folder.exists():
+        return
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((PARTIAL, LOCK)))
+    other = next((name for name in names if name not in _FILES), None)
+    ours = any((folder / mark).is_file() and _is_mark(folder / mark) for mark in _MARKS)
+    if names and (other is not None or not ours):
+        raise UserError(
+            f"{folder} holds other files, such as {other or names[0]}; name a new folder for the "
+            "export, or one that an export was written to before"
+        )
 
-    reference = backbone_reference(source)
-    return trained_classifier(load_backbone(reference), reference, image_size=image_size)
+
+def _is_mark(path: Path) -> bool:
+    """Whether a description was written by an export."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["format"]).startswith("vistill-")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
+    from torch import Tensor, nn
+
+    from vistill.models.onnx_files import write_onnx
+
+    class FromPixels(nn.Module):
+        """Normalises and names what comes out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+            return backbone.tokens_and_pooled(backbone.normalization(pixels))
+
+    clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
+    cnn = "pooled_act" in backbone.taps
+    tokens = "of the last map" if cnn else "after the final norm"
+    return write_onnx(
+        FromPixels(),
+        folder,
+        size=(*clip, *backbone.image_size),
+        free=cnn,
+        outputs={
+            "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
+            "pooled": f"[batch, {backbone.width}] the feature that is measured",
+        },
+        name=backbone.origin,
+        origin=backbone.origin,
+    )
 
 
 def export_classifier(

@@ -1,0 +1,49 @@
+"""What the user calls a model, as `vistill.models.build` reads it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vistill.errors import UserError
+from vistill.models.sizes import LIBRARIES, is_function
+
+_KINDS = ("run:", "file:", *LIBRARIES)
+
+
+def backbone_reference(source: Any, *, which: str | None = None) -> Any:
+    """`run:DIR` for a folder, `file:PATH` for a file, anything else as it is.
+
+    Raises:
+        UserError: a path that is not there, or a run without the export that is asked for.
+    """
+    if not isinstance(source, str | os.PathLike):
+        from vistill.models.backbone import require_backbone
+
+        return require_backbone(source)
+    text = os.fspath(source)
+    if not text.startswith(_KINDS):
+        place = Path(text)
+        if place.is_dir() or (place.parent / "export" / place.name).is_dir():
+            text = f"run:{text}"
+        elif Path(text).is_file():
+            text = f"file:{text}"
+        elif os.sep in text and not is_function(text):
+            raise UserError(f"{text} does not exist")
+    if which is None or not text.startswith("run:"):
+        return text
+    where, _, module = text.removeprefix("run:").partition(",model=")
+    run = Path(where)
+    folder = run / "export" / which
+    if not run.exists():  # RUN/NAME: one of several students
+        folder = run.parent / "export" / run.name / which
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: {run} is no finished run")
+    return f"run:{folder},model={module}" if module else f"run:{folder}"
+
+
+def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
+    """`run:DIR,model=FILE.py:NAME` taken apart; `module` where it was given beside it."""
+    if isinstance(reference, str) and reference.startswith("run:"):
+        reference, _, named = reference.partition(",model=")
+        module = named or module
+    return reference, module
