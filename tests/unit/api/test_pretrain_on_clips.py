@@ -48,7 +48,11 @@ def test_settings_reach_the_reader(clips):
     assert reading.decode_train == ClipDecoder(4, 2, "stretched")
     assert reading.decode_test == ClipDecoder(4, 2, "stretched", views=1)
     assert isinstance(reading.train, VideoTrainTransform)
-    assert (reading.train.crop, reading.train.flip, reading.train.size) == ("multi_scale", 0, 16)
+    assert (reading.train.crop, reading.train.flip, reading.train.size) == (
+        "multi_scale",
+        0,
+        (16, 16),
+    )
     assert isinstance(reading.test, VideoTestTransform)
 
 
