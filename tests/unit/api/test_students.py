@@ -115,3 +115,24 @@ def test_what_students_may_not_be(tmp_path: Path) -> None:
     )
     refused("students.a", students={"a/b": ONE})
     assert not (tmp_path / "no").exists()
+
+
+def test_what_the_student_section_sets_counts_for_all_that_have_it() -> None:
+    """Sizes for ViTs, drop path also for Swins, nothing for models of a library; own ones first."""
+    pupils = {
+        "vit": {"model": "vit_tiny"},
+        "own": {"model": "vit_tiny", "drop_path": 0.1, "patch_size": 32},
+        "swin": {"model": "swinv2_tiny"},
+        "cnn": {"model": "timm/resnet10t"},
+    }
+    words = {"student.drop_path": 0.2, "student.patch_size": 8, "students": pupils}
+    found = student_configs(load_config("feature_distillation", words.items()))
+    assert {name: one.student.drop_path for name, one in found.items()} == {
+        "vit": 0.2,
+        "own": 0.1,
+        "swin": 0.2,
+        "cnn": None,
+    }
+    usual = type(found["cnn"].student)().patch_size
+    sizes = [found[name].student.patch_size for name in pupils]
+    assert sizes == [8, 32, usual, usual]

@@ -163,3 +163,12 @@ def test_the_last_block_of_24_can_be_asked_for():
     """As every teacher in a chain but the first: its own last block was trained."""
     method = tinymim(vit(16), vit(24, depth=24), block="last")
     assert method.target.taps[1] == Tap("qkv", 24)
+
+
+@pytest.mark.parametrize("target", ["relation", "feature"])
+def test_the_last_block_drops_no_path(target):
+    """It is the one that is matched (spec 4.5)."""
+    method = tinymim(vit(16, depth=4), vit(24), target=target, drop_path=0.3)
+    assert method.student.drop_path_rates == [0.3, 0.3, 0.3, 0.0]
+    taught = tinymim(vit(16), vit(24, depth=3), target=target, teacher_drop_path=0.2)
+    assert taught.teacher.drop_path_rates == [0.2, 0.2, 0.2]
