@@ -188,6 +188,8 @@ def test_epochs_show_the_fixed_views(tmp_path):
         found = []
         for batch in stream.iterate(0, 3):
             assert torch.equal(batch.view_seeds, batch.remembered.seeds)
+            seeds = cache.seeds(batch.remembered.view, batch.ids.numpy())
+            assert batch.view_seeds.tolist() == seeds.tolist()
             found.append(dict(zip(batch.ids.tolist(), batch.pixels, strict=True)))
         stream.close()
         return found
@@ -202,3 +204,21 @@ def test_epochs_show_the_fixed_views(tmp_path):
         sample_seeds(0, 1, np.arange(3))
         == TeacherCache(tmp_path, Layout((1,), "fp32"), 2, 3).seeds(1, np.arange(3))
     ).all()
+
+
+def test_what_is_forgotten_is_asked_for_again(tmp_path):
+    cache = make(tmp_path / "c")
+    for view in range(3):
+        values = torch.arange(60.0).view(10, 6) + 100 * view
+        cache.keep(view, np.arange(10), cache.layout.encode(values))
+    cache.close()
+    cache = make(tmp_path / "c")
+    cache.forget(ids(2, 7))
+    for view in range(3):
+        known = cache.read(view, np.arange(10)).known
+        assert np.flatnonzero(~known).tolist() == [2, 7]
+    cache.keep(1, ids(7), cache.layout.encode(torch.full((1, 6), 5.0)))
+    cache.close()
+    found = make(tmp_path / "c").read(1, ids(7, 8))
+    assert found.known.all()
+    assert make(tmp_path / "d", shape=(6,)).layout.decode(found.raw)[0].tolist() == [5.0] * 6

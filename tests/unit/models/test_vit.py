@@ -74,12 +74,13 @@ def test_runs_no_further_than_the_deepest_tap(tap, blocks, projections):
     assert called == {"blocks": blocks, "projections": projections}
 
 
-def test_class_attention_is_the_first_row_of_the_map():
-    model = small().eval()
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_class_attention_is_the_first_row_of_the_map(scale):
+    model = small(qk_scale=scale).eval()
     tap, qkv = Tap("cls_attention", 2), Tap("qkv", 2)
     found = model.tap(torch.randn(2, 3, 32, 32), [tap, qkv])
     q, k, _ = model.blocks[1].attn.heads(found[qkv])
-    maps = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
+    maps = (q @ k.transpose(2, 3) * (scale or q.shape[-1] ** -0.5)).softmax(-1)
     torch.testing.assert_close(found[tap], maps[:, :, 0])
     torch.testing.assert_close(found[tap].sum(-1), torch.ones(2, 2))
 
