@@ -85,15 +85,16 @@ def split_first(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
         count: pictures per class to train on, in the order of the source: 60 is the published
             split of Caltech-256.
 
+    A class of no more than `count` is learned from, and has no test picture.
+
     Raises:
-        UserError: some class has no more than `count` pictures, so that none is left to test on.
+        UserError: no class has more than `count` pictures, so that none is left to test on.
     """
     groups = [np.flatnonzero(labels == c) for c in np.unique(labels[labels >= 0])]
-    smallest = min(groups, key=len)
-    if len(smallest) <= count:
+    largest = max(map(len, groups))
+    if largest <= count:
         raise UserError(
-            f"train_first={count} leaves no test pictures of class number {labels[smallest[0]]}, "
-            f"which has {len(smallest)}"
+            f"train_first={count} leaves no test pictures: no class has more than {largest}"
         )
     train, test = ([group[part] for group in groups] for part in (slice(count), slice(count, None)))
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

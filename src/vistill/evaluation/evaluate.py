@@ -30,7 +30,7 @@ from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.kept import keep_classifier, kept_name, new_folder
 from vistill.evaluation.knn import knn_votes
-from vistill.evaluation.labelled import Labelled, labelled_parts
+from vistill.evaluation.labelled import Labelled, labelled_parts, without_pictures
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
@@ -97,6 +97,7 @@ def evaluate_backbone(
     train, test, num_classes = labelled_parts(
         train_source, test_source, test_share, train_first=train_first
     )
+    untested = without_pictures(test, train_source.classes or [])
     chosen = {
         (budget, seed): train.indices[label_budget(train.classes[train.indices], budget, seed)]
         for budget in budgets
@@ -153,6 +154,7 @@ def evaluate_backbone(
                         broken=found.broken,
                         best_top1=found.best_top1,
                         tried=found.tried,
+                        untested=untested,
                     )
                 )
     return scores

@@ -1,5 +1,6 @@
 """Which samples of a source are learned from and which are tested, and what their classes are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,12 @@ def labelled_parts(
     if number < 2:
         raise UserError(f"{train_source.name} has a single class; an evaluation needs two")
     return train, test, number
+
+
+def without_pictures(part: Labelled, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes, of such names in their order, that no sample of `part` has."""
+    there = set(part.classes[part.indices].tolist())
+    return tuple(name for number, name in enumerate(names) if number not in there)
 
 
 def _labelled(source: Source, like: Source | None = None) -> Labelled:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _Z95 = 1.959963984540054
@@ -54,6 +54,9 @@ class Score:
         best_top1: best of several tests during training, thus chosen on test pictures; or None.
         setting: learning rate and weight decay that were chosen among several; or None.
         tried: all of those.
+        mean_per_class: mean over the classes of their accuracies; those without a test picture are
+            left out.
+        untested: names of these.
     """
 
     protocol: str
@@ -70,6 +73,8 @@ class Score:
     best_top1: float | None = None
     setting: Tried | None = None
     tried: tuple[Tried, ...] = ()
+    mean_per_class: float | None = None
+    untested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Summary:
     n_test: int
     best_top1: float | None = None
     seeds_needed: int | None = None
+    mean_per_class: float | None = None
 
 
 def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) -> int:
@@ -101,10 +107,23 @@ def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) 
 
     Ties go to the lower class; a class whose score is not finite is never a hit.
     """
+    return int(_among_highest(scores, labels, k).sum())
+
+
+def mean_per_class(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+    """Mean over the classes among `labels` of the share of their samples that are hits."""
+    hits = _among_highest(scores, labels, 1).double()
+    shares = [hits[labels == label].mean() for label in labels.unique()]
+    return float(torch.stack(shares).mean())
+
+
+def _among_highest(
+    scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int
+) -> Bool[Tensor, " n"]:
     own = scores.gather(1, labels[:, None])
     classes = torch.arange(scores.shape[1], device=scores.device)
     before = (scores > own) | ((scores == own) & (classes < labels[:, None]))
-    return int(((before.sum(dim=1) < k) & own[:, 0].isfinite()).sum())
+    return (before.sum(dim=1) < k) & own[:, 0].isfinite()
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
@@ -153,6 +172,7 @@ def score(
     broken: tuple[str, ...] = (),
     best_top1: float | None = None,
     tried: tuple[Tried, ...] = (),
+    untested: tuple[str, ...] = (),
 ) -> Score:
     """Turn class scores of the test pictures into a `Score`."""
     n = len(labels)
@@ -173,6 +193,8 @@ def score(
         best_top1=best_top1,
         setting=max(tried, key=lambda one: one.validation_top1, default=None),
         tried=tried,
+        mean_per_class=mean_per_class(scores, labels),
+        untested=untested,
     )
 
 
@@ -194,6 +216,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
             needed = seeds_needed([one.top1 for one in group], half)
         best = [one.best_top1 for one in group if one.best_top1 is not None]
         top5 = [one.top5 for one in group if one.top5 is not None]
+        classes = [one.mean_per_class for one in group if one.mean_per_class is not None]
         summaries.append(
             Summary(
                 protocol=protocol,
@@ -208,6 +231,7 @@ def summarize(scores: Sequence[Score]) -> list[Summary]:
                 n_test=first.n_test,
                 best_top1=fmean(best) if best else None,
                 seeds_needed=needed,
+                mean_per_class=fmean(classes) if classes else None,
             )
         )
     return summaries

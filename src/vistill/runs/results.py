@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
 
+_SHOWN = 5e-4
+"""Difference of two shares that shows in percents of one decimal."""
+
 
 def _budget(budget: float | str) -> str:
     return budget if isinstance(budget, str) else f"{100 * budget:g} %"
@@ -170,6 +173,17 @@ class EvaluateResult:
                     f"{summary.protocol}, {_budget(summary.budget)}: best test during training "
                     f"{100 * summary.best_top1:.1f} %, which is chosen on test pictures"
                 )
+        for summary in self.summaries:
+            mean = summary.mean_per_class
+            if mean is not None and abs(mean - summary.top1) >= _SHOWN:
+                lines.append(
+                    f"{summary.protocol}, {_budget(summary.budget)}: mean per class "
+                    f"{100 * mean:.1f} %"
+                )
+        if self.scores and (names := self.scores[0].untested):
+            few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            count = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+            lines.append(f"{count} no test picture and no part in the mean per class: {few}")
         lines += [few_seeds(one) for one in self.summaries if one.seeds_needed is not None]
         if self.summaries:
             kinds = {one.interval for one in self.summaries}

@@ -54,5 +54,10 @@ def test_split_of_a_class_with_one_picture_is_refused():
 def test_the_first_of_every_class_are_trained_on():
     train, test = split_first(np.array([1, 0, 1, 0, -1, 1, 0]), 2)
     assert (train.tolist(), test.tolist()) == ([0, 1, 2, 3], [5, 6])
-    with pytest.raises(UserError, match="train_first=3 leaves no test pictures of class number 0"):
-        split_first(np.array([0, 0, 0, 1, 1, 1, 1]), 3)
+
+
+def test_a_class_of_as_many_as_are_trained_on_has_no_test_picture():
+    train, test = split_first(np.array([0, 0, 0, 1, 1, 1, 1, 2]), 3)
+    assert (train.tolist(), test.tolist()) == ([0, 1, 2, 3, 4, 5, 7], [6])
+    with pytest.raises(UserError, match="leaves no test pictures: no class has more than 3"):
+        split_first(np.array([0, 0, 0, 1, 1]), 3)

@@ -5,6 +5,7 @@ import torch
 
 from vistill.evaluation.metrics import (
     Score,
+    mean_per_class,
     score,
     seeds_needed,
     summarize,
@@ -12,7 +13,7 @@ from vistill.evaluation.metrics import (
     top_k_hits,
 )
 from vistill.evaluation.metrics import wilson_interval as wilson
-from vistill.runs.results import few_seeds
+from vistill.runs.results import EvaluateResult, few_seeds
 
 
 def test_top_k_counts_ranks():
@@ -93,3 +94,18 @@ def test_few_seeds_say_how_many_would_do():
     assert one.seeds_needed is None
     (many,) = summarize([make(seed, 0.7 + 0.01 * (seed % 3)) for seed in range(5)])
     assert many.seeds_needed is None
+
+
+def test_the_mean_per_class_knows_only_classes_with_test_pictures():
+    """Of class 0 three of four are right, of class 2 one of one; class 1 has no picture."""
+    scores = torch.eye(3)[[0, 0, 0, 1, 2]]
+    labels = torch.tensor([0, 0, 0, 0, 2])
+    assert mean_per_class(scores, labels) == pytest.approx((0.75 + 1.0) / 2)
+    found = score(scores, labels, protocol="knn", budget=1.0, labels_used=9, seed=0, seconds=0.0,
+                  untested=("b",))  # fmt: skip
+    assert (found.top1, found.mean_per_class) == (0.8, 0.875)
+    (one,) = summarize([found])
+    assert one.mean_per_class == 0.875
+    text = str(EvaluateResult({}, "x", (found,), (one,)))
+    assert "knn, 100 %: mean per class 87.5 %" in text
+    assert "1 class has no test picture and no part in the mean per class: b" in text

@@ -1,5 +1,7 @@
 """Fine-tuning as KDEP transfers: SGD in steps, settings chosen on held-out training pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,16 @@ def test_candidates_and_choice():
     assert [one.validation_top1 for one in tried] == [0.01, 0.5, 0.1, 0.5]
     assert FineTuneConfig(recipe="kdep_sweep", lr=0.5).lrs == ()
     assert len(candidates(FineTuneConfig(recipe="kdep_sweep"))) == 8
+
+
+def test_a_class_of_which_all_are_trained_on_is_told(pictures, tmp_path):
+    """Caltech's split where a class has exactly as many pictures as are learned from."""
+    for number in range(13):
+        for name in ("blue", "green", "rare") if number < 11 else ("blue", "green"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            source = Path(pictures) / ("green" if name == "rare" else name) / f"{number:02}.png"
+            (tmp_path / name / source.name).write_bytes(source.read_bytes())
+    run = {"protocols": ("knn",), "train_first": 11, **QUIET}
+    (found,) = evaluate_backbone(vit(), open_source(str(tmp_path)), **run)
+    assert (found.labels_used, found.n_test, found.untested) == (33, 4, ("rare",))
+    assert found.mean_per_class == pytest.approx(found.top1)  # two classes of two pictures
