@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vistill.runs.adapting import Adapted
     from vistill.runs.reading import Reading
 
-_WITHOUT_TEACHER = ("mae", "videomae")
+_WITHOUT_TEACHER = ("mae", "supervised", "videomae")
 
 
 def pretrain(
@@ -219,7 +219,9 @@ def _run_chain(
     prepared = prepare(stages[0], reading, **objects)
     pupil = deepcopy(prepared.method.student)
     for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
-        pupil = build(stage.config, teacher=pupil, untrained=True).student
+        pupil = build(
+            stage.config, teacher=pupil, untrained=True, num_classes=prepared.num_classes
+        ).student
     with claim_chain(chain, out, overwrite=overwrite, dry_run=dry_run):
         if dry_run:
             rehearse(prepared, folders[0], overwrite=overwrite)

@@ -9,7 +9,17 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.section import Blocks, Number, Positive, Section, Seed, Share, Width, unique
+from vistill.config.section import (
+    Blocks,
+    Number,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    Width,
+    unique,
+)
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -233,6 +243,12 @@ class KDEPConfig(Section):
     logits_entropy: Share | None = Field(default=None, json_schema_extra=needs(logits_weight=GIVEN))
     """Compare the scores of those pictures only where the teacher's entropy is at most this share
     of the largest possible one; default: of all."""
+    labels_weight: Number = Field(default=0.0)
+    """Factor of the cross-entropy with the labels of the pictures that have one; the classifier is
+    that of `logits_weight` where both tell as many classes apart."""
+    logits_activation: Literal["before", "after"] = Field(default="after")
+    """Whether the classifiers of CNNs see the feature after its last activation, as networks have
+    it, or before it, as the published code reads both sides' class scores."""
     fit_view: Literal["train", "eval"] = Field(
         default="train", json_schema_extra=needs(align=("svd", "channel_var"))
     )
@@ -260,6 +276,9 @@ class KDEPConfig(Section):
         if self.transform is None and self.align == "conv1x1":
             without = "with method.align=conv1x1 unless method.transform=pts"
             found |= dict.fromkeys(("method.temperature", "method.n"), without)
+        if not self.logits_weight and not self.labels_weight:
+            without = "without method.logits_weight or method.labels_weight"
+            found["method.logits_activation"] = without
         if not self.weight and not self.stages:
             names = (
                 "align",
@@ -273,6 +292,21 @@ class KDEPConfig(Section):
             )
             found |= {f"method.{name}": "with method.weight=0 and no stages" for name in names}
         return found
+
+
+class SupervisedConfig(Section):
+    """Supervised pre-training: cross-entropy with the labels, without a teacher. It is what KDEP's
+    tables compare with."""
+
+    name: Literal["supervised"] = "supervised"
+    label_smoothing: Rate = Field(default=0.0)
+    """Share of the target that is spread over all classes."""
+    color_jitter: Annotated[tuple[Positive, Positive, Positive], "bcs"] | None = Field(
+        default=(0.1, 0.1, 0.1), json_schema_extra=needs({"data.frames": None})
+    )
+    """Brightness, contrast and saturation jitter of pictures; null: off."""
+    lighting_std: Number = Field(default=0.05, json_schema_extra=needs({"data.frames": None}))
+    """Std of the colour noise along ImageNet's principal directions, of pictures."""
 
 
 class HiddenDecoderConfig(Section):
@@ -409,6 +443,7 @@ MethodConfig = Annotated[
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig
+    | SupervisedConfig
     | CustomConfig,
     Field(discriminator="name"),
 ]

@@ -117,8 +117,8 @@ class StudentConfig(Section):
     """Fresh weights as in MAE, or truncated normal ones as in feature distillation."""
     drop_path: Rate | None = Field(default=None)
     """Stochastic depth: TinyMIM's constant rate on all blocks but the last, or, in feature
-    distillation, VideoMAE and AMD, the rate of the last block, rising linearly from 0; default: the
-    method's own."""
+    distillation, VideoMAE, AMD and supervised pre-training, the rate of the last block, rising
+    linearly from 0; default: the method's own."""
     init: str | None = Field(default=None)
     """Start from these weights (`run:PATH`, `file:PATH`); default: fresh."""
 

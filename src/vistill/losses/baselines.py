@@ -1,15 +1,35 @@
-"""Distillation baselines that KDEP is compared with: logits, and flow between stages
-(spec kdep 8)."""
+"""Baselines that KDEP is compared with: labels, logits, and flow between stages (spec kdep 8)."""
 
 import math
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vistill.losses.distances import at_least_fp32
+
+
+def label_cross_entropy(
+    scores: Float[Tensor, "b c"], labels: Int[Tensor, " b"], smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the samples with a label; 0 where none has one.
+
+    Args:
+        scores: class scores.
+        labels: class indices, -1 where unknown.
+        smoothing: share of the target that is spread over all classes.
+    """
+    known = (labels >= 0).sum().clamp(min=1)
+    total = F.cross_entropy(
+        at_least_fp32(scores),
+        labels,
+        ignore_index=-1,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
+    return total / known
 
 
 def logits_kl(

@@ -9,6 +9,7 @@ from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.kdep import KDEP
 from vistill.methods.mae import MAE
+from vistill.methods.supervised import Supervised
 from vistill.methods.tinymim import TinyMIM
 from vistill.methods.videomae import VideoMAE
 
@@ -25,6 +26,7 @@ METHODS: dict[str, Buildable] = {
     "feature_distillation": FeatureDistillation,
     "kdep": KDEP,
     "mae": MAE,
+    "supervised": Supervised,
     "tinymim": TinyMIM,
     "videomae": VideoMAE,
 }

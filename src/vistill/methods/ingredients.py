@@ -25,6 +25,7 @@ class Ingredients:
             method's own.
         teacher_drop_path: drop path rate of the teacher; 0: none.
         student_drop_path: drop path rate of the student; None: the method's own.
+        num_classes: how many classes the labels of the pictures tell apart; or why they do not.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Ingredients:
         teacher_block: int | Literal["last"] | None = None,
         teacher_drop_path: float = 0.0,
         student_drop_path: float | None = None,
+        num_classes: int | str = "the pictures have no labels",
     ) -> None:
         self.method, self.student, self.config = method, student, config
+        self._num_classes = num_classes
         self._teacher = teacher
         self._given = {
             "teacher.block": teacher_block,
@@ -74,6 +77,13 @@ class Ingredients:
     def student_drop_path(self) -> float | None:
         """Drop path rate of the student; None: the method's own."""
         return self._ask("student.drop_path")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels tell apart; a UserError where there are no labels."""
+        if isinstance(self._num_classes, str):
+            raise UserError(f"{self.method} learns from labels, but {self._num_classes}")
+        return self._num_classes
 
     def options(self, section: type[S]) -> S:
         """The options of a method of the user's own (`method.options.…`), checked.

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.config.methods import KDEPConfig
 from vistill.heads.projector import conv1x1
-from vistill.losses.baselines import logits_kl
 from vistill.losses.feature import DISTANCES
 from vistill.methods.base import Fitting, weighted
 from vistill.methods.first_look import FeatureMoments
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.kdep_parts import (
     check_terms,
+    classifiers,
     file_name,
     fit_maps,
     fixed_map,
     needs_a_pass,
     recoloured,
+    score_terms,
 )
 from vistill.methods.layers import Activation, layer_widths, read
 from vistill.methods.shared_view import SharedView
@@ -40,6 +41,7 @@ class KDEP(SharedView):
         teacher: any frozen model.
         config: the switches.
         drop_path: constant rate of the student's blocks.
+        num_classes: how many the labels tell apart, where they are learned.
 
     Raises:
         UserError: teacher, student and switches do not fit together.
@@ -52,6 +54,7 @@ class KDEP(SharedView):
         config: KDEPConfig | None = None,
         *,
         drop_path: float = 0.0,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__(student, teacher)
         self.config = config = config or KDEPConfig()
@@ -71,22 +74,22 @@ class KDEP(SharedView):
             }
         )
         self.aligner = conv1x1(student.width, teacher.width) if learned else nn.Identity()
-        self.classifier: nn.Module | None = None
-        if config.logits_weight:
-            classes = teacher.shape(self.theirs.tap("logits")).width
-            self.widths["logits"] = classes
-            self.classifier = nn.Linear(student.width, classes)
+        self.scores = config.logits_activation if config.logits_weight else None
+        if self.scores is not None:
+            self.widths["logits"] = teacher.shape(self.theirs.tap("logits")).width
+        counts = self.widths.get("logits"), num_classes
+        self.classifier, self.label_classifier = classifiers(student.width, *counts)
         self.ours.drop_path([drop_path] * max(1, student.depth))
 
     @classmethod
     def build(cls, given: Ingredients) -> Self:
         """From a configuration."""
         rate = given.student_drop_path or 0.0
-        return cls(given.student, given.teacher, given.config, drop_path=rate)
+        labels = given.num_classes if given.config.labels_weight else None
+        return cls(given.student, given.teacher, given.config, drop_path=rate, num_classes=labels)
 
     def view(self, batch: Batch, *, augment: bool) -> Batch:
-        """The picture that both sides see: jittered colours, then noise along their principal
-        directions."""
+        """Both sides' picture: jittered colours, then noise along their principal directions."""
         return replace(batch, pixels=recoloured(self.config, batch)) if augment else batch
 
     def cache_key(self) -> dict[str, Any]:
@@ -95,13 +98,12 @@ class KDEP(SharedView):
             "activation": self.activation,
             **self.config.model_dump(include={"color_jitter", "lighting_std"}),
             "layers": self.layers[1],
-            "logits": self.classifier is not None,
+            "logits": "before" if self.scores == "before" else self.scores is not None,
         }
 
     def teacher_features(self, batch: Batch) -> Float[Tensor, "b d"]:
         """The teacher's pooled feature; beside it its layers and class scores, if any."""
-        scores = self.classifier is not None
-        found = read(self.theirs, batch, self.activation, self.layers[1], scores=scores)
+        found = read(self.theirs, batch, self.activation, self.layers[1], scores=self.scores)
         beside = [*found.layers, *([] if found.scores is None else [found.scores])]
         return torch.cat([found.pooled, *beside], dim=1) if beside else found.pooled
 
@@ -116,19 +118,17 @@ class KDEP(SharedView):
 
     def compare(self, batch: Batch, target: Mapping[str, Tensor]) -> Losses:
         config = self.config
-        scored = self.classifier is not None
-        found = read(self.ours, batch, self.activation, self.layers[0], activated=scored)
+        heads = self.classifier, self.label_classifier
+        scored = config.logits_activation if any(heads) else None
+        found = read(self.ours, batch, self.activation, self.layers[0], classified=scored)
         distance = DISTANCES[config.loss]
         terms: dict[str, tuple[float, Tensor]] = {}
         if config.weight:
-            ours = self.aligner(found.pooled)
-            terms["feature"] = config.weight, distance(ours, target["feature"])
+            loss = distance(self.aligner(found.pooled), target["feature"])
+            terms["feature"] = config.weight, loss
         for i, layer in enumerate(found.layers, start=1):
             terms[f"stage{i}"] = config.stage_weight, distance(layer, target[f"stage{i}"])
-        if self.classifier is not None:
-            scores, heat = self.classifier(found.activated), config.logits_temperature
-            loss = logits_kl(scores, target["logits"], heat, config.logits_entropy)
-            terms["logits"] = config.logits_weight, loss
+        terms |= score_terms(config, heads, found.classified, target.get("logits"), batch.labels)
         return weighted(terms)
 
     def fitting(self, pictures: int) -> Fitting | None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from vistill.augment.jitter import color_jitter
 from vistill.augment.lighting import lighting
 from vistill.batch import Batch
-from vistill.config.methods import KDEPConfig
+from vistill.config.methods import KDEPConfig, SupervisedConfig
 from vistill.errors import UserError
+from vistill.losses.baselines import label_cross_entropy, logits_kl
 from vistill.methods.first_look import calibration
 from vistill.methods.side import Side
 from vistill.targets.fixed_map import FixedMap, check_width
@@ -51,7 +52,7 @@ def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> 
     )
 
 
-def recoloured(config: KDEPConfig, batch: Batch) -> Float[Tensor, "b 3 h w"]:
+def recoloured(config: KDEPConfig | SupervisedConfig, batch: Batch) -> Float[Tensor, "b 3 h w"]:
     """The batch in jittered colours, then with noise along their principal directions."""
     pixels = batch.unit_pixels()
     if config.color_jitter is not None:
@@ -64,7 +65,11 @@ def recoloured(config: KDEPConfig, batch: Batch) -> Float[Tensor, "b 3 h w"]:
 def check_terms(config: KDEPConfig, teacher: Side) -> None:
     """Raise a UserError where nothing is compared, or what the teacher does not have."""
     if not (config.weight or config.stages or config.logits_weight):
-        raise UserError("method.weight=0 needs method.logits_weight or method.stages")
+        alone = "; to learn from labels alone, use the method supervised"
+        raise UserError(
+            "method.weight=0 needs method.logits_weight or method.stages"
+            + (alone if config.labels_weight else "")
+        )
     if config.align == "conv1x1" and config.stages:
         raise UserError("method.stages are matched by fixed maps; method.align=conv1x1 is none")
     if config.logits_weight and "logits" not in teacher.model.taps:
@@ -72,6 +77,43 @@ def check_terms(config: KDEPConfig, teacher: Side) -> None:
             "method.logits_weight needs a teacher with its classifier; "
             "write teacher.model=file:PATH,classifier=keep"
         )
+
+
+def classifiers(
+    width: int, teacher_classes: int | None, label_classes: int | None
+) -> tuple[nn.Linear | None, nn.Linear | None]:
+    """The student's classifiers, which are thrown away after training: for the teacher's scores and
+    for the labels, unless one does for both.
+
+    Args:
+        width: of the feature.
+        teacher_classes: how many the teacher's scores are; None: they are not compared.
+        label_classes: how many the labels tell apart; None: they are not learned.
+    """
+    logits = None if teacher_classes is None else nn.Linear(width, teacher_classes)
+    shared = label_classes is None or label_classes == teacher_classes
+    return logits, None if shared else nn.Linear(width, label_classes or 0)
+
+
+def score_terms(
+    config: KDEPConfig,
+    heads: tuple[nn.Linear | None, nn.Linear | None],
+    feature: Float[Tensor, "b d"],
+    target: Float[Tensor, "b c"] | None,
+    labels: Int[Tensor, " b"] | None,
+) -> dict[str, tuple[float, Tensor]]:
+    """Weight and loss by name of the student's scores, against the teacher's and the labels."""
+    terms: dict[str, tuple[float, Tensor]] = {}
+    classifier, label_classifier = heads
+    scores = None if classifier is None else classifier(feature)
+    if scores is not None and target is not None:
+        heat, share = config.logits_temperature, config.logits_entropy
+        terms["logits"] = config.logits_weight, logits_kl(scores, target, heat, share)
+    if config.labels_weight and labels is not None:
+        scores = scores if label_classifier is None else label_classifier(feature)
+        assert scores is not None
+        terms["labels"] = config.labels_weight, label_cross_entropy(scores, labels)
+    return terms
 
 
 def needs_a_pass(maps: Iterable[FixedMap], pictures: int) -> bool:

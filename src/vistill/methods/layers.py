@@ -18,19 +18,22 @@ from vistill.models.backbone import Backbone, Tap, TapKind
 Activation = Literal["before", "after"]
 
 
+_PLACES: dict[Activation | None, TapKind] = {"before": "pooled", "after": "pooled_act"}
+
+
 class Reading(NamedTuple):
     """What one pass gave.
 
     Attributes:
         pooled: a CNN's pooled last map, before or after its last activation; another model's own
             pooling.
-        activated: what a classifier of the model sees.
+        classified: what a classifier sees.
         layers: the mean over space of each named layer's output.
         scores: class scores, where they were asked for.
     """
 
     pooled: Float[Tensor, "b d"]
-    activated: Float[Tensor, "b d"]
+    classified: Float[Tensor, "b d"]
     layers: list[Float[Tensor, "b e"]]
     scores: Float[Tensor, "b c"] | None
 
@@ -41,8 +44,8 @@ def read(
     activation: Activation,
     layers: Sequence[str] = (),
     *,
-    activated: bool = False,
-    scores: bool = False,
+    classified: Activation | None = None,
+    scores: Activation | None = None,
 ) -> Reading:
     """Run a model on the batch as far as needed, and read.
 
@@ -51,23 +54,41 @@ def read(
         batch: pictures.
         activation: where `pooled` of a CNN is read.
         layers: dotted names of modules in front of the pooled feature.
-        activated: whether that is wanted; otherwise it equals `pooled`.
-        scores: whether they are wanted; the model has to offer them.
+        classified: where a classifier of a CNN reads; None: as `activation`.
+        scores: where the model's own classifier reads, which it has to offer; None: not wanted.
+
+    Raises:
+        UserError: scores before the activation are wanted of something else than one linear layer.
     """
     model = side.model
-    kind: TapKind = "pooled" if activation == "before" else "pooled_act"
-    cnn = kind in model.taps
-    kinds: list[TapKind] = [kind] if cnn else ["norm"]
-    if cnn and activated and kind != "pooled_act":
-        kinds.append("pooled_act")
-    if scores:
-        kinds.append("logits")
+    cnn = "pooled" in model.taps
+    at = {None: _PLACES[activation], **_PLACES}
+    wanted: set[TapKind] = {at[activation], at[classified]} if cnn else {"norm"}
+    early = cnn and scores == "before"
+    if scores is not None:
+        wanted.add("pooled" if early else "logits")
     with _watched(model, layers) as seen:
-        taps = [Tap(one, model.depth) for one in kinds]
+        taps = [Tap(one, model.depth) for one in sorted(wanted)]
         found = {tap.kind: signal for tap, signal in side.see(batch, taps).items()}
-    pooled = found[kind] if cnn else found["norm"][:, model.num_prefix_tokens :].mean(dim=1)
-    means = [seen[name] for name in layers]
-    return Reading(pooled, found.get("pooled_act", pooled), means, found.get("logits"))
+    pooled = found["norm"][:, model.num_prefix_tokens :].mean(dim=1) if not cnn else None
+    said = last_linear(side)(found["pooled"]) if early else found.get("logits")
+    places = [found[at[one]] if pooled is None else pooled for one in (activation, classified)]
+    return Reading(places[0], places[1], [seen[name] for name in layers], said)
+
+
+def last_linear(side: Side) -> nn.Linear:
+    """The linear layer that makes a CNN's class scores of its pooled feature.
+
+    Raises:
+        UserError: there is none.
+    """
+    linear = [part for part in _root(side.model).modules() if isinstance(part, nn.Linear)]
+    if not linear or linear[-1].in_features != side.model.width:
+        raise UserError(
+            f"method.logits_activation=before: the {side.name} has no linear layer that makes "
+            "class scores of its pooled feature; use after"
+        )
+    return linear[-1]
 
 
 @torch.no_grad()

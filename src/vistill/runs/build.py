@@ -25,6 +25,7 @@ def build(
     teacher: Backbone | None = None,
     student: Backbone | None = None,
     untrained: bool = False,
+    num_classes: int | str = "the pictures have no labels",
 ) -> Method:
     """The method with its student and teacher.
 
@@ -33,6 +34,7 @@ def build(
         teacher: instead of `config.teacher.model`.
         student: instead of a fresh `config.student.model`.
         untrained: allow a teacher with random weights, whatever `config` says.
+        num_classes: how many classes the labels tell apart; or why they do not.
 
     Raises:
         UserError: a model is unknown, its weights are missing, or the two do not fit together.
@@ -70,12 +72,15 @@ def build(
         config.teacher.block,
         config.teacher.drop_path,
         sizes.drop_path,
+        num_classes,
     )
     return build_custom(given) if config.method.name == "custom" else build_method(given)
 
 
-def build_several(config: RunConfig, *, teacher: Backbone | None = None) -> MultiStudent:
-    """All of `config.students` around one teacher.
+def build_several(
+    config: RunConfig, *, teacher: Backbone | None = None, num_classes: int | str
+) -> MultiStudent:
+    """All of `config.students` around one teacher; see `build`.
 
     Raises:
         UserError: see `build`; or the method teaches one student at a time.
@@ -83,7 +88,7 @@ def build_several(config: RunConfig, *, teacher: Backbone | None = None) -> Mult
     methods: dict[str, Method] = {}
     for name, own in student_configs(config).items():
         try:
-            method = build(own, teacher=teacher)
+            method = build(own, teacher=teacher, num_classes=num_classes)
         except UserError as error:
             raise UserError(f"students.{name}: {error}") from error
         method.peak_scale = _peak_lr(own) / _peak_lr(config)

@@ -63,6 +63,7 @@ _LATER = {
     "data": {"value_range", "allow_truncated"},
     "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
     "student": {"qk_scale", "ape", "extra_norm_period"},
+    "method": {"labels_weight", "logits_activation"},
 }
 
 
@@ -79,6 +80,7 @@ class Prepared:
     stream: TrainStream
     fitting: Fitting | None
     planned: Planned | None
+    num_classes: int | str
 
     @property
     def config(self) -> RunConfig:
@@ -118,17 +120,28 @@ def prepare(
     train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
     say_notes(reading.source.name, require_samples(reading))
+    classes = _num_classes(reading, train)
     if config.students is None:
-        method = build(config, teacher=teacher, student=student)
+        method = build(config, teacher=teacher, student=student, num_classes=classes)
     else:
-        method = build_several(config, teacher=teacher)
+        method = build_several(config, teacher=teacher, num_classes=classes)
     fitting = method.fitting(len(train))
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
     if planned is not None:
         stream.use(planned.cache)
         say_notes(str(planned.cache.folder), planned.notes)
-    return Prepared(adapted, world, reading, train, held_out, method, stream, fitting, planned)
+    built = method, stream, fitting, planned
+    return Prepared(adapted, world, reading, train, held_out, *built, classes)
+
+
+def _num_classes(reading: Reading, train: np.ndarray) -> int | str:
+    """How many classes the labels of the samples to train on tell apart; or why they do not."""
+    source = reading.source
+    if source.classes is None or source.labels is None or not (source.labels[train] >= 0).any():
+        why = "" if source.unlabelled is None else f": {source.unlabelled.reason}"
+        return f"{source.name} has none{why}; give one folder per class, or a list with labels"
+    return len(source.classes)
 
 
 def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
