@@ -8,6 +8,8 @@ from torchvision.models import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
 
 from vistill.batch import Batch
+from vistill.config.methods import FeatureDistillationConfig
+from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.side import Side
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
@@ -137,3 +139,28 @@ def test_a_part_of_another_batch_keeps_its_own_draws():
     with drawn(module, torch.zeros(len(paths(module)), 2)):
         torch.manual_seed(0)
         assert module(torch.ones(2, 8, 3)).sum() > 0
+
+
+def gradient(student, teacher, batches, seed):
+    config = FeatureDistillationConfig(target="pooled")
+    method = FeatureDistillation(student, teacher, config, drop_path=0.5).train()
+    torch.manual_seed(seed)  # of another rank, or behind a resume
+    for batch in batches:
+        (method(batch).total / len(batches)).backward()
+    return {name: p.grad.clone() for name, p in method.student.named_parameters()
+            if p.grad is not None}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_micro_batches_and_the_global_generator_change_nothing(version):
+    teacher = swin(1).eval()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(4, 3, 16, 16, generator=generator)
+    whole = Batch(pixels, seeds=torch.arange(4) + 40, ids=torch.arange(4))
+    found = []
+    for batches in ([whole], [whole.take(torch.tensor([0, 2])), whole.take(torch.tensor([1, 3]))]):
+        torch.manual_seed(0)
+        found.append(gradient(swin(version), teacher, batches, seed=len(found)))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=1e-4, msg=name)
