@@ -349,8 +349,9 @@ def _fingerprint(config: RunConfig) -> dict[str, Any]:
         if name == "student":
             written += settings.get("students", {}).values()
         for key in later & set(model.model_fields):
+            usual = model.model_fields[key].default
             for section in written:
-                if section.get(key) == model.model_fields[key].default:
+                if section.get(key) == ([] if usual == () else usual):
                     section.pop(key, None)  # then the run may be from before there was the setting
     settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
     for section in (

@@ -137,3 +137,32 @@ def test_what_makes_a_run_another_one():
         assert fingerprint(**{name: value}) != usual, name
     for name, value in THE_SAME_RUN.items():
         assert fingerprint(**{name: value}) == usual, name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "beside"),
+    [
+        ("optim.milestones", [30], {"optim.schedule": "multistep"}),
+        ("optim.pieces", [[0, 1.0]], {"optim.schedule": "piecewise"}),
+        ("optim.div_factor", 5, {"optim.schedule": "1cycle"}),
+        ("optim.weight_decay_end", 0.4, {}),
+        ("student.qk_scale", 0.2, {}),
+        ("students.a.qk_scale", 0.2, {"students.a.model": "vit_tiny"}),
+        ("method.labels_weight", 1.0, {}),
+    ],
+)
+def test_a_later_setting_at_its_default_leaves_older_runs_as_they_are(key, value, beside):
+    def fingerprint(**settings):
+        words = {"data.train": "pictures", "teacher": "x", **beside, **settings}
+        found = stage._fingerprint(load_config("kdep", words.items()))
+        for part in key.split(".")[:-1]:
+            found = found[part]
+        return found
+
+    last = key.rpartition(".")[2]
+    if not key.startswith(("optim.milestones", "optim.pieces")):  # which their schedules need
+        assert last not in fingerprint()
+    assert fingerprint(**{key: value})[last] == value
+    usual = stage._fingerprint(load_config("kdep", {"data.train": "x", "teacher": "x"}.items()))
+    later = {name for names in stage._LATER.values() for name in names}
+    assert not later & {*usual["optim"], *usual["student"], *usual["data"], *usual["method"]}
