@@ -12,7 +12,7 @@ from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.files import local_path
 from vistill.runs.measuring import classify, detect, fresh
-from vistill.runs.reference import backbone_reference, with_module
+from vistill.runs.reference import backbone_reference, named, with_module
 from vistill.runs.results import EvaluateResult, say_notes
 from vistill.runs.samples import clips_of, trained_on
 
@@ -93,7 +93,7 @@ def evaluate(
         measured = fresh(measured, config.seeds[0], model)
     elif measured.untrained:
         raise UserError(
-            f"{backbone} would have random weights; write timm/NAME:pretrained, run:DIR or "
+            f"{named(backbone)} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
     source = reference if isinstance(reference, str) else "a model given as an object"

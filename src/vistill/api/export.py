@@ -10,7 +10,7 @@ from vistill.errors import UserError
 from vistill.image_size import ImageSize
 from vistill.runs.exporting import export_classifier, export_onnx, require_own
 from vistill.runs.published import PUBLISHED, export_published
-from vistill.runs.reference import backbone_reference, with_module
+from vistill.runs.reference import backbone_reference, named, with_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,7 @@ def export(
     backbone = load_backbone(reference, into=model)
     if backbone.untrained and not random_init:
         raise UserError(
-            f"{source} would have random weights; write timm/NAME:pretrained, run:DIR or "
+            f"{named(source)} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
         )
     head = find_head(reference)

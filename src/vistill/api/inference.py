@@ -11,7 +11,7 @@ from vistill.config.evaluation import EmbedConfig, SamplesConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.runs.inference import InferenceResult, Job, check_out
-from vistill.runs.reference import backbone_reference, with_module
+from vistill.runs.reference import backbone_reference, named, with_module
 from vistill.runs.samples import clips_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def embed(
     backbone = load_backbone(reference, into=into)
     if backbone.untrained:
         raise UserError(
-            f"{model} would have random weights; write timm/NAME:pretrained, run:DIR or file:PATH"
+            f"{named(model)} would have random weights; write timm/NAME:pretrained, run:DIR or "
+            "file:PATH"
         )
 
     from vistill.evaluation.classifier import prepare_backbone
@@ -134,4 +135,4 @@ def embed(
     def write(rows: "Rows", source: "Source", folder: Path) -> None:
         write_features(rows, source, file, folder)
 
-    return job.run(os.fspath(data), file, write, ready.width, "bicubic", "features")
+    return job.run(os.fspath(data), file, write, ready.feature_width, "bicubic", "features")

@@ -81,11 +81,12 @@ class Classifier(Method):
         self.options = options or FineTuneConfig()
         normed = pool == "avg" and "pooled_act" not in backbone.taps
         normed = normed and not backbone.pools_after_norm
-        self.fc_norm = nn.LayerNorm(backbone.width, eps=_EPS) if normed else nn.Identity()
-        self.head = nn.Linear(backbone.width, num_classes)
+        width = backbone.feature_width if pool == "avg" else backbone.width
+        self.fc_norm = nn.LayerNorm(width, eps=_EPS) if normed else nn.Identity()
+        self.head = nn.Linear(width, num_classes)
         generator = torch.Generator().manual_seed(seed)
         if self.options.head_init == "uniform":
-            bound = backbone.width**-0.5
+            bound = width**-0.5
             nn.init.uniform_(self.head.weight, -bound, bound, generator=generator)
             nn.init.uniform_(self.head.bias, -bound, bound, generator=generator)
         else:
@@ -104,7 +105,7 @@ class Classifier(Method):
         drop_path_noise: Float[Tensor, "branches b"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """What the head sees of normalised pictures or clips."""
-        if "pooled_act" in self.student.taps:
+        if self.pool == "avg" and "pooled_act" in self.student.taps:
             return self.student.pooled(images)
         after_norm = self.pool == "cls" or self.student.pools_after_norm
         kind: Literal["block", "norm"] = "norm" if after_norm else "block"

@@ -62,8 +62,8 @@ class KDEP(SharedView):
         self.activation: Activation = config.activation or ("after" if learned else "before")
         check_terms(config, self.theirs)
         self.layers = [pair[0] for pair in config.stages], [pair[1] for pair in config.stages]
-        ours = [student.width, *layer_widths(self.ours, self.layers[0])]
-        theirs = [teacher.width, *layer_widths(self.theirs, self.layers[1])]
+        ours = [student.feature_width, *layer_widths(self.ours, self.layers[0])]
+        theirs = [teacher.feature_width, *layer_widths(self.theirs, self.layers[1])]
         names = ["feature", *(f"stage{i}" for i in range(1, len(ours)))]
         self.widths = dict(zip(names, theirs, strict=True))
         self.maps = nn.ModuleDict(
@@ -73,12 +73,12 @@ class KDEP(SharedView):
                 if i or config.weight
             }
         )
-        self.aligner = conv1x1(student.width, teacher.width) if learned else nn.Identity()
+        self.aligner = conv1x1(ours[0], theirs[0]) if learned else nn.Identity()
         self.scores = config.logits_activation if config.logits_weight else None
         if self.scores is not None:
             self.widths["logits"] = teacher.shape(self.theirs.tap("logits")).width
         counts = self.widths.get("logits"), num_classes
-        self.classifier, self.label_classifier = classifiers(student.width, *counts)
+        self.classifier, self.label_classifier = classifiers(ours[0], *counts)
         self.ours.drop_path([drop_path] * max(1, student.depth))
 
     @classmethod

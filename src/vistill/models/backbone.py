@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.models.grids import token_grid
-from vistill.models.taps import Draws, Images, Shape, Taps, Visible
+from vistill.models.taps import Draws, Images, Run, Shape, Taps, Visible
 from vistill.models.taps import Tap as Tap
 from vistill.models.taps import TapKind as TapKind
+
+POOLED: frozenset[TapKind] = frozenset(("pooled", "pooled_act"))
+BY_ITSELF = "its own pooled feature, by the layers that it has behind its last tokens or map"
+OVER_OWN = "a mean, since the layers behind it that make its own feature learn nothing here"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Backbone(nn.Module, ABC):
         normalization: what its inputs are normalised with.
         taps: the kinds of `Tap` that it offers.
         pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
+        pools_itself: whether the pooled feature is what layers of its own behind the last tokens or
+            map make of them, as in its library; see `pool_itself`.
+        feature_width: channels of that feature; D where it is a mean.
         origin: where the weights came from, one line for logs and run folders.
         untrained: whether they are random ones that nobody trained.
         reads: which of several signals the feature is read from, where that is no matter of course.
@@ -62,6 +69,8 @@ class Backbone(nn.Module, ABC):
     normalization: Normalization
     taps: frozenset[TapKind]
     pools_after_norm: bool = False
+    pools_itself: bool = False
+    _own: tuple[Run, int] | None = None
     reads: str = ""
     origin: str
     untrained: bool = False
@@ -73,6 +82,33 @@ class Backbone(nn.Module, ABC):
     def has_class_token(self) -> bool:
         """Whether the first of its tokens is a class token; registers alone are none."""
         return self.num_prefix_tokens > 0
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the pooled feature."""
+        return self._own[1] if self.pools_itself and self._own is not None else self.width
+
+    def offer_own(self, run: Run, width: int) -> None:
+        """Know that the library pools by layers of its own, to `width` channels, in `run`."""
+        self._own = run, width
+        if not self.pools_itself:
+            self.reads = OVER_OWN
+
+    def pool_itself(self) -> None:
+        """Read the pooled feature as the library does, if that has layers of its own for it.
+
+        For weights that were trained together with these layers; a student's learn nothing.
+        """
+        if self._own is not None:
+            self.pools_itself, self.reads = True, BY_ITSELF
+            self.taps |= POOLED
+
+    def own_feature(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b d"]:
+        """The pooled feature of such a library, by a whole pass."""
+        assert self._own is not None
+        pooled = self._own[0](images).pooled
+        assert pooled is not None
+        return pooled.flatten(1)
 
     @abstractmethod
     def tap(

@@ -270,10 +270,11 @@ def load_teacher(
     """
     teacher = load_backbone(spec, image_size=image_size, num_frames=num_frames)
     if teacher.untrained and weights != "random":
-        name = str(spec).partition(",")[0]
-        hint = f"{name}:pretrained" if name.startswith(LIBRARIES) else "run:DIR or file:PATH"
+        name = spec.origin if isinstance(spec, Backbone) else spec
+        plain = name.partition(",")[0]
+        hint = f"{plain}:pretrained" if plain.startswith(LIBRARIES) else "run:DIR or file:PATH"
         raise UserError(
-            f"the teacher {spec} would have random weights; write {hint}, "
+            f"the teacher {name} would have random weights; write {hint}, "
             "or say --teacher-weights random if that is what you want"
         )
     return teacher
@@ -307,6 +308,7 @@ def _from_file(reference: str) -> Backbone:
             f"file:{reference}: model must be LIBRARY/NAME or FILE.py:NAME, not {name!r}"
         )
     load_file_into(model, reference)
+    model.pool_itself()
     return model
 
 

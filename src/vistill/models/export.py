@@ -65,6 +65,7 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         "image_size": list(backbone.image_size),
         "origin": backbone.origin,
         "untrained": backbone.untrained,
+        **({"pools_itself": True} if backbone.pools_itself else {}),
         **facts,
     }
     write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
@@ -189,6 +190,8 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
     model.normalization = Normalization(
         tuple(description["normalization"]["mean"]), tuple(description["normalization"]["std"])
     )
+    if description.get("pools_itself", False):
+        model.pool_itself()
     model.origin = f"run {folder}"
     model.untrained = bool(description.get("untrained", False))  # older exports do not say
     return model

@@ -1,8 +1,8 @@
 """Internal signals of a model, by name; and the types in the signature of `Backbone.tap`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -79,6 +79,22 @@ Draws = Float[Tensor, "branches b"] | None
 None draws from the global generator."""
 
 
+class Own(NamedTuple):
+    """What the library itself makes of pictures; None where it does not say.
+
+    Attributes:
+        tokens: its last tokens `[B, N, D]` or last map, behind everything that precedes pooling.
+        pooled: its pooled feature `[B, D]`.
+    """
+
+    tokens: Tensor | None
+    pooled: Tensor | None
+
+
+Run = Callable[[Tensor], Own]
+"""A whole pass of the library over normalised pixels."""
+
+
 class Seen(NamedTuple):
     """What a whole pass over some pictures showed.
 
@@ -94,4 +110,4 @@ class Seen(NamedTuple):
     entered: dict[int, Tensor]
     heads: dict[int, int]
     normed: Tensor | None
-    own: Any
+    own: Own

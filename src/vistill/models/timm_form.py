@@ -232,6 +232,7 @@ def _features(backbone: Backbone) -> tuple[str, ...]:
         "model.in_conv(model.forward_features(x)).mean((2, 3))",
         "model.forward_features(x)[-1].mean(-1)",
         _mean_of_patches(backbone),
+        "model.forward_intermediates(x, 1, intermediates_only=True)[-1].mean((2, 3))",
     )
 
 

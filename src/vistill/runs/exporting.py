@@ -64,7 +64,7 @@ def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
             return backbone.tokens_and_pooled(backbone.normalization(pixels))
 
     clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
-    cnn = "pooled_act" in backbone.taps
+    cnn = not backbone.depth
     tokens = "of the last map" if cnn else "after the final norm"
     return write_onnx(
         FromPixels(),
@@ -73,7 +73,7 @@ def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
         free=cnn,
         outputs={
             "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
-            "pooled": f"[batch, {backbone.width}] the feature that is measured",
+            "pooled": f"[batch, {backbone.feature_width}] the feature that is measured",
         },
         name=backbone.origin,
         origin=backbone.origin,
@@ -134,7 +134,7 @@ def _to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path]:
         FromPixels(),
         folder,
         size=(*clip, *backbone.image_size),
-        free="pooled_act" in backbone.taps,
+        free=not backbone.depth,
         outputs={
             "logits": f"[batch, {count}] class scores",
             "probabilities": f"[batch, {count}] their softmax",

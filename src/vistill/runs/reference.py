@@ -10,6 +10,11 @@ from vistill.models.sizes import LIBRARIES, is_function
 _KINDS = ("run:", "file:", *LIBRARIES)
 
 
+def named(model: Any) -> str:
+    """What a model was given as: its name or path; of an object, where its weights are from."""
+    return str(getattr(model, "origin", model))
+
+
 def backbone_reference(source: Any, *, which: str | None = None) -> Any:
     """`run:DIR` for a folder, `file:PATH` for a file, anything else as it is.
 

@@ -16,7 +16,7 @@ README = Path(__file__).parents[3] / "README.md"
 SAMPLE = (
     *("beit_base_patch16_224", "deit3_small_patch16_224", "eva02_tiny_patch14_224"),
     *("test_coatnet", "mobilenetv3_small_050", "test_mambaout", "swinv2_tiny_window8_256"),
-    *("efficientvit_b0", "test_vit"),
+    *("efficientvit_b0", "test_vit", "cait_xxs24_224", "xcit_nano_12_p8_224"),
 )
 
 

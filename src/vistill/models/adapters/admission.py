@@ -14,9 +14,9 @@ from torch import Tensor
 from vistill.errors import UserError, first_line
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
-from vistill.models.backbone import Backbone, Tap, TapKind
+from vistill.models.backbone import POOLED, Backbone, Tap, TapKind
 from vistill.models.grids import token_grid
-from vistill.models.taps import Seen
+from vistill.models.taps import Run, Seen
 
 # Where two pictures are touched: rows and columns as shares of the sides, such that no place is
 # another's mirror image or transpose on any grid of four rows or more.
@@ -30,18 +30,6 @@ _TELLING = 4
 _TOLERANCE = 1e-3
 
 
-class Own(NamedTuple):
-    """What the library itself makes of pictures; None where it does not say.
-
-    Attributes:
-        tokens: its last tokens `[B, N, D]` or last map, behind everything that precedes pooling.
-        pooled: its pooled feature `[B, D]`.
-    """
-
-    tokens: Tensor | None
-    pooled: Tensor | None
-
-
 class Touched(NamedTuple):
     """Three pictures that differ in a few places.
 
@@ -52,9 +40,6 @@ class Touched(NamedTuple):
 
     pictures: Tensor
     places: list[list[tuple[float, float]]]
-
-
-Run = Callable[[Tensor], Own]
 
 
 @contextmanager
@@ -110,14 +95,20 @@ def admit(model: ModuleBackbone | PooledBackbone, run: Run) -> None:
         with in_one_sentence(f"it cannot take pictures of {size} pixels"):
             seen = model.watch(touched.pictures, run)
         if isinstance(model, PooledBackbone):
-            _admit_map(model, seen, touched)
+            means = _admit_map(model, seen, touched)
         else:
-            _admit_tokens(model, seen, touched)
+            means = _admit_tokens(model, seen, touched)
+        own = None if seen.own.pooled is None else seen.own.pooled.flatten(1)
+        asked_for = cnn and model.reads and not model.pools_itself  # a map that was named, say
+        if own is not None and not asked_for and not any(_equal(mean, own) for mean in means):
+            model.offer_own(run, own.shape[1])
     finally:
         model.train(was_training)
 
 
-def _admit_tokens(model: ModuleBackbone, seen: Seen, touched: Touched) -> None:
+def _admit_tokens(model: ModuleBackbone, seen: Seen, touched: Touched) -> list[Tensor]:
+    """Refuse, or set what is true; the features that it may be pooled to."""
+    model.reads = model.reads if model.pools_itself else ""
     blocks = [seen.signals[Tap("block", i + 1)] for i in range(model.depth)]
     prefix = _prefix(model, blocks, touched)
     model.num_prefix_tokens, model.width = prefix, blocks[-1].shape[2]
@@ -134,15 +125,14 @@ def _admit_tokens(model: ModuleBackbone, seen: Seen, touched: Touched) -> None:
     final = blocks[-1]
     if "norm" in true:
         final = model.final_norm(final)
-    pooled = {"cls": final[:, 0]} if model.has_class_token else {}
-    pooled["avg"] = model.pool_norm(final[:, prefix:].mean(dim=1))
-    if seen.own.pooled is not None:
-        told = next((way for way, mine in pooled.items() if _equal(mine, seen.own.pooled)), None)
-        model.reads = {
-            "avg": "",
-            "cls": "",
-            None: "the mean of its patch tokens, which is not its own pooled feature",
-        }[told]
+    patches, own = final.shape[1] - prefix, seen.own.tokens
+    if own is not None and own.dim() == 3 and own.shape[1] < patches:
+        raise UserError(
+            f"its last tokens are {own.shape[1]}, not one of each of the {patches} patches of its "
+            "blocks"
+        )
+    means = [model.pool_norm(final[:, prefix:].mean(dim=1))]
+    return [*means, final[:, 0]] if model.has_class_token else means
 
 
 def _prefix(model: ModuleBackbone, blocks: Sequence[Tensor], touched: Touched) -> int:
@@ -192,7 +182,7 @@ def _true_kinds(model: ModuleBackbone, seen: Seen, number: int, touched: Touched
     residual, attention, ffn = (
         found.get(kind) for kind in ("attention_residual", "attention", "ffn")
     )
-    true: set[TapKind] = {"block", "norm", "logits"}
+    true: set[TapKind] = {"block", "norm", "logits", *POOLED}
     # An attention that is compared and does not lead to the residual leaves it unproved.
     proved = attention is None or residual is None or attention.shape != residual.shape
     if _adds_up(before, attention, residual):
@@ -239,17 +229,21 @@ def _equal(ours: Tensor, theirs: Tensor) -> bool:
     return bool((ours - theirs).abs().max() <= _TOLERANCE * theirs.abs().max())
 
 
-def _admit_map(model: PooledBackbone, seen: Seen, touched: Touched) -> None:
-    last = seen.signals[Tap("map", 0)]
+def _admit_map(model: PooledBackbone, seen: Seen, touched: Touched) -> list[Tensor]:
+    """Refuse a map that is mirrored; the feature that it is pooled to."""
+    last, own = seen.signals[Tap("map", 0)], seen.own.tokens
+    if own is not None and own.dim() == 3 and not model.reads and model.width != own.shape[2]:
+        raise UserError(
+            f"the map of {model.width} channels that it averages is not what it ends in, "
+            f"tokens of {own.shape[2]}"
+        )
     score = _change(last.flatten(2).mT, (last.shape[2], last.shape[3]))
     # Cells of a deep network may answer to anything, so that only a mirror image speaks against it.
     if min(last.shape[2:]) >= _TELLING and score is not None:
         here, mirrored = _likeness(score, model.image_size, touched)
         if mirrored > max(_LIKE, here + _CLEARLY):
             raise UserError("its last map is not in the order of the picture")
-    pooled, own = seen.signals[Tap("pooled_act", 0)], seen.own.pooled
-    if own is not None and not _equal(pooled, own.flatten(1)) and not model.reads:
-        model.reads = "the mean of its last map, behind which its own pooled feature has layers"
+    return [seen.signals[Tap("pooled_act", 0)]]
 
 
 def _touched(model: Backbone, share: int | None = None) -> Touched:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width
-from vistill.models.backbone import Backbone, Normalization, Tap, TapKind, scores
+from vistill.models.backbone import POOLED, Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.drop_path import drawn, paths
 from vistill.models.fused_attention import AttentionCall, AttentionCalls
-from vistill.models.taps import Draws, Images, Seen, Taps, Visible
+from vistill.models.taps import Draws, Images, Run, Seen, Taps, Visible
 
 Keep = Callable[[Tap, Any], None]
 _FINAL: tuple[TapKind, ...] = ("block", "norm", "logits")
@@ -144,8 +144,16 @@ class ModuleBackbone(Backbone):
 
     def tokens_and_pooled(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and the mean of its patch tokens, normed as it is, in one pass."""
+        if self.pools_itself:
+            last, pooled = self._last, Tap("pooled_act", 0)
+            found = self._read(images, [last, pooled], leave_early=False)
+            return found[last], found[pooled]
         tokens, mean = super().tokens_and_pooled(images)
         return tokens, self.pool_norm(mean)
+
+    @property
+    def _last(self) -> Tap:
+        return Tap("norm" if "norm" in self.taps else "block", self.depth)
 
     def _projects(self, qkv: str) -> bool:
         return isinstance(self._blocks[0].get_submodule(qkv), nn.Linear)
@@ -158,7 +166,7 @@ class ModuleBackbone(Backbone):
         if visible is not None:
             raise ValueError("a module behind hooks cannot be shown some of its tokens only")
         for tap in taps:
-            whole = tap.kind in ("norm", "logits")
+            whole = tap.kind in ("norm", "logits", *POOLED)
             if tap.kind not in self.taps or not (whole or 1 <= tap.block <= self.depth):
                 raise ValueError(f"this module of {self.depth} blocks has no tap {tap}")
         with drawn(self.module, drop_path_noise):
@@ -171,9 +179,8 @@ class ModuleBackbone(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """All tokens after the final norm, or of the last block where there is none."""
-        tap = Tap("norm" if self._norm else "block", self.depth)
         # To the end, because a pass that is left by an exception cannot be exported.
-        return self._read(images, [tap], leave_early=False)[tap]
+        return self._read(images, [self._last], leave_early=False)[self._last]
 
     def call(self, images: Tensor) -> Any:
         """A whole forward pass of the module."""
@@ -181,19 +188,28 @@ class ModuleBackbone(Backbone):
 
     def _read(self, images: Tensor, taps: Sequence[Tap], *, leave_early: bool) -> dict[Tap, Tensor]:
         last = Tap("block", self.depth)
-        wanted = {last if tap.kind == "norm" else tap for tap in taps}
+        pooled = [tap for tap in taps if tap.kind in POOLED]
+        if pooled and any(tap.kind == "logits" for tap in taps):  # two ways through the module
+            others = [tap for tap in taps if tap not in pooled]
+            return self._read(images, pooled, leave_early=False) | self._read(
+                images, others, leave_early=leave_early
+            )
+        wanted = {last if tap.kind == "norm" else tap for tap in taps if tap not in pooled}
         found: dict[Tap, Tensor] = {}
 
         def keep(tap: Tap, signal: Any) -> None:
             found[tap] = signal if tap.kind == "logits" else self._tokens(tap.kind, signal)
-            if leave_early and len(found) == len(wanted):
+            if leave_early and not pooled and len(found) == len(wanted):
                 raise _ReachedDeepestTapError
 
         calls = AttentionCalls()
         handles = [handle for tap in wanted for handle in self._attach(tap, keep, calls)]
         try:
             with calls if self._watches(wanted) else nullcontext():
-                self.call(images)
+                if pooled:
+                    found |= dict.fromkeys(pooled, self.own_feature(images))
+                else:
+                    self.call(images)
         except _ReachedDeepestTapError:
             pass
         finally:
@@ -233,7 +249,7 @@ class ModuleBackbone(Backbone):
 
         return [part.register_forward_hook(branch)]
 
-    def watch(self, images: Tensor, run: Callable[[Tensor], Any]) -> Seen:
+    def watch(self, images: Tensor, run: Run) -> Seen:
         """One whole pass by `run`, with all signals of one of each kind of blocks.
 
         Raises:
@@ -342,7 +358,7 @@ def _hear(tap: Tap, keep: Keep, call: AttentionCall) -> None:
 def same_outputs(
     plain: Backbone,
     hooked: ModuleBackbone,
-    run: Callable[[Tensor], Any] | None = None,
+    run: Run | None = None,
     tolerance: float = 1e-4,
 ) -> bool:
     """Whether our own model gives the tokens, and scores, of a module for one random picture.

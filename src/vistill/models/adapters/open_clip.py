@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
 from vistill.image_size import ImageSize, height_width, plain_size
-from vistill.models.adapters.admission import Own, admit, in_one_sentence
+from vistill.models.adapters.admission import admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
 from vistill.models.adapters.hub import quiet_hub
@@ -24,6 +24,7 @@ from vistill.models.backbone import Backbone, Normalization
 from vistill.models.files.clip import CLIP_NORMALIZATION, clip_names
 from vistill.models.files.named_weights import load_named
 from vistill.models.files.weight_files import prefixes_of, read_weights
+from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
 
 _TOWER = "visual."
@@ -82,6 +83,8 @@ def open_clip_backbone(
         backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
     backbone.normalization, backbone.origin = normalization, origin
     backbone.untrained = not weights
+    if weights:
+        backbone.pool_itself()
     return backbone
 
 
@@ -152,9 +155,17 @@ def _adapt(
 
 
 def _run(tower: Any, images: Tensor) -> Own:
-    """A whole pass; its feature lies behind a projection, so that none is compared."""
-    tower(images)
-    return Own(None, None)
+    """A whole pass; its feature in front of the projection to what text is compared with."""
+    projection = getattr(tower, "proj", None)
+    if projection is not None:
+        tower.proj = None
+    try:
+        pooled = tower(images)
+    finally:
+        if projection is not None:
+            tower.proj = projection
+    pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # CoCa gives tokens beside it
+    return Own(None, pooled)
 
 
 def _as_plain_vit(

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width, plain_size, shown_size
-from vistill.models.adapters.admission import Own, admit, first_admitted, in_one_sentence
+from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
 from vistill.models.adapters.hub import quiet_hub
 from vistill.models.backbone import Backbone, Normalization
+from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
 
 
@@ -53,6 +54,8 @@ def timm_backbone(
     build = {"name": "timm", "args": arguments}
     backbone = read_module(module, f"timm/{name}", image_size, build, logits=classifier)
     backbone.origin, backbone.untrained = origin, not pretrained
+    if pretrained:
+        backbone.pool_itself()
     return backbone
 
 

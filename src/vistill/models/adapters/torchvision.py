@@ -3,18 +3,20 @@ all others are read by their last map."""
 
 import re
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import get_model, get_model_weights, list_models
 
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, plain_size
-from vistill.models.adapters.admission import Own, admit, in_one_sentence
+from vistill.models.adapters.admission import admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Normalization
+from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
 
 # A ViT's names to vistill's own.
@@ -85,15 +87,28 @@ def torchvision_backbone(
                 normalization=normalization,
                 build=torchvision_build(name, image_size, classifier, num_classes),
             )
-            admit(backbone, lambda images: _run(module, images))
+            admit(backbone, partial(_run, module))
+            if pretrained:
+                backbone.pool_itself()
     backbone.origin = f"torchvision/{name}, {'published weights' if pretrained else 'random'}"
     backbone.untrained = not pretrained
     return backbone
 
 
 def _run(module: Any, images: Tensor) -> Own:
-    module(images)
-    return Own(None, None)
+    """A whole pass; its feature is what the first linear layer of its classifier is given."""
+    given: list[Tensor] = []
+    heads = (getattr(module, name, None) for name in ("classifier", "fc", "head"))
+    layers = [part for head in heads if head is not None for part in head.modules()]
+    linear = next((part for part in layers if isinstance(part, nn.Linear)), None)
+    if linear is None:  # SqueezeNet's class scores are the mean of its last map
+        return Own(None, module(images))
+    handle = linear.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        module(images)
+    finally:
+        handle.remove()
+    return Own(None, given[0])
 
 
 def _as_plain_vit(module: Any, normalization: Normalization, classifier: bool) -> VisionTransformer:

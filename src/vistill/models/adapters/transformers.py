@@ -6,7 +6,7 @@ pools a last feature map as a CNN. Weights come from safetensors only, code from
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
 from vistill.image_size import ImageSize, height_width, nearest_fitting, shown_size
-from vistill.models.adapters.admission import Own, admit, first_admitted, in_one_sentence
+from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of
 from vistill.models.adapters.hub import quiet_hub
@@ -28,6 +28,7 @@ from vistill.models.adapters.processors import ChannelOrder, Shown, shown_by_pro
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.files.videomae import vit_of_transformers
+from vistill.models.taps import Own
 from vistill.tokens.patches import pixel_patches
 
 _HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,10 +41,11 @@ _NORMALIZATIONS = {
     "beit": _HALF,
 }
 _BLOCKS = ("layers", "encoder.layers", "encoder.layer", "model.layer", "layer")
-_NORMS = ("layernorm", "norm", "post_layernorm")
+_NORMS = ("layernorm", "norm", "post_layernorm", "rms_norm")
+_POOL_NORMS = ("pooler.layernorm",)
 _ATTENTION = ("layer_scale1", "attention*lambda_1", "attention", "self_attn")
-_SECOND_NORM = ("layernorm_after", "norm2", "layer_norm2")
-_MLP = ("layer_scale2", "mlp*lambda_2", "mlp", "output")
+_SECOND_NORM = ("layernorm_after", "norm2", "layer_norm2", "rms_norm2")
+_MLP = ("layer_scale2", "mlp*lambda_2", "mlp", "output", "ffn")
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 _QKV = ("attention", "self_attn")
 
@@ -90,12 +92,14 @@ def transformers_backbone(
             module = _load(kind, config, source, name)
         else:
             with in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be built"):
-                module = kind(config, **_bare(kind))
+                module = kind(config, **_poolers(kind, config)[0])
         shown = shown_by_processor(source, name, channels) or _usual(config)
     found = f"of {source}" if local else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
     backbone.untrained = not load
+    if load:
+        backbone.pool_itself()
     return backbone
 
 
@@ -104,6 +108,7 @@ def transformers_from_config(
     image_size: ImageSize | None,
     classifier: bool,
     channels: ChannelOrder = "rgb",
+    pooler: bool = False,
 ) -> Backbone:
     """The architecture that a backbone's `build` describes, with fresh weights."""
     _require_library()
@@ -111,7 +116,7 @@ def transformers_from_config(
 
     settings = CONFIG_MAPPING[config["model_type"]].from_dict(config)
     kind = _class_of(settings, config["model_type"], classifier)
-    module = kind(settings, **_bare(kind))
+    module = kind(settings, **_poolers(kind, settings)[0 if pooler else -1])
     shown = _usual(settings)._replace(channels=channels)
     backbone = _adapt(module, config["model_type"], image_size, shown, classifier)
     backbone.origin, backbone.untrained = "random", True
@@ -220,28 +225,33 @@ def _class_of(config: Any, name: str, classifier: bool) -> Any:
     return kind
 
 
-def _bare(kind: Any) -> dict[str, bool]:
-    """Without the pooling layer that only a classifier would need."""
+def _poolers(kind: Any, config: Any) -> list[dict[str, bool]]:
+    """How to build it: with its pooling layer where that is the norm of a mean (BEiT) and the
+    weights have it, else without what only a classifier would need."""
     takes = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    transformer = "Model" in kind.__name__ and takes
-    return {"add_pooling_layer": False} if transformer else {}
+    if not ("Model" in kind.__name__ and takes):
+        return [{}]
+    return [{}] * bool(getattr(config, "use_mean_pooling", False)) + [{"add_pooling_layer": False}]
 
 
 def _load(kind: Any, config: Any, source: str, name: str) -> nn.Module:
-    try:
-        module, report = kind.from_pretrained(
-            source,
-            config=config,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **_bare(kind),
-        )
-    except Exception as error:
-        raise UserError(
-            f"the weights of hf/{name} could not be loaded: {first_line(error)}"
-        ) from error
-    missing = sorted(report["missing_keys"])
+    for pooler in _poolers(kind, config):
+        try:
+            module, report = kind.from_pretrained(
+                source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **pooler,
+            )
+        except Exception as error:
+            raise UserError(
+                f"the weights of hf/{name} could not be loaded: {first_line(error)}"
+            ) from error
+        missing = sorted(report["missing_keys"])
+        if not missing or not all("pooler." in key for key in missing):
+            break
     if missing:
         raise UserError(
             f"hf/{name} holds no weights of a {kind.__name__}: {', '.join(missing[:3])} "
@@ -288,6 +298,7 @@ def _adapt(
         "config": json.loads(config.to_json_string(use_diff=False)),
         "classifier": classifier,
         "channels": shown.channels,
+        "pooler": getattr(module, "pooler", None) is not None,
     }
     if config.model_type == "videomae":
         with in_one_sentence(f"hf/{name} cannot be read"):
@@ -364,7 +375,8 @@ def _hooked(
         num_heads=heads if isinstance(heads, int | list) else 0,
         num_prefix_tokens=int(classed),
         class_token=classed,
-        norm=next((f"{blocks.prefix}{n}" for n in _NORMS if f"{blocks.prefix}{n}" in places), None),
+        norm=_named(places, blocks.prefix, _NORMS),
+        pool_norm=_named(places, blocks.prefix, _POOL_NORMS),
         attention=part_of(block, *_ATTENTION),
         attention_residual=part_of(block, *_SECOND_NORM),
         mlp=part_of(block, *_MLP),
@@ -375,6 +387,10 @@ def _hooked(
     admit(backbone, backbone.own)
     backbone.pools_after_norm = blocks.staged
     return backbone
+
+
+def _named(places: dict[str, Any], prefix: str, names: Sequence[str]) -> str | None:
+    return next((f"{prefix}{name}" for name in names if f"{prefix}{name}" in places), None)
 
 
 def _require_multiple(config: Any, size: tuple[int, int]) -> None:
@@ -390,8 +406,12 @@ def _require_multiple(config: Any, size: tuple[int, int]) -> None:
 def _pooled(module: Any, size: tuple[int, int], common: dict[str, Any]) -> PooledBackbone:
     """The adapter of a module that makes a feature map."""
     backbone = PooledBackbone(module, image_size=size, **common)
-    admit(backbone, lambda images: _own(module(images)))
+    admit(backbone, partial(_run, module))
     return backbone
+
+
+def _run(module: Any, images: Tensor) -> Own:
+    return _own(module(images))
 
 
 def _all_in_order(tokens: Tensor, noise: Tensor | None = None) -> tuple[Tensor, None, None]:

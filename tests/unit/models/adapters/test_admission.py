@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vistill.errors import UserError
-from vistill.models.adapters.admission import Own, admit, token_grid
+from vistill.models.adapters.admission import admit, token_grid
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
-from vistill.models.backbone import Tap
+from vistill.models.backbone import OVER_OWN, Tap
 from vistill.models.build import create_backbone, load_backbone
+from vistill.models.taps import Own
 
 VIT = {"img_size": 48, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
@@ -129,7 +130,7 @@ def test_class_tokens_that_join_late_are_no_patches(name: str) -> None:
     assert "norm" not in model.taps
     tap = Tap("block", 2)
     assert model.tap(torch.randn(1, 3, 64, 64), [tap])[tap].shape[1] == side**2
-    assert model.reads == "the mean of its patch tokens, which is not its own pooled feature"
+    assert model.reads == OVER_OWN
 
 
 @torch.no_grad()
