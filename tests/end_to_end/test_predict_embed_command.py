@@ -2,7 +2,9 @@
 
 import csv
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +144,87 @@ def test_an_interrupted_pass_goes_on_and_gives_the_same_file(
     assert (tmp_path / "cut.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+KILLED = """
+import os, signal, sys
+from vistill.cli import main
+from vistill.evaluation import rows
+
+rows._COMMIT_SECONDS = 0.0
+commit, times = rows.RowFile.commit, []
+
+def dying(self):
+    times.append(len(self._pending))
+    if os.environ.get("RANK", "0") == os.environ["KILLED"] and sum(times) == int(os.environ["AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)  # its rows are written, their marks are not
+    commit(self)
+
+rows.RowFile.commit = dying
+sys.exit(main(sys.argv[1:]))
+"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def killed_half_way(
+    words: list[str], folder: Path, *, ranks: int, killed: int, at: int
+) -> subprocess.CompletedProcess[str]:
+    """A process, or one of several, that is killed while it keeps a batch."""
+    script = folder / "killed.py"
+    script.write_text(KILLED)
+    return subprocess.run(
+        [*(TORCHRUN if ranks > 1 else [sys.executable]), str(script), *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "KILLED": str(killed), "AT": str(at)},
+        timeout=400,
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [("embed", "f.npy"), pytest.param("predict", "f.csv", marks=pytest.mark.slow)],
+)
+def test_a_killed_pass_goes_on_and_gives_the_same_file(
+    verb: str, name: str, kept: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = [verb, str(kept), "--data", str(pictures), *QUICK, "--out"]
+    whole, cut = tmp_path / f"whole_{name}", tmp_path / f"cut_{name}"
+    died = killed_half_way([*words, str(cut)], tmp_path, ranks=1, killed=0, at=3)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not cut.exists()
+    done = np.load(tmp_path / f"{cut.name}.unfinished" / "done.npy")
+    assert 4 <= np.count_nonzero(done) < len(done)
+    assert main([*words, str(cut)]) == 0
+    assert main([*words, str(whole)]) == 0
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+@pytest.mark.parametrize(("verb", "name"), [("embed", "f.npy"), ("predict", "f.csv")])
+def test_progress_is_told_where_no_terminal_is(
+    verb: str,
+    name: str,
+    kept: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert rows_module._TOLD_SECONDS == 15.0
+    monkeypatch.setattr(rows_module, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(rows_module, "_COMMIT_SECONDS", 0.0)
+    words = [verb, str(kept), "--data", str(pictures), *QUICK, "--out", str(tmp_path / name)]
+    assert main(words) == 0
+    what = {"embed": "features", "predict": "predictions"}[verb]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(what)]
+    count = sum(path.is_file() for path in pictures.rglob("*"))
+    pattern = rf"{what} (\d+)/{count} · [\d.]+ pictures/s( · ETA .+)?"
+    found = [re.fullmatch(pattern, line) for line in lines]
+    assert all(found)
+    done = [int(match[1]) for match in found if match is not None]
+    assert done == sorted(set(done))
+    assert done[-1] == count - 1  # but for the broken one
+
+
 def test_clips_are_seen_in_all_their_views(tmp_path: Path) -> None:
     pictures = open_source(str(CELLS / "test"))
     write_motion_clips(pictures, tmp_path / "clips", count=8, frames=18, size=40, seed=1)
@@ -181,12 +264,20 @@ def test_clips_are_seen_in_all_their_views(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_write_the_same_file(kept: Path, pictures: Path, tmp_path: Path) -> None:
+def test_two_ranks_write_the_same_file_also_if_one_was_killed(
+    kept: Path, pictures: Path, tmp_path: Path
+) -> None:
     words = ["embed", str(kept), "--data", str(pictures), *QUICK]
     run(*words, "--out", tmp_path / "one.npy")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    died = killed_half_way(
+        [*words, "--out", str(tmp_path / "two.npy")], tmp_path, ranks=2, killed=1, at=2
+    )
+    assert died.returncode != 0
+    assert not (tmp_path / "two.npy").exists()
+    half = np.load(tmp_path / "two.npy.unfinished" / "done.npy")
+    assert 4 <= np.count_nonzero(half) < len(half)
     done = subprocess.run(
-        [*torchrun, "-m", "vistill.cli", *words, "--out", str(tmp_path / "two.npy")],
+        [*TORCHRUN, "-m", "vistill.cli", *words, "--out", str(tmp_path / "two.npy")],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
