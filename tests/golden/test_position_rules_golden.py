@@ -71,6 +71,24 @@ def test_files_of_timm(size: int, tmp_path: Path):
         load_backbone(f"file:{tmp_path}/c.pth,position_rule=bilinear")
 
 
+def test_the_rule_follows_the_origin_whatever_the_container(tmp_path: Path):
+    sizes = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    fixed = VisionTransformer(**sizes, position="sincos").state_dict()
+    learned = VisionTransformer(**sizes, position="learned").state_dict()
+    masked = learned | {"mask_token": torch.zeros(1, 1, 24)}
+    for number, (state, rule) in enumerate(
+        [(fixed, "bicubic"), (masked, "bicubic"), (learned, "bicubic_antialias")]
+    ):
+        torch.save({"state_dict": state}, tmp_path / f"{number}.pth")
+        save_file(state, tmp_path / f"{number}.safetensors")
+        for ending in ("pth", "safetensors"):
+            found = load_backbone(f"file:{tmp_path}/{number}.{ending},num_heads=2")
+            assert found.build["args"]["position_rule"] == rule
+    word = "num_heads=2,position_rule=bicubic_antialias"
+    found = load_backbone(f"file:{tmp_path}/0.pth,{word}")
+    assert found.build["args"]["position_rule"] == "bicubic_antialias"
+
+
 @torch.no_grad()
 def test_models_of_timm_that_are_resized_later():
     found = load_backbone("timm/vit_tiny_patch16_224", image_size=96)

@@ -28,7 +28,8 @@ _OPTIONS = (
 _OF_A_MODEL = ("model", "branch", "classifier", "image_size")
 _HEADS_OF_LIBRARIES = ("fc.", "classifier.", "head.", "heads.", "head_dist.")
 # Pre-training and classification parts that a backbone has no use for.
-_DROPPED = ("decoder_", "decoder.", "feature_model.", "mask_token", "fc_norm.", *ASIDE)
+_PRE_TRAINING = ("decoder_", "decoder.", "feature_model.", "mask_token")
+_DROPPED = (*_PRE_TRAINING, "fc_norm.", *ASIDE)
 _CLASSIFIER = ("head.", "head_dist.")
 # Heads of the published widths; others have 64 channels a head by convention.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
@@ -53,7 +54,8 @@ def backbone_from_file(reference: str) -> Backbone:
     }
     size = size_option(reference, options)
     weights = read_weights(Path(path), options.get("branch"))
-    rule = _rule(reference, options, by_timm=weights.by_timm)
+    by_timm = weights.by_timm and not _of_published_code(weights.state)
+    rule = _rule(reference, options, by_timm=by_timm)
     try:
         model = backbone_from_state(
             weights.state,
@@ -66,6 +68,11 @@ def backbone_from_file(reference: str) -> Backbone:
         )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    if isinstance(model, VisionTransformer):
+        if model.position == "sincos" and "position_rule" not in options:
+            model.position_rule = "bicubic"  # MAE's own table, whatever it was saved in
+        if "fc_norm.weight" in weights.state:
+            model.reads = "the mean of its patch tokens, without the fc_norm of its classifier"
     remarks = [weights.taken, "" if numbers["num_heads"] else _assumed_heads(model)]
     model.origin = ", ".join([f"file {path}", *filter(None, remarks)])
     model.untrained = False
@@ -138,6 +145,11 @@ def _scale(reference: str, options: dict[str, str]) -> float | None:
     if scale is not None and not 0 < scale < math.inf:
         raise UserError(f"file:{reference}: qk_scale must be a number above 0, not {text!r}")
     return scale
+
+
+def _of_published_code(state: dict[str, Tensor]) -> bool:
+    """Whether names tell of the code of MAE, TinyMIM, feature distillation or BEiT."""
+    return is_beit(state) or any(name.startswith(_PRE_TRAINING) for name in state)
 
 
 def _rule(reference: str, options: dict[str, str], *, by_timm: bool) -> PositionRule:
