@@ -10,12 +10,15 @@ import torch
 
 import vistill
 from vistill.cli import main
+from vistill.models import onnx_files
 from vistill.models.backbone import Backbone
+from vistill.models.build import create_backbone
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "models"))
 from timm_families import build_smaller, student
 
 onnxruntime = pytest.importorskip("onnxruntime")
+SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
 SLOW = (
     *("ghostnet_050", "efficientformerv2_s0", "eva02_tiny_patch14_224", "test_maxvit"),
     *("swinv2_tiny_window8_256", "beit_base_patch16_224", "edgenext_xx_small"),
@@ -59,6 +62,21 @@ def test_families_whose_steps_are_hard_to_translate(
     check(backbone, tmp_path, [backbone.image_size] * 3)
 
 
+def test_weights_beyond_protobufs_limit_lie_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_files, "_LARGEST", 1000)
+    backbone = create_backbone("vit", **SIZES).eval()
+    check(backbone, tmp_path, [(32, 32), (32, 32)])
+    names = ["model.onnx", "model.onnx.data", "onnx.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
+    assert b"made_for" in (tmp_path / "onnx.json").read_bytes()
+    monkeypatch.undo()
+    check(backbone, tmp_path, [(32, 32)])
+    assert not (tmp_path / "model.onnx.data").exists()
+
+
 def test_what_cannot_be_translated_is_refused_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,8 +87,26 @@ def test_what_cannot_be_translated_is_refused_in_a_sentence(
         raise AssertionError("Unexpected key _export_root.b.module")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(vistill.errors.UserError, match="measured cannot be had as ONNX: torch"):
+    with pytest.raises(vistill.errors.UserError, match="cannot be had as ONNX: torch"):
         vistill.export(backbone, out=tmp_path / "out", format="onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_object_without_trained_weights_is_told_by_where_it_is_from(tmp_path: Path) -> None:
+    with pytest.raises(vistill.errors.UserError, match=r"^timm/test_resnet, random would") as e:
+        vistill.export(student("test_resnet", 64), out=tmp_path / "out", format="onnx")
+    assert "\n" not in str(e.value)
+
+
+def test_families_that_cannot_be_read_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--random-init", "--format", "onnx", "--out", str(tmp_path / "out")]
+    for name in ("hiera_tiny_224", "levit_128s"):
+        assert main(["export", f"timm/{name}", *words]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: timm/{name} cannot be read: ")
+        assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

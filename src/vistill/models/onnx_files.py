@@ -75,6 +75,8 @@ def write_onnx(
         for path in sorted(Path(made).iterdir(), reverse=True):  # the model last
             os.replace(path, folder / path.name)
             written.append(folder / path.name)
+    if not large:
+        (folder / f"{MODEL}.data").unlink(missing_ok=True)  # of a larger model before
     sides = ["height", "width"] if free else list(size[-2:])
     description = {
         "format": FORMAT,
