@@ -1,9 +1,11 @@
 """A model as an ONNX file that takes pixels in [0, 1] and was compared with it."""
 
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: 
         width += 32 if height != width + 32 else 64
     try:
         # The fused kernel's output has strides that the exporter does not reproduce.
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), _quiet():
             return torch.onnx.export(
                 model,
                 (torch.rand(2, 3, *size[:-2], height, width),),
@@ -111,6 +113,18 @@ def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: 
             )
     except Exception:  # of any of its passes, in terms of graphs
         return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the translator's remarks on what it leaves as it is: the file is compared."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_free(program: Any) -> bool:

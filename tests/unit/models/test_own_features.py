@@ -17,6 +17,7 @@ from transformers import (
     TextNetModel,
 )
 
+import vistill
 from vistill.config.methods import KDEPConfig
 from vistill.errors import UserError
 from vistill.methods.kdep import KDEP
@@ -78,6 +79,22 @@ def test_attention_pooling_is_read_where_its_weights_are(tmp_path: Path) -> None
     assert student.reads == OVER_OWN
     torch.testing.assert_close(student.pooled(images), student(images).mean(dim=1))
     comes_back(student, tmp_path / "student")
+
+
+@torch.no_grad()
+def test_attention_pooling_leaves_as_onnx_without_a_word_of_the_translator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    spec = folder(SiglipVisionModel(SiglipVisionConfig(**SMALL)), tmp_path / "model")
+    model = load_backbone(spec).eval()
+    vistill.export(spec, out=tmp_path / "out", format="onnx")
+    assert not [record for record in caplog.records if record.name.startswith("onnxscript")]
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    pixels = torch.rand(3, 3, 32, 32)
+    _, pooled = session.run(None, {"pixels": pixels.numpy()})
+    own = model.module(model.normalization(pixels)).pooler_output
+    torch.testing.assert_close(torch.from_numpy(pooled), own, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()

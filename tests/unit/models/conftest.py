@@ -1,0 +1,1 @@
+"""Families that tests in folders below build, too, are found here."""
