@@ -1,21 +1,18 @@
 """`vistill export --format onnx`: the feature that was measured, whatever the family."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from timm_families import build_smaller, student
 
 import vistill
 from vistill.cli import main
 from vistill.models import onnx_files
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone
-
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "models"))
-from timm_families import build_smaller, student
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
