@@ -3,13 +3,28 @@
 from collections.abc import Sequence
 from itertools import product
 
+from vistill.errors import UserError
+
 ImageSize = int | Sequence[int]
 """Side of a square in pixels, or (height, width)."""
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:
-    """Both sides in pixels, height first."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    """Both sides in pixels, height first.
+
+    Raises:
+        UserError: there are more sides, or fewer.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2:
+        raise UserError(f"image_size must be one side or (height, width), not {sides}")
+    return sides[0], sides[1]
+
+
+def same_shape(size: ImageSize, other: ImageSize) -> bool:
+    """Whether both are as high for their width."""
+    (height, width), (tall, wide) = height_width(size), height_width(other)
+    return height * wide == width * tall
 
 
 def plain_size(size: ImageSize) -> int | list[int]:

@@ -19,6 +19,9 @@ from vistill.data import EvalTransform, decode_image, open_source
 from vistill.data.motion_clips import write_motion_clips
 from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.transforms import VideoTestTransform
+from vistill.errors import UserError
+from vistill.models.adapters.any_transformer import ModuleBackbone
+from vistill.models.vit import VisionTransformer
 
 TRAIN = ["data.workers=0", "data.held_out=0.2", "train.global_batch_size=8", "train.epochs=1",
          "train.device=cpu", "optim.warmup_epochs=0"]  # fmt: skip
@@ -221,3 +224,19 @@ def test_clips(device_crop: bool, tmp_path: Path, capsys: pytest.CaptureFixture[
         "finetune.epochs=1", "clips=1", "crops=3", "image_size=[32,24]",
     )  # fmt: skip
     assert "finetune" in said
+
+
+def test_a_student_given_as_an_object_sees_nothing_squeezed(tmp_path: Path) -> None:
+    size = "data.image_size=[24,40]"
+    words = [*TRAIN, size, "method.decoder.depth=1", "train.knn_probe=false"]
+    words += ["method.decoder.embed_dim=16", "method.decoder.num_heads=2"]
+    student = VisionTransformer(image_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+    vistill.pretrain("mae", data=CELLS / "train", out=tmp_path / "a", student=student,
+                     overrides=words)  # fmt: skip
+    assert student.grid == (3, 5)
+    blocks = ModuleBackbone(student, blocks="blocks", width=24, image_size=32)
+    with pytest.raises(UserError, match=r"takes pictures of 32 pixels alone, not of \[24,40\]"):
+        vistill.pretrain("feature_distillation", data=CELLS / "train", out=tmp_path / "b",
+                         teacher="vit_tiny", student=blocks, overrides=[*TRAIN, size,
+                         "teacher.weights=random"])  # fmt: skip
+    assert not (tmp_path / "b").exists()

@@ -88,7 +88,9 @@ def evaluate(
     from vistill.evaluation.metrics import summarize
     from vistill.files import write_atomic
 
-    measured = load_backbone(reference, into=model)
+    # An object is left as it is: its copies are resized.
+    size = config.image_size if isinstance(reference, str) else None
+    measured = load_backbone(reference, image_size=size, into=model)
     if random_init:
         measured = fresh(measured, config.seeds[0], model)
     elif measured.untrained:

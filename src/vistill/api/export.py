@@ -140,4 +140,4 @@ def load_classifier(
     from vistill.evaluation.trained import trained_classifier
 
     reference = backbone_reference(source)
-    return trained_classifier(load_backbone(reference), reference, image_size=image_size)
+    return trained_classifier(load_backbone(reference, image_size=image_size), reference)

@@ -54,14 +54,14 @@ def predict(
     if top_k < 1:
         raise UserError(f"top_k must be 1 or more, not {top_k}")
     reference = backbone_reference(model)
-    backbone = load_backbone(reference)
+    backbone = load_backbone(reference, image_size=config.image_size)
 
     from vistill.evaluation.row_files import write_predictions
     from vistill.evaluation.trained import trained_classifier
 
     clips = clips_of(config, backbone, str(reference), "")
     frames = None if clips is None else clips.frames
-    trained = trained_classifier(backbone, reference, image_size=config.image_size, frames=frames)
+    trained = trained_classifier(backbone, reference, frames=frames)
 
     def compute(batch: "Batch") -> "Tensor":
         return trained(batch.unit_pixels()).double().softmax(dim=1)
@@ -107,7 +107,9 @@ def embed(
     config = build_config(EmbedConfig, {}, read_overrides(overrides))
     file = check_out(Path(out), (".parquet", ".npy", ".npz"), overwrite=overwrite)
     reference, into = with_module(backbone_reference(model), into)
-    backbone = load_backbone(reference, into=into)
+    # An object is left as it is: a copy is resized.
+    size = config.image_size if isinstance(reference, str) else None
+    backbone = load_backbone(reference, image_size=size, into=into)
     if backbone.untrained:
         raise UserError(
             f"{named(model)} would have random weights; write timm/NAME:pretrained, run:DIR or "

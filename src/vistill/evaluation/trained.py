@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier
 from vistill.evaluation.kept import Head, find_head, read_head, with_head
-from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.export import DESCRIPTION
 
@@ -52,7 +51,6 @@ def trained_classifier(
     backbone: Backbone,
     reference: Any,
     *,
-    image_size: ImageSize | None = None,
     frames: int | None = None,
 ) -> TrainedClassifier:
     """The classifier that `reference` names, whose backbone is given.
@@ -61,7 +59,6 @@ def trained_classifier(
         backbone: that was loaded from `reference`.
         reference: `run:DIR` of a kept or exported model, or `file:PATH` of a published one; of
             anything else the backbone has to keep its own classifier.
-        image_size: side of the inputs, or (height, width); None: the backbone's own.
         frames: of a clip; None: the backbone's own.
 
     Raises:
@@ -78,8 +75,7 @@ def trained_classifier(
             "NAME:pretrained,classifier=keep"
         )
     head = kept or read_head(reference)
-    size = backbone.image_size if image_size is None else image_size
-    classifier = with_head(backbone, head, size, frames)
+    classifier = with_head(backbone, head, backbone.image_size, frames)
     return TrainedClassifier(classifier, head.names, head).eval()
 
 

@@ -5,6 +5,7 @@ import torch
 from vistill.config.multi_student import student_configs
 from vistill.config.schema import RunConfig
 from vistill.errors import UserError
+from vistill.image_size import same_shape
 from vistill.methods import build_method
 from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
@@ -51,6 +52,8 @@ def build(
             num_frames=frames,
             **sizes.model_dump(exclude={"model", "drop_path", "init"}),
         )
+    elif not same_shape(student.image_size, size):  # of an object, which would see it squeezed
+        student = load_backbone(student, image_size=size, num_frames=frames)
     if sizes.init is not None:
         start = load_backbone(sizes.init, image_size=size, num_frames=frames)
         fitted = fit_biases(start.state_dict(), student.state_dict(), sizes.init)

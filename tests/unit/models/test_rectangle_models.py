@@ -11,6 +11,7 @@ from timm_families import build_smaller
 from torch import nn
 from transformers_families import family
 
+import vistill
 from vistill.errors import UserError
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
@@ -219,3 +220,14 @@ def test_a_file_for_a_model_of_a_library_is_read_at_its_height_and_width(tmp_pat
     with torch.no_grad():
         expected = original.eval().forward_features(images)
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_classifier_of_a_library_is_built_at_its_height_and_width() -> None:
+    classifier = vistill.load_classifier("timm/test_vit,classifier=keep", image_size=(64, 128))
+    assert classifier.backbone.image_size == (64, 128)
+    assert classifier(torch.rand(1, 3, 64, 128)).shape == (1, 1000)
+
+
+def test_a_size_has_two_sides() -> None:
+    with pytest.raises(UserError, match=r"one side or \(height, width\), not \(3, 64, 128\)"):
+        create_backbone("vit_tiny", image_size=(3, 64, 128))
