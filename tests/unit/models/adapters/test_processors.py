@@ -19,7 +19,7 @@ from vistill.models.adapters.processors import Shown, shown_by
 from vistill.models.build import load_backbone
 from vistill.models.export import read_backbone, save_backbone
 
-CELLS = sorted((Path(__file__).parents[2] / "data" / "cells" / "test").glob("*/*.jpg"))
+CELLS = sorted((Path(__file__).parents[3] / "data" / "cells" / "test").glob("*/*.jpg"))
 STILL = {"do_resize": False, "do_center_crop": False, "do_pad": False}
 # These cut pictures into tiles, look colours up in a file or are made by another library.
 REFUSED = {"Cohere2Vision", "Llama4", "Mllama", "ImageGPT", "TimmWrapper"}
