@@ -173,7 +173,7 @@ def test_models_of_transformers_take_height_and_width(kind: str, tmp_path: Path)
          "or [112,224] would do"),
         ("swinv2_tiny", (32, 128), "needs a multiple of 32 pixels, at least 64, not [32,128]; "
          "[64,128] would do"),
-        ("timm/convit_tiny", (64, 128), "; image_size=128 would do"),
+        ("timm/nest_tiny", (64, 128), "handles square inputs; image_size=128 would do"),
     ],
 )  # fmt: skip
 def test_what_takes_no_such_rectangle_names_a_size_that_does(
