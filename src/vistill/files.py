@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +14,17 @@ from vistill.errors import UserError
 PARTIAL = ".partial-"
 _KEPT_NAME = 200
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+://|pipe:|https?:")
+
+
+def near_path(path: str | os.PathLike[str]) -> str:
+    """`; did you mean X?` of what lies beside a missing `path` and is spelt most like it."""
+    place = Path(path)
+    try:
+        beside = [other.name for other in place.parent.iterdir()]
+    except OSError:
+        return ""
+    near = get_close_matches(place.name, beside, n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def local_path(path: str, what: str = "the data") -> Path:

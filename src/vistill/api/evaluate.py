@@ -81,6 +81,11 @@ def evaluate(
             f"the protocol test learns nothing from --data {data}; give the pictures to test on, "
             f"{test}, as --data alone"
         )
+    if "test" in config.protocols and random_init:
+        raise UserError(
+            "the protocol test measures a model as it was fine-tuned, so --random-init has no use; "
+            "leave it out"
+        )
     reference, model = with_module(backbone_reference(backbone), model)
     if out is not None:
         _check_file(Path(out))

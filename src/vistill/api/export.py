@@ -60,10 +60,17 @@ def export(
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     if which not in (None, "best", "last"):
-        raise UserError(f"which must be best or last, not {which!r}")
+        raise UserError(
+            f"which must be best or last, not {which!r}{did_you_mean(which, ('best', 'last'))}"
+        )
     if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
     reference, model = with_module(backbone_reference(source, which=which), model)
+    if which is not None and not (isinstance(reference, str) and reference.startswith("run:")):
+        raise UserError(
+            f"which={which} (--which) chooses among the exports of a run, and {source} is none; "
+            "leave it out"
+        )
     target = Path(out)
     require_own(target)
 
@@ -76,6 +83,11 @@ def export(
         raise UserError(
             f"{named(source)} would have random weights; write timm/NAME:pretrained, run:DIR or "
             "file:PATH, or say --random-init if that is what you want"
+        )
+    if random_init and not backbone.untrained:
+        raise UserError(
+            "random_init (--random-init) allows weights that nobody trained, and those of "
+            f"{source} are trained; leave it out"
         )
     head = find_head(reference)
     if head is not None and format not in PUBLISHED:

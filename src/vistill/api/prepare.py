@@ -78,6 +78,10 @@ def prepare(
     wanted = {"short_side": short_side, "gop": gop, "codec": codec, "quality": quality}
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     _check(given if shards is None else {**given, "shards": shards}, transcode, workers)
+    if quick and transcode:
+        raise UserError(
+            "--quick decodes three frames of a video and --transcode all of them; leave one out"
+        )
     _check_limits(max_damaged, timeout)
 
     from vistill.data.archive import ShardSource

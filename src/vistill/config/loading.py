@@ -16,6 +16,7 @@ from vistill.config.suggest import did_you_mean, shown
 from vistill.config.uses import why_idle
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
+from vistill.files import near_path
 
 M = TypeVar("M", bound=Section)
 
@@ -119,7 +120,7 @@ def _recipe(name: str) -> dict[str, Any]:
         text = recipe_text(name)
     elif name.endswith((".yaml", ".yml", ".json")) or os.sep in name:
         if not Path(name).is_file():
-            raise UserError(f"recipe {name} does not exist")
+            raise UserError(f"recipe {name} does not exist{near_path(name)}")
         try:
             text = Path(name).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:

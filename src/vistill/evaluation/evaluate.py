@@ -27,16 +27,19 @@ from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
 from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
+from vistill.evaluation.finetune import length_of as tuning_length
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.kept import keep_classifier, kept_name, new_folder
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.labelled import Labelled, labelled_parts, without_pictures
+from vistill.evaluation.lengths import Length
+from vistill.evaluation.linear_probe import length_of as probe_length
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone
-from vistill.training.distributed import device_kind
+from vistill.training.distributed import device_kind, require_precision
 
 _LEARNED = ("knn", "linear", "finetune")
 
@@ -115,6 +118,7 @@ def evaluate_backbone(
         inputs.require(part.source)
     finetune = finetune or FineTuneConfig()
     if "finetune" in protocols:
+        require_precision(finetune.precision, kind, "finetune.precision")
         if len(candidates(finetune)) > 1:
             for labels in chosen.values():
                 require_validation(train.classes[labels])
@@ -201,6 +205,12 @@ class _Runner:
         if self.progress:
             Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
+    def note(self, length: Length) -> None:
+        """Say once what of its settings a training on few samples leaves out."""
+        if length.note is not None and length.note not in self.told:
+            self.told.add(length.note)
+            self.say(length.note)
+
     def knn(self, chosen: np.ndarray, options: KNNConfig) -> _Found:
         bank, labels, queries = self._features_for(chosen)
         start = time.monotonic()
@@ -211,6 +221,7 @@ class _Runner:
 
     def linear(self, chosen: np.ndarray, options: LinearProbeConfig, seed: int) -> _Found:
         features, labels, queries = self._features_for(chosen)
+        self.note(probe_length(options, len(labels), self.noun))
         start = time.monotonic()
         scores = linear_probe(
             features, labels, queries, self.num_classes, options=options, seed=seed
@@ -221,6 +232,7 @@ class _Runner:
         self, chosen: np.ndarray, options: FineTuneConfig, seed: int, kept: Path | None = None
     ) -> _Found:
         start = time.monotonic()
+        self.note(tuning_length(options, len(chosen), self.noun))
         options, tried = self._choose_setting(chosen, options, seed)
         accuracies: list[float] = []
         found: list[Features] = []

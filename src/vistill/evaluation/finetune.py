@@ -14,6 +14,7 @@ from vistill.config.schema import TrainConfig
 from vistill.data import Source, TrainStream
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.lengths import Length, fitting_length
 from vistill.models.backbone import Backbone
 from vistill.models.swin import NO_DECAY, SwinBackbone
 from vistill.training.loop import fit
@@ -63,7 +64,8 @@ def fine_tune(
         UserError: the backbone cannot do what the options ask.
     """
     options = options or FineTuneConfig()
-    batch = min(options.global_batch_size, len(indices))
+    length = length_of(options, len(indices), source.media.noun)
+    batch, epochs = length.batch, length.epochs
     most = options.micro_batch_size
     if most is None and inputs.clips is not None:
         most = max(1, _CLIPS_AT_ONCE // options.repeats)
@@ -84,7 +86,6 @@ def fine_tune(
     )
     if told is not None:
         stream.broken.told = told
-    epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
     classifier = build_classifier(
         backbone,
         num_classes,
@@ -103,7 +104,7 @@ def fine_tune(
         base_lr=options.base_lr,
         lr=options.lr,
         min_lr=options.min_lr,
-        warmup_epochs=min(options.warmup_epochs, epochs / 5),
+        warmup_epochs=length.warmup_epochs,
         warmup_lr=options.warmup_lr,
         peak_in_warmup=inputs.clips is not None,
         weight_decay=options.weight_decay,
@@ -127,6 +128,20 @@ def fine_tune(
     )
     stream.close()
     return classifier
+
+
+def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:
+    """Batch and epochs of a fine-tuning on so many samples."""
+    return fitting_length(
+        "finetune",
+        samples,
+        batch=options.global_batch_size,
+        epochs=options.epochs,
+        min_steps=options.min_steps,
+        warmup_epochs=options.warmup_epochs,
+        part=5,
+        noun=noun,
+    )
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

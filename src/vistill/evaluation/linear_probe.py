@@ -6,8 +6,6 @@ and the learning rate may be chosen among several on a part of the training set,
 published rate hardly moves the weights in the few steps that a small set gives.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from vistill.config.evaluation import LinearProbeConfig
 from vistill.evaluation.budgets import split_labelled
+from vistill.evaluation.lengths import Length, fitting_length
 from vistill.evaluation.metrics import top_k_hits
 from vistill.training.lars import LARS
 from vistill.training.schedule import learning_rate
@@ -59,6 +58,20 @@ def linear_probe(
     return _train(train, train_labels, num_classes, options, rate, seed)(test.float())
 
 
+def length_of(options: LinearProbeConfig, samples: int, noun: str) -> Length:
+    """Batch and epochs of a probe on so many features."""
+    return fitting_length(
+        "linear",
+        samples,
+        batch=options.batch_size,
+        epochs=options.epochs,
+        min_steps=options.min_steps,
+        warmup_epochs=options.warmup_epochs,
+        part=9,
+        noun=noun,
+    )
+
+
 def _choose_rate(
     features: Tensor, labels: Tensor, num_classes: int, options: LinearProbeConfig, seed: int
 ) -> float:
@@ -95,10 +108,9 @@ def _train(
 ) -> nn.Module:
     """A head in eval mode."""
     n = len(features)
-    batch = min(options.batch_size, n)
+    length = length_of(options, n, "sample")
+    batch, epochs = length.batch, length.epochs
     steps = n // batch
-    epochs = max(options.epochs, math.ceil(options.min_steps / steps))
-    warmup = min(options.warmup_epochs, epochs / 9)
     head = ProbeHead(features.shape[1], num_classes, seed=seed).to(features.device)
     optimizer = LARS(head.linear.parameters(), lr=0.0, weight_decay=options.weight_decay)
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +121,7 @@ def _train(
                 epoch + step / steps,
                 lr=base_lr * max(1.0, batch / 256),
                 min_lr=0.0,
-                warmup_epochs=warmup,
+                warmup_epochs=length.warmup_epochs,
                 epochs=epochs,
             )
             loss = F.cross_entropy(head(features[chosen].float()), labels[chosen])

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,6 +205,9 @@ def load_backbone(
         if Path(spec).exists():
             kind = "run" if Path(spec).is_dir() else "file"
             raise UserError(f"unknown model {spec!r}; did you mean {kind}:{spec}?")
+        near = get_close_matches(spec, [*VIT_SIZES, *SWIN_SIZES], n=1)
+        if near:
+            raise UserError(f"unknown model {spec!r}; did you mean {near[0]!r}?")
         raise UserError(
             f"unknown model {spec!r}; write timm/NAME:pretrained, hf/FOLDER, run:DIR, file:PATH or "
             f"one of {', '.join(VIT_SIZES)}"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vistill.errors import UserError
-from vistill.files import write_atomic
+from vistill.files import near_path, write_atomic
 from vistill.models.adapters.own_modules import given_back, object_facts
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.build import rebuild
@@ -143,7 +143,7 @@ def find_export(folder: Path) -> Path:
             f"{folder.parent} has the students {', '.join(students)}, not {folder.name}"
         )
     if not folder.exists():
-        raise UserError(f"there is no run {folder}")
+        raise UserError(f"there is no run {folder}{near_path(folder)}")
     raise UserError(f"{folder} holds no exported backbone (model.json): has the run finished?")
 
 

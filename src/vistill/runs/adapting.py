@@ -4,14 +4,14 @@ and said. What the user says is never replaced."""
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vistill.config.schema import RunConfig
 from vistill.data import split_held_out
 from vistill.errors import UserError
 from vistill.runs.reading import Reading, open_samples
 from vistill.runs.results import say_notes
-from vistill.training.distributed import World, computes, connect
+from vistill.training.distributed import World, computes, connect, require_precision
 from vistill.training.optim import peak_lr
 from vistill.training.run_folder import read_marker
 
@@ -167,13 +167,11 @@ def _batch(
 
 def _precision(asked: str, world: World, *, said: bool) -> str:
     """The precision to train in."""
-    if world.device.type == "cpu" and asked == "fp16" and said:
-        raise UserError(f"{_PRECISION}=fp16 is for CUDA devices; a CPU takes {_cheap(world)}")
-    return asked if said or computes(world.device, asked) else _cheap(world)
-
-
-def _cheap(world: World) -> str:
-    return "bf16" if computes(world.device, "bf16") else "fp32"
+    if said:
+        kind: Literal["cpu", "cuda"] = "cpu" if world.device.type == "cpu" else "cuda"
+        require_precision(asked, kind, _PRECISION)
+        return asked
+    return next(one for one in (asked, "bf16", "fp32") if computes(world.device, one))
 
 
 def _get(config: RunConfig, key: str) -> Any:

@@ -66,6 +66,12 @@ def build(
             image_size=config.teacher.image_size or size,
             num_frames=frames,
         )
+        named = not config.teacher.model.startswith("object:")  # of an object nobody knows
+        if config.teacher.weights == "random" and named and not (teacher.untrained or untrained):
+            raise UserError(
+                f"teacher.weights=random (--teacher-weights) allows a teacher that nobody trained, "
+                f"and the weights of {config.teacher.model} are trained; leave it out"
+            )
     torch.manual_seed(for_aligners)
     given = Ingredients(
         config.method.name,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vistill.errors import UserError
+from vistill.files import near_path
 from vistill.models.sizes import LIBRARIES, is_function
 
 _KINDS = ("run:", "file:", *LIBRARIES)
@@ -33,7 +34,7 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
         elif Path(text).is_file():
             text = f"file:{text}"
         elif os.sep in text and not is_function(text):
-            raise UserError(f"{text} does not exist")
+            raise UserError(f"{text} does not exist{near_path(text)}")
     if which is None or not text.startswith("run:"):
         return text
     where, _, module = text.removeprefix("run:").partition(",model=")
@@ -50,5 +51,10 @@ def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
     """`run:DIR,model=FILE.py:NAME` taken apart; `module` where it was given beside it."""
     if isinstance(reference, str) and reference.startswith("run:"):
         reference, _, named = reference.partition(",model=")
+        if named and module is not None and module != named:
+            raise UserError(
+                f"model={named} in the reference and another model beside it both say which "
+                "module this is; leave one of them out"
+            )
         module = named or module
     return reference, module

@@ -103,6 +103,13 @@ def computes(device: torch.device, precision: str) -> bool:
     return precision == "fp32"
 
 
+def require_precision(precision: str, kind: Literal["cpu", "cuda"], setting: str) -> None:
+    """Raise a UserError for fp16 on a CPU; `setting` is where it was chosen."""
+    if kind == "cpu" and precision == "fp16":
+        cheap = "bf16" if computes(torch.device("cpu"), "bf16") else "fp32"
+        raise UserError(f"{setting}=fp16 is for CUDA devices; a CPU takes {cheap}")
+
+
 def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     """Join the ranks that `torchrun` started (once per process); alone, a world of one.
 

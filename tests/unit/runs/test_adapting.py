@@ -197,3 +197,18 @@ def test_told_at_the_start_and_kept_in_the_folder(
         vistill.pretrain(
             "mae_tiny", data=CELLS, out=out, overrides=SMALL | {"train.global_batch_size": 99}
         )
+
+
+def test_random_weights_are_allowed_where_there_are_none_only(tmp_path: Path) -> None:
+    teacher = Path(vistill.__file__).parent / "assets" / "blood_cells" / "teacher"
+    settings = {key: value for key, value in SMALL.items() if not key.startswith("method.")}
+    with pytest.raises(UserError, match=r"teacher\.weights=random .* are trained; leave it out"):
+        vistill.pretrain(
+            "feature_distillation",
+            data=CELLS,
+            out=tmp_path / "run",
+            teacher=f"run:{teacher}",
+            teacher_weights="random",
+            overrides=settings | {"data.image_size": 32},
+        )
+    assert not (tmp_path / "run").exists()

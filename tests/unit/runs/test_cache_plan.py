@@ -9,7 +9,9 @@ import torch
 from vistill.config.loading import load_config
 from vistill.models.backbone import Normalization
 from vistill.models.vit import VisionTransformer
+from vistill.runs.adapting import Adapted
 from vistill.runs.cache_plan import teacher_identity
+from vistill.runs.reading import open_samples
 from vistill.runs.stage import prepare
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
@@ -58,7 +60,7 @@ def test_views_of_trained_pictures_and_one_of_held_out_ones_are_wanted(tmp_path)
         "cache.views": 3,
     }
     config = load_config("feature_distillation", words.items())
-    run = prepare(config, teacher=vit(24), student=vit(16))
+    run = prepare(Adapted(config), open_samples(config.data), teacher=vit(24), student=vit(16))
     assert (len(run.train), len(run.held_out)) == (22, 5)
     assert run.planned is not None
     assert (run.planned.found, run.planned.wanted) == (0, 3 * 22 + 5)

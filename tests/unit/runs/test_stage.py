@@ -15,6 +15,8 @@ from vistill.data import BrokenFiles, eval_batches
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
 from vistill.runs import stage
+from vistill.runs.adapting import Adapted
+from vistill.runs.reading import open_samples
 from vistill.training.distributed import World
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
@@ -40,7 +42,8 @@ def vit(width: int) -> VisionTransformer:
 def prepared(student_width: int = 16, **words: Any) -> stage.Prepared:
     settings = WORDS | {name.replace("__", "."): value for name, value in words.items()}
     config = load_config("kdep", settings.items())
-    return stage.prepare(config, teacher=vit(32), student=vit(student_width))
+    samples = open_samples(config.data)
+    return stage.prepare(Adapted(config), samples, teacher=vit(32), student=vit(student_width))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from vistill.evaluation.detection.ava import (
     read_excluded,
     without,
 )
+from vistill.files import near_path
 
 _NAMED = 5
 
@@ -99,7 +100,10 @@ def open_detection(folder: Path, options: DetectionConfig) -> DetectionData:
 def _there(folder: Path, name: str, setting: str) -> Path:
     path = folder / name
     if not path.exists():
-        raise UserError(f"{path} does not exist; name it with {setting}=PATH, relative to {folder}")
+        raise UserError(
+            f"{path} does not exist{near_path(path)}; name it with {setting}=PATH, relative to "
+            f"{folder}"
+        )
     return path
 
 

@@ -1,6 +1,6 @@
 """Train an action detector on AVA-format data and measure its frame-mAP (spec amd 11.4)."""
 
-import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +28,12 @@ from vistill.evaluation.detection.detector import PIXELS, ActionDetector, Detect
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
 from vistill.evaluation.finetune import fitting_micro_batch, unprobed
+from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.training.distributed import device_kind
+from vistill.training.distributed import device_kind, require_precision
 from vistill.training.loop import fit
 from vistill.training.optim import layer_decay_groups
 
@@ -114,6 +115,7 @@ def evaluate_detection(
         UserError: the backbone takes no clips or cannot do what is asked.
     """
     kind = device_kind(device, "device")
+    require_precision(options.precision, kind, "detection.precision")
     size = height_width(backbone.image_size if image_size is None else image_size)
     clips = _require_clips(prepare_backbone(backbone, size, "avg", frames))
     short_side = options.short_side or round(_SHORT_SIDE * min(size))
@@ -201,7 +203,19 @@ def _train(
     *,
     progress: bool,
 ) -> ActionDetector:
-    batch = min(options.global_batch_size, len(reader.frames))
+    length = fitting_length(
+        "detection",
+        len(reader.frames),
+        batch=options.global_batch_size,
+        epochs=options.epochs,
+        min_steps=options.min_steps,
+        warmup_epochs=options.warmup_epochs,
+        part=4,
+        noun=_NOUN,
+    )
+    if progress and length.note is not None:
+        print(length.note, file=sys.stderr)
+    batch, epochs = length.batch, length.epochs
     micro_batch = fitting_micro_batch(batch, options.micro_batch_size)
     stream = KeyFrameStream(
         reader,
@@ -211,14 +225,13 @@ def _train(
         timeout=reading.timeout,
         broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
     )
-    epochs = max(options.epochs, math.ceil(options.min_steps / stream.steps_per_epoch))
     detector = build_detector(backbone, reader.num_actions, options, seed)
     shared: dict[str, Any] = {"weight_decay": options.weight_decay}
     optim = OptimConfig(
         base_lr=options.base_lr,
         lr=options.lr,
         min_lr=options.min_lr,
-        warmup_epochs=min(options.warmup_epochs, epochs / 4),
+        warmup_epochs=length.warmup_epochs,
         betas=(0.9, 0.999),
         clip_norm=options.clip_norm,
         peak_in_warmup=True,

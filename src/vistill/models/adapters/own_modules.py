@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from vistill.errors import UserError
+from vistill.files import near_path
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Backbone, require_backbone
@@ -48,7 +49,7 @@ def find_function(where: str, key: str) -> Callable[..., Any]:
 
 def _file(path: str, key: str) -> ModuleType:
     if not Path(path).is_file():
-        raise UserError(f"{key}: file {path} does not exist")
+        raise UserError(f"{key}: file {path} does not exist{near_path(path)}")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None
     assert spec.loader is not None

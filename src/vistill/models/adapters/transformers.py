@@ -8,7 +8,6 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
+from vistill.files import near_path
 from vistill.image_size import ImageSize, height_width, nearest_fitting, shown_size
 from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
@@ -73,7 +73,7 @@ def transformers_backbone(
     folder = Path(name).expanduser()
     local = folder.is_dir()
     if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise UserError(f"there is no folder {name}{_nearest(folder)}")
+        raise UserError(f"there is no folder {name}{near_path(folder)}")
     if local and not (folder / "config.json").is_file():
         raise UserError(f"{name} holds no config.json, so it is no model of transformers")
     stored = local and any(folder.glob("*.safetensors"))
@@ -424,9 +424,3 @@ def _image_size(config: Any) -> tuple[int, int]:
     if hasattr(config, "num_patches"):
         return height_width(round(config.num_patches**0.5) * config.patch_size)
     return height_width(getattr(config, "image_size", 224))
-
-
-def _nearest(folder: Path) -> str:
-    beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
-    near = get_close_matches(folder.name, beside, n=1)
-    return f"; did you mean {folder.parent / near[0]}?" if near else ""

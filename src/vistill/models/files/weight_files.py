@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vistill.errors import UserError
+from vistill.files import near_path
 from vistill.models.files.archives import archive_root, read_torchscript
 from vistill.models.files.safe_pickles import read_pickle
 from vistill.models.files.stand_ins import Array
@@ -191,7 +192,7 @@ def _opened(path: Path) -> Any:
             raise UserError(f"{path} is a folder; name a file in it, or write run:{path}")
         path = path / index
     if not path.is_file():
-        raise UserError(f"there is no weight file {path}")
+        raise UserError(f"there is no weight file {path}{near_path(path)}")
     if path.name.endswith(".index.json"):
         return _shards(path)
     if _SHARD.search(path.name):
