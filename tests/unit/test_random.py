@@ -29,3 +29,11 @@ def test_draws_look_uniform_and_streams_differ():
         neighbours = (rows[1:] * rows[:-1]).mean() / rows.var()
         assert abs(neighbours) < 0.02
     assert not torch.equal(draws[0], draws[1])
+
+
+def test_every_use_of_a_seed_has_a_stream_of_its_own() -> None:
+    draws = {
+        name: tuple(per_sample_uniform(torch.tensor([7]), 3, stream)[0].tolist())
+        for name, stream in Stream.__members__.items()
+    }
+    assert len(set(draws.values())) == len(Stream.__members__)

@@ -198,3 +198,21 @@ def test_wrong_taps_are_refused():
     for tap in (Tap("block", 4), Tap("block", 0), Tap("cls_attention", 1)):
         with pytest.raises(ValueError, match="no tap"):
             model.tap(torch.randn(1, 3, 32, 32), [tap])
+
+
+@pytest.mark.parametrize("tokens", ["none", "class", "both"])
+def test_class_scores_are_read_from_the_tokens_there_are(tokens):
+    """The mean patch, the class token, or the mean of both heads of DeiT's distilled models."""
+    kinds = {"class_token": tokens != "none", "distillation_token": tokens == "both"}
+    model = small(num_classes=5, **kinds).eval()
+    for head in (model.head, getattr(model, "head_dist", model.head)):
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.normal_(head.bias)
+    taps = [Tap("norm", 3), Tap("logits", 3)]
+    with torch.no_grad():
+        found = model.tap(torch.randn(2, 3, 32, 32), taps)
+        x = found[taps[0]]
+        expected = model.head(x.mean(dim=1) if tokens == "none" else x[:, 0])
+        if tokens == "both":
+            expected = (expected + model.head_dist(x[:, 1])) / 2
+    torch.testing.assert_close(found[taps[1]], expected)
