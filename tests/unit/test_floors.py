@@ -119,6 +119,11 @@ def test_no_circle_between_rooms() -> None:
     TopologicalSorter(graph).prepare()
 
 
+def test_api_is_signatures() -> None:
+    lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "api").rglob("*.py"))
+    assert lines <= 900
+
+
 def test_loader_processes_start_light() -> None:
     for module in MODULES:
         if room(module) == "data":

@@ -1,7 +1,7 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,18 @@ from vistill.config.section import (
 )
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
+
+
+class _MethodSection(Section):
+    """What its section tells of a method.
+
+    Attributes:
+        needs_teacher: whether it has one; None: as its builder likes.
+        takes_clips: whether it learns from clips, too.
+    """
+
+    needs_teacher: ClassVar[bool | None] = True
+    takes_clips: ClassVar[bool] = True
 
 
 class DecoderConfig(Section):
@@ -48,8 +60,11 @@ class DecoderConfig(Section):
         return self
 
 
-class MAEConfig(Section):
+class MAEConfig(_MethodSection):
     """Masked autoencoder (arXiv 2111.06377): no teacher, reconstruct masked patches."""
+
+    needs_teacher = False
+    takes_clips = False
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(default=0.75, gt=0.0, lt=1.0)
@@ -108,7 +123,7 @@ class AuxMIMConfig(Section):
     )
 
 
-class TinyMIMConfig(Section):
+class TinyMIMConfig(_MethodSection):
     """TinyMIM (arXiv 2301.01296): distil a block of a masked-image-modelling teacher."""
 
     name: Literal["tinymim"] = "tinymim"
@@ -155,7 +170,7 @@ class TinyMIMConfig(Section):
 _FEATURES = ("map", "patches", "class_token", "pooled")
 
 
-class FeatureDistillationConfig(Section):
+class FeatureDistillationConfig(_MethodSection):
     """Feature distillation (arXiv 2205.14141): regress the whitened output of any teacher."""
 
     name: Literal["feature_distillation"] = "feature_distillation"
@@ -183,7 +198,7 @@ class FeatureDistillationConfig(Section):
     """Antialiasing where pictures are resized to `teacher.image_size`."""
 
 
-class KDEPConfig(Section):
+class KDEPConfig(_MethodSection):
     """KDEP (arXiv 2203.05180): match pooled penultimate features through a fixed SVD."""
 
     name: Literal["kdep"] = "kdep"
@@ -294,9 +309,12 @@ class KDEPConfig(Section):
         return found
 
 
-class SupervisedConfig(Section):
+class SupervisedConfig(_MethodSection):
     """Supervised pre-training: cross-entropy with the labels, without a teacher. It is what KDEP's
     tables compare with."""
+
+    needs_teacher = False
+    takes_clips = False
 
     name: Literal["supervised"] = "supervised"
     label_smoothing: Rate = Field(default=0.0)
@@ -320,8 +338,10 @@ class HiddenDecoderConfig(Section):
     """Attention heads of every block; default: 64 channels a head for clips, 16 for pictures."""
 
 
-class VideoMAEConfig(Section):
+class VideoMAEConfig(_MethodSection):
     """VideoMAE (arXiv 2203.12602): no teacher, reconstruct the hidden tokens of clips."""
+
+    needs_teacher = False
 
     name: Literal["videomae"] = "videomae"
     mask: Literal["tube", "random"] = Field(default="tube")
@@ -389,7 +409,7 @@ class ReconstructionConfig(Section):
     )
 
 
-class AMDConfig(Section):
+class AMDConfig(_MethodSection):
     """AMD (Asymmetric Masked Distillation, CVPR 2024): a masked autoencoder taught by one that sees
     more of the same clip or picture."""
 
@@ -426,8 +446,10 @@ class AMDConfig(Section):
         return {"method.generation": f"with a teacher that sees no more: both hide {student:g}"}
 
 
-class CustomConfig(Section):
+class CustomConfig(_MethodSection):
     """A method of your own: a function in a file or module (docs/writing_a_method.md)."""
+
+    needs_teacher = None
 
     name: Literal["custom"] = "custom"
     builder: str | None = Field(default=None)
