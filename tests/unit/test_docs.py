@@ -81,7 +81,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("vistill.runs.adapting.fit_to_place", lambda *_, **__: (None, None))
     monkeypatch.setattr(stage, "train_stage", pretrain)
     monkeypatch.setattr(stage, "rehearse", pretrain)
-    monkeypatch.setattr(pretraining, "_run_chain", pretrain)
+    monkeypatch.setattr("vistill.runs.chain.run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
     for name, schema in (("predict", SamplesConfig), ("embed", EmbedConfig)):
