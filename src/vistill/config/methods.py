@@ -314,7 +314,6 @@ class SupervisedConfig(_MethodSection):
     tables compare with."""
 
     needs_teacher = False
-    takes_clips = False
 
     name: Literal["supervised"] = "supervised"
     label_smoothing: Rate = Field(default=0.0)
