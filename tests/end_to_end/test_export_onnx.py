@@ -18,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
 SLOW = (
     *("ghostnet_050", "efficientformerv2_s0", "eva02_tiny_patch14_224", "test_maxvit"),
-    *("swinv2_tiny_window8_256", "beit_base_patch16_224", "edgenext_xx_small"),
+    *("swinv2_tiny_window8_256", "beit_base_patch16_224", "edgenext_xx_small", "repvit_m1"),
 )
 
 
