@@ -39,8 +39,9 @@ def fit_biases(state: dict[str, Tensor], own: dict[str, Tensor], source: str) ->
                 fitted[f"{place}{part}"] = bias
             elif bias.any():
                 what = {"q": "queries", "k": "keys", "v": "values"}[part[0]]
+                hint = "" if "layers." in name else "; set student.qkv_bias=all"  # of a ViT
                 raise UserError(
                     f"{source} has learned biases of the {what} ({place}{part}), for which the "
-                    "student has no place; set student.qkv_bias=all"
+                    f"student has no place{hint}"
                 )
     return fitted

@@ -10,6 +10,8 @@ from vistill.errors import UserError
 from vistill.models.backbone import Tap
 from vistill.models.build import load_backbone
 from vistill.models.export import read_backbone, save_backbone
+from vistill.models.files.biases import fit_biases
+from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.runs.build import build
 
@@ -86,3 +88,13 @@ def test_what_a_student_has_no_place_for_must_be_zero(tmp_path):
         torch.testing.assert_close(found(IMAGES), model(IMAGES))
     with pytest.raises(UserError, match="biases of the queries"):
         student(tmp_path, model, "none")
+
+
+def test_a_swin_without_key_biases_takes_none():
+    sizes = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": (2,), "num_heads": (1,)}
+    plain = SwinBackbone(version=2, window_size=4, **sizes).state_dict()
+    state = SwinBackbone(version=2, window_size=4, key_bias=True, **sizes).state_dict()
+    assert fit_biases(state, plain, "x").keys() == plain.keys()
+    state["module.layers.0.blocks.1.attn.k_bias"].fill_(1.0)
+    with pytest.raises(UserError, match=r"the keys \(module.*attn.k_bias\), for .* place$"):
+        fit_biases(state, plain, "x")
