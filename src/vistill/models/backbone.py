@@ -164,6 +164,11 @@ class Backbone(nn.Module, ABC):
         grid = token_grid(patches, self.image_size) if self.num_frames == 1 else None
         return Shape(self.num_prefix_tokens, patches, grid or (1, patches), found.shape[-1])
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Tokens of any block behind the final norm; as they are where there is none."""
+        norm: Any = getattr(self, "norm", None)
+        return tokens if norm is None else norm(tokens)
+
     def forward(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b n d"]:
         """All tokens after the final norm."""
         tap = Tap("norm", self.depth)

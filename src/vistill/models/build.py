@@ -167,12 +167,13 @@ def load_backbone(
             a plain state dict; `,num_heads=N`, `,image_size=HxW` and, of a Swin, `,window=N` where
             no tensor tells it, `,classifier=keep` for the `logits` tap, `,branch=teacher` or
             `,branch=ema` for another network of the file, `,stages=3` to cut a Swin),
-            `timm/NAME:pretrained` or `timm/NAME` (random weights), the same with `torchvision/`,
-            `open_clip/` and `hf/`, `hf/FOLDER` (the folder's weights, if any), `open_clip/NAME:TAG`
-            or `open_clip/NAME:PATH`, each with `,classifier=keep` where there is a classifier; the
-            name of a ViT (random), `FILE.py:NAME` (what that function of the user's returns), or a
-            `Backbone`. Behind `run:DIR` and `file:PATH`, `,model=NAME` says whose weights they are:
-            a library's model (`file:PATH,model=timm/resnet50`) or a function (`model=nets.py:net`).
+            `timm/NAME:pretrained`, `timm/NAME:FILE` (a local checkpoint, strictly) or `timm/NAME`
+            (random weights), the same with `torchvision/`, `open_clip/` and `hf/`, `hf/FOLDER` (the
+            folder's weights, if any), `open_clip/NAME:TAG` or `open_clip/NAME:PATH`, each with
+            `,classifier=keep` where there is a classifier; the name of a ViT (random),
+            `FILE.py:NAME` (what that function of the user's returns), or a `Backbone`. Behind
+            `run:DIR` and `file:PATH`, `,model=NAME` says whose weights they are: a library's model
+            (`file:PATH,model=timm/resnet50`) or a function (`model=nets.py:net`).
         image_size: side of the inputs, or (height, width); None: the model's own. Position tables
             are resized.
         num_frames: frames of the clips that a model of clips will see; None: its own.
@@ -193,6 +194,8 @@ def load_backbone(
         model = read_backbone(Path(folder), made_by or into)
     elif spec.startswith("file:"):
         model = _from_file(spec.removeprefix("file:"))
+    elif (reference := _file_of(spec)) is not None:
+        model = _from_file(reference)
     elif is_function(spec):
         model = made_backbone(spec)
     elif spec.startswith(LIBRARIES):
@@ -314,6 +317,17 @@ def _from_file(reference: str) -> Backbone:
     load_file_into(model, reference)
     model.pool_itself()
     return model
+
+
+def _file_of(spec: str) -> str | None:
+    """`FILE,model=LIBRARY/NAME` of `LIBRARY/NAME:FILE`; open_clip reads its files itself."""
+    name, _, rest = spec.partition(":")
+    if not name.startswith(LIBRARIES) or name.startswith("open_clip/"):
+        return None
+    path, _, options = rest.partition(",")
+    if not Path(path).suffix and not Path(path).is_file():
+        return None
+    return ",".join(part for part in (path, f"model={name}", options) if part)
 
 
 def _from_library(spec: str, image_size: ImageSize | None, *, fresh: bool = False) -> Backbone:

@@ -239,6 +239,10 @@ class SwinBackbone(Backbone):
         before = sum(self.depths[: int(found[1])])
         return before if found[2] is None else before + int(found[2]) + 1
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Tokens of the last stage's width behind the final norm."""
+        return self.module.norm(tokens)
+
     def tap(
         self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
     ) -> dict[Tap, Tensor]:
@@ -272,7 +276,7 @@ class SwinBackbone(Backbone):
                     break
         for tap in taps:
             if tap.kind == "norm":
-                found[tap] = self.module.norm(x).flatten(1, 2)
+                found[tap] = self.final_norm(x).flatten(1, 2)
         return {tap: found[tap] for tap in taps}
 
 

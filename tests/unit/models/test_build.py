@@ -246,3 +246,23 @@ def test_without_a_network_one_sentence_is_said(
     finally:
         logger.removeHandler(handler)
     assert "Retrying" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext"])
+def test_a_local_file_of_a_model_of_timm(tmp_path, name):
+    import timm
+
+    torch.manual_seed(3)
+    module = timm.create_model(name, num_classes=5)
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "best.pth.tar")
+    loaded = load_backbone(f"timm/{name}:{tmp_path / 'best.pth.tar'}").eval()
+    assert not loaded.untrained
+    images = torch.randn(1, 3, *loaded.image_size)
+    with torch.no_grad():
+        features = module.eval().forward_features(images)
+        expected = features if features.dim() == 3 else features.flatten(2).mT
+        torch.testing.assert_close(loaded(images), expected)
+    with pytest.raises(UserError, match=r"best\.pth\.tar"):
+        load_backbone(f"timm/vit_tiny_patch16_224:{tmp_path / 'best.pth.tar'}")
+    with pytest.raises(UserError, match=r"no weight file .*none\.pth"):
+        load_backbone(f"timm/{name}:{tmp_path / 'none.pth'}")
