@@ -5,7 +5,7 @@ import torch
 from amd_models import clip_vit, load, training_names, unit
 from names import batch_of, part
 
-from vistill.config.methods import AMDConfig, VideoMAEConfig
+from vistill.config.clip_methods import AMDConfig, VideoMAEConfig
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE
 from vistill.models.backbone import Tap

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vistill.config.methods import VideoMAEConfig
+from vistill.config.clip_methods import VideoMAEConfig
 from vistill.errors import UserError
 from vistill.methods.amd import AMD
 from vistill.methods.videomae import VideoMAE

@@ -126,3 +126,15 @@ class Section(BaseModel):
         """Settings, with dots from the top, that change nothing in `whole` for a reason of this
         section's that `vistill.config.uses.needs` cannot say, and the reason."""
         return {}
+
+
+class MethodSection(Section):
+    """What its section tells of a method.
+
+    Attributes:
+        needs_teacher: whether it has one; None: as its builder likes.
+        takes_clips: whether it learns from clips, too.
+    """
+
+    needs_teacher: ClassVar[bool | None] = True
+    takes_clips: ClassVar[bool] = True

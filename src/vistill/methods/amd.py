@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
-from vistill.config.methods import AMDConfig
+from vistill.config.clip_methods import AMDConfig
 from vistill.heads.hidden_painter import HiddenPainter
 from vistill.methods.amd_plan import (
     check_losses,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.config.methods import AMDConfig, DirectConfig, GenerationConfig
+from vistill.config.clip_methods import AMDConfig, DirectConfig, GenerationConfig
 from vistill.errors import UserError
 from vistill.heads.generator import FeatureGenerator
 from vistill.heads.hidden_painter import fixed_positions

@@ -6,7 +6,7 @@ Hide most tubes of a clip, encode the others, paint what is hidden; no teacher.
 from typing import Self
 
 from vistill.batch import Batch, Losses
-from vistill.config.methods import VideoMAEConfig
+from vistill.config.clip_methods import VideoMAEConfig
 from vistill.errors import UserError
 from vistill.heads.hidden_painter import HiddenPainter, Painting
 from vistill.methods.base import Method, weighted
