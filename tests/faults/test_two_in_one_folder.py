@@ -38,6 +38,7 @@ def test_a_run_keeps_others_out_and_survives_the_loss_of_its_terminal(tmp_path, 
     words = ["pretrain", "mae", "--data", str(CELLS), "--out", str(out), *SETTINGS]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, and that is inherited
         os.execv(sys.executable, [sys.executable, "-m", "vistill.cli", *words])
     try:
         patience = time.monotonic() + 600
