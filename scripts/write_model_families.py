@@ -3,6 +3,7 @@
 python scripts/write_model_families.py
 """
 
+import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -72,4 +73,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger().setLevel(logging.ERROR)  # what libraries remark on random weights
     PAGE.write_text(page())

@@ -4,7 +4,6 @@ Families of transformers are model types, of timm its modules; the rest go by th
 """
 
 import json
-import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -464,7 +463,6 @@ def outcome(family: str) -> Outcome:
     """Of `hf/KIND`, `timm/NAME`, `torchvision/NAME` or `open_clip/NAME`."""
     library, _, name = family.partition("/")
     torch.manual_seed(0)
-    logging.getLogger().setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")

@@ -101,8 +101,8 @@ def _there(folder: Path, name: str, setting: str) -> Path:
     path = folder / name
     if not path.exists():
         raise UserError(
-            f"{path} does not exist{near_path(path)}; name it with {setting}=PATH, relative to "
-            f"{folder}"
+            f"{path} does not exist; name it with {setting}=PATH, relative to {folder}"
+            f"{near_path(path)}"
         )
     return path
 
