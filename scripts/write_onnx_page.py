@@ -30,7 +30,7 @@ INTRODUCTION = """\
 What `vistill export --format onnx` makes of a small student of every family that timm builds small,
 at 64 x 64 pixels. Every file was compared with the model by onnxruntime before it was kept, at
 batches of one and three and, with free sides, at three sizes. Written by
-`python scripts/write_onnx_page.py`; an empty result was not tried with these versions.
+`python scripts/write_onnx_page.py`.
 
 Libraries: {versions}.
 
