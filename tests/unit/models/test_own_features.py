@@ -180,3 +180,18 @@ def test_a_detector_has_no_last_tokens_of_patches(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="its last tokens are 5, not one of each of the 49 patches"):
         load_backbone(f"hf/{tmp_path}")
+
+
+@torch.no_grad()
+def test_the_map_and_the_own_feature_of_a_cnn_take_one_pass() -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("mobilenetv3_small_050", num_classes=0)
+    model = read_module(module, "timm/mobilenetv3_small_050", None, None).eval()
+    model.pool_itself()
+    passes: list[nn.Module] = []
+    module.conv_stem.register_forward_hook(lambda part, *_: passes.append(part))
+    images = torch.randn(1, 3, *model.image_size)
+    tokens, pooled = model.tokens_and_pooled(images)
+    assert len(passes) == 1
+    torch.testing.assert_close(tokens, model(images))
+    torch.testing.assert_close(pooled, model.pooled(images))

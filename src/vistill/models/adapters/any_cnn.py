@@ -2,7 +2,7 @@
 means (KDEP; spec kdep 3, 4)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -136,20 +136,37 @@ class PooledBackbone(Backbone):
         if visible is not None:
             raise ValueError("a CNN cannot be shown some of its patches only")
         if self.pools_itself and any(tap.kind in POOLED for tap in taps):
-            others = [tap for tap in taps if tap.kind not in POOLED]
-            with drawn(self.module, drop_path_noise):
-                feature = self.own_feature(images)
-            found = self.tap(images, others, drop_path_noise=drop_path_noise) if others else {}
+            maps = [tap for tap in taps if tap.kind in ("map", "map_act")]
+            found, feature = self._signals(maps, self.own_feature, images, drop_path_noise)
+            scored = [tap for tap in taps if tap.kind == "logits"]  # another way through the module
+            found |= self.tap(images, scored, drop_path_noise=drop_path_noise) if scored else {}
             return {tap: feature if tap.kind in POOLED else found[tap] for tap in taps}
-        sites = self._sites_now()
-        wanted = {tap: _site(sites, tap.kind) for tap in taps if tap.kind != "logits"}
+        wanted = [tap for tap in taps if tap.kind != "logits"]
         # An exporter's account of modules is upset by a pass that an exception ends.
         whole = len(wanted) < len(taps) or torch.onnx.is_in_onnx_export()
-        output = None
-        with drawn(self.module, drop_path_noise), _Cut(set(wanted.values()), whole=whole) as cut:
-            output = self.module(images)
-        found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        found, output = self._signals(wanted, self.module, images, drop_path_noise, whole=whole)
         return {tap: found[tap] if tap in found else scores(output) for tap in taps}
+
+    def _signals(
+        self,
+        taps: Taps,
+        run: Callable[[Tensor], Any],
+        images: Tensor,
+        draws: Draws = None,
+        *,
+        whole: bool = True,
+    ) -> tuple[dict[Tap, Tensor], Any]:
+        """Maps and means of one pass by `run`, and what it returns, None where it is left early."""
+        output = None
+        with drawn(self.module, draws):
+            if not taps:
+                return {}, run(images)
+            sites = self._sites_now()
+            wanted = {tap: _site(sites, tap.kind) for tap in taps}
+            with _Cut(set(wanted.values()), whole=whole) as cut:
+                output = run(images)
+        found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        return found, output
 
     @property
     def num_drop_path_draws(self) -> int:
@@ -158,11 +175,8 @@ class PooledBackbone(Backbone):
 
     def watch(self, images: Tensor, run: Run) -> Seen:
         """One whole pass by `run`, with the signals of all taps but the scores."""
-        sites = self._sites_now()
-        wanted = {Tap(kind, 0): _site(sites, kind) for kind in self.taps if kind != "logits"}
-        with _Cut(set(wanted.values()), whole=True) as cut:
-            own = run(images)
-        found = {tap: _shaped(sites, tap.kind, cut.found[site]) for tap, site in wanted.items()}
+        taps = [Tap(kind, 0) for kind in self.taps if kind != "logits"]
+        found, own = self._signals(taps, run, images)
         return Seen(found, {}, {}, None, own)
 
     def forward(self, images: Tensor) -> Tensor:
