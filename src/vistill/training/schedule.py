@@ -25,7 +25,7 @@ def rate_at(
         lr=peak,
         epochs=epochs,
         peak_lead=1 / steps_per_epoch if optim.peak_in_warmup else 0.0,
-        **optim.model_dump(include=_OF_A_RATE),
+        **{name: getattr(optim, name) for name in _OF_A_RATE},
     )
 
 
@@ -35,10 +35,10 @@ def decay_at(optim: OptimConfig, epoch: float, epochs: int) -> float | None:
     return None if end is None else weight_decay(epoch, start=start, end=end, epochs=epochs)
 
 
-_OF_A_RATE = {
+_OF_A_RATE = (
     *("schedule", "min_lr", "warmup_epochs", "warmup_lr", "step_epochs", "milestones", "gamma"),
     *("div_factor", "pieces", "lr_interpolation"),
-}
+)
 
 
 def learning_rate(
