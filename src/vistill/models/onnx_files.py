@@ -1,11 +1,9 @@
 """A model as an ONNX file that takes pixels in [0, 1] and was compared with it."""
 
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vistill.errors import UserError
 from vistill.files import PARTIAL, sync_folder, write_atomic
+from vistill.models.quiet import ONNX, quiet
 
 MODEL, DESCRIPTION = "model.onnx", "onnx.json"
 FORMAT = "vistill-onnx/1"
@@ -106,7 +105,7 @@ def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: 
         width += 32 if height != width + 32 else 64
     try:
         # The fused kernel's output has strides that the exporter does not reproduce.
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), _quiet():
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), quiet(ONNX):
             return torch.onnx.export(
                 model,
                 (torch.rand(2, 3, *size[:-2], height, width),),
@@ -118,18 +117,6 @@ def _export(model: nn.Module, size: Sequence[int], outputs: list[str], *, free: 
             )
     except Exception:  # of any of its passes, in terms of graphs
         return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the translator's remarks on what it leaves as it is: the file is compared."""
-    logger = logging.getLogger("onnxscript")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _is_free(program: Any) -> bool:

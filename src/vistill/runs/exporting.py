@@ -1,14 +1,17 @@
 """How exports are written: among no other files, as ONNX, of fine-tuned models with the head."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vistill.errors import UserError
 from vistill.files import PARTIAL
 from vistill.locking import LOCK
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from vistill.evaluation.kept import Head
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
@@ -49,34 +52,18 @@ def _is_mark(path: Path) -> bool:
 
 
 def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
-    from torch import Tensor, nn
-
-    from vistill.models.onnx_files import write_onnx
-
-    class FromPixels(nn.Module):
-        """Normalises and names what comes out."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = backbone
-
-        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-            return backbone.tokens_and_pooled(backbone.normalization(pixels))
-
-    clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
-    cnn = not backbone.depth
-    tokens = "of the last map" if cnn else "after the final norm"
-    return write_onnx(
-        FromPixels(),
+    """Write the tokens and the pooled feature of a backbone as ONNX; the files."""
+    tokens = "after the final norm" if backbone.depth else "of the last map"
+    outputs = {
+        "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
+        "pooled": f"[batch, {backbone.feature_width}] the feature that is measured",
+    }
+    return _to_onnx(
+        backbone,
+        backbone,
+        lambda pixels: backbone.tokens_and_pooled(backbone.normalization(pixels)),
         folder,
-        size=(*clip, *backbone.image_size),
-        free=cnn,
-        outputs={
-            "tokens": f"[batch, tokens, {backbone.width}] {tokens}",
-            "pooled": f"[batch, {backbone.feature_width}] the feature that is measured",
-        },
-        name=backbone.origin,
-        origin=backbone.origin,
+        outputs,
     )
 
 
@@ -99,7 +86,7 @@ def export_classifier(
         return [folder / WEIGHTS, folder / HEAD, folder / DESCRIPTION]
     trained = trained_classifier(backbone, reference)
     if format == "onnx":
-        return _to_onnx(trained, folder)
+        return _classifier_to_onnx(trained, folder)
     form = timm_classifier(trained.backbone, head.state, trained.of_images)
     if form is None:
         raise UserError(
@@ -112,7 +99,29 @@ def export_classifier(
     return [folder / WEIGHTS, folder / DESCRIPTION]
 
 
-def _to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path]:
+def _classifier_to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path]:
+    count = len(trained.classes)
+    outputs = {
+        "logits": f"[batch, {count}] class scores",
+        "probabilities": f"[batch, {count}] their softmax",
+    }
+
+    def both(pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        logits = trained(pixels)
+        return logits, logits.softmax(dim=1)
+
+    return _to_onnx(trained, trained.backbone, both, folder, outputs, classes=trained.classes)
+
+
+def _to_onnx(
+    owner: "nn.Module",
+    backbone: "Backbone",
+    compute: "Callable[[Tensor], tuple[Tensor, Tensor]]",
+    folder: Path,
+    outputs: dict[str, str],
+    **facts: Any,
+) -> list[Path]:
+    """Write what `compute` makes of pixels by the weights of `owner`."""
     from torch import Tensor, nn
 
     from vistill.models.onnx_files import write_onnx
@@ -122,24 +131,19 @@ def _to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path]:
 
         def __init__(self) -> None:
             super().__init__()
-            self.trained = trained
+            self.owner = owner
 
         def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-            logits = trained(pixels)
-            return logits, logits.softmax(dim=1)
+            return compute(pixels)
 
-    backbone, count = trained.backbone, len(trained.classes)
     clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
     return write_onnx(
         FromPixels(),
         folder,
         size=(*clip, *backbone.image_size),
         free=not backbone.depth,
-        outputs={
-            "logits": f"[batch, {count}] class scores",
-            "probabilities": f"[batch, {count}] their softmax",
-        },
+        outputs=outputs,
         name=backbone.origin,
-        classes=trained.classes,
         origin=backbone.origin,
+        **facts,
     )

@@ -18,12 +18,12 @@ from vistill.image_size import ImageSize, height_width, plain_size
 from vistill.models.adapters.admission import admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
-from vistill.models.adapters.hub import quiet_hub
 from vistill.models.adapters.timm import read_module
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.files.clip import CLIP_NORMALIZATION, clip_names
 from vistill.models.files.named_weights import load_named
 from vistill.models.files.weight_files import prefixes_of, read_weights
+from vistill.models.quiet import HUB, quiet
 from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
 
@@ -109,7 +109,7 @@ def _weight_file(name: str, weights: str, tags: list[str]) -> str:
             f"{', '.join(near) or 'none are published'}"
         )
     try:
-        with quiet_hub():
+        with quiet(HUB):
             return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except Exception as error:
         raise UserError(

@@ -15,8 +15,8 @@ from vistill.image_size import ImageSize, height_width, plain_size, shown_size
 from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of, same_outputs
-from vistill.models.adapters.hub import quiet_hub
 from vistill.models.backbone import Backbone, Normalization
+from vistill.models.quiet import HUB, quiet
 from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
 
@@ -40,7 +40,7 @@ def timm_backbone(
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
         near = near or get_close_matches(name, timm.list_models(), n=3, cutoff=0.3)
         raise UserError(f"timm has no model {name!r}; near: {', '.join(near)}")
-    with quiet_hub():
+    with quiet(HUB):
         module = _create(name, pretrained, image_size, {} if classifier else {"num_classes": 0})
     origin = f"timm/{name}, {'published weights' if pretrained else 'random'}"
     arguments: dict[str, Any] = {

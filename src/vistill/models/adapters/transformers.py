@@ -23,11 +23,11 @@ from vistill.image_size import ImageSize, height_width, nearest_fitting, shown_s
 from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of
-from vistill.models.adapters.hub import quiet_hub
 from vistill.models.adapters.processors import ChannelOrder, Shown, shown_by_processor
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.files.clip import CLIP_NORMALIZATION
 from vistill.models.files.videomae import vit_of_transformers
+from vistill.models.quiet import HUB, quiet
 from vistill.models.taps import Own
 from vistill.tokens.patches import pixel_patches
 
@@ -82,7 +82,7 @@ def transformers_backbone(
         why = ", only pickled ones, which are never read" if pickled else ""
         raise UserError(f"{name} holds no weights as model.safetensors{why}")
     source = str(folder.absolute()) if local else name
-    with quiet_hub(), _quiet():
+    with quiet(HUB), _quiet():
         config = _config(source, name)
         kind = _class_of(config, name, classifier)
         config = config if classifier else _of_pictures(config)
