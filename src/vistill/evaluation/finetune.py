@@ -132,16 +132,8 @@ def fine_tune(
 
 def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:
     """Batch and epochs of a fine-tuning on so many samples."""
-    return fitting_length(
-        "finetune",
-        samples,
-        batch=options.global_batch_size,
-        epochs=options.epochs,
-        min_steps=options.min_steps,
-        warmup_epochs=options.warmup_epochs,
-        part=5,
-        noun=noun,
-    )
+    batch = options.global_batch_size
+    return fitting_length("finetune", options, samples, batch=batch, part=5, noun=noun)
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

@@ -1,6 +1,18 @@
 """How long something is trained on few samples, and what of its settings that leaves out."""
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Training(Protocol):
+    """The settings of a section that say how long something is trained."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def min_steps(self) -> int: ...
+    @property
+    def warmup_epochs(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -18,38 +30,32 @@ class Length:
 
 
 def fitting_length(
-    section: str,
-    samples: int,
-    *,
-    batch: int,
-    epochs: int,
-    min_steps: int,
-    warmup_epochs: float,
-    part: int,
-    noun: str = "sample",
+    section: str, options: Training, samples: int, *, batch: int, part: int, noun: str
 ) -> Length:
     """The length of a training on `samples`: a batch of no more than all of them, at least
     `min_steps` steps, and at most one `part`-th of it for the warm-up.
 
     Args:
-        section: whose settings these are, for the note.
+        section: whose options these are, for the note.
+        options: epochs, steps and warm-up as they are set.
         samples: to learn from.
-        batch, epochs, min_steps, warmup_epochs: as they are set.
+        batch: as it is set.
         part: 5 allows a fifth for the warm-up.
         noun: what a sample is called.
     """
     fits = min(batch, samples)
     steps = samples // fits
-    longer = max(epochs, -(-min_steps // steps))
-    warm = min(warmup_epochs, longer / part)
+    longer = max(options.epochs, -(-options.min_steps // steps))
+    warm = min(options.warmup_epochs, longer / part)
     told = []
     if fits != batch:
         told.append(f"a batch of {fits} instead of {batch}, as there are {samples} {noun}s")
-    if longer != epochs:
-        told.append(f"{longer} epochs instead of {epochs}, for {section}.min_steps={min_steps}")
-    if warm != warmup_epochs:
+    if longer != options.epochs:
+        least = f"{section}.min_steps={options.min_steps}"
+        told.append(f"{longer} epochs instead of {options.epochs}, for {least}")
+    if warm != options.warmup_epochs:
         told.append(
-            f"{warm:.3g} epochs of warm-up instead of {warmup_epochs:g}, which is at most 1/{part} "
-            "of the run"
+            f"{warm:.3g} epochs of warm-up instead of {options.warmup_epochs:g}, which is at most "
+            f"1/{part} of the run"
         )
     return Length(fits, longer, warm, f"{section}: {'; '.join(told)}" if told else None)

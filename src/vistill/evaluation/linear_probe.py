@@ -60,16 +60,8 @@ def linear_probe(
 
 def length_of(options: LinearProbeConfig, samples: int, noun: str) -> Length:
     """Batch and epochs of a probe on so many features."""
-    return fitting_length(
-        "linear",
-        samples,
-        batch=options.batch_size,
-        epochs=options.epochs,
-        min_steps=options.min_steps,
-        warmup_epochs=options.warmup_epochs,
-        part=9,
-        noun=noun,
-    )
+    batch = options.batch_size
+    return fitting_length("linear", options, samples, batch=batch, part=9, noun=noun)
 
 
 def _choose_rate(

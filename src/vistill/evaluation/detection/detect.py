@@ -203,16 +203,8 @@ def _train(
     *,
     progress: bool,
 ) -> ActionDetector:
-    length = fitting_length(
-        "detection",
-        len(reader.frames),
-        batch=options.global_batch_size,
-        epochs=options.epochs,
-        min_steps=options.min_steps,
-        warmup_epochs=options.warmup_epochs,
-        part=4,
-        noun=_NOUN,
-    )
+    batch, count = options.global_batch_size, len(reader.frames)
+    length = fitting_length("detection", options, count, batch=batch, part=4, noun=_NOUN)
     if progress and length.note is not None:
         print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
