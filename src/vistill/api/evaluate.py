@@ -12,9 +12,9 @@ from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.files import local_path
 from vistill.runs.measuring import classify, detect, fresh
-from vistill.runs.reference import backbone_reference, named, with_module
-from vistill.runs.results import EvaluateResult, say_notes
-from vistill.runs.samples import clips_of, trained_on
+from vistill.runs.reference import backbone_reference, require_trained, with_module
+from vistill.runs.results import EvaluateResult
+from vistill.runs.samples import as_trained, clips_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,18 +98,14 @@ def evaluate(
     measured = load_backbone(reference, image_size=size, into=model)
     if random_init:
         measured = fresh(measured, config.seeds[0], model)
-    elif measured.untrained:
-        raise UserError(
-            f"{named(backbone)} would have random weights; write timm/NAME:pretrained, run:DIR or "
-            "file:PATH, or say --random-init if that is what you want"
-        )
+    else:
+        require_trained(measured, backbone, or_say="--random-init")
     source = reference if isinstance(reference, str) else "a model given as an object"
     clips = clips_of(config, measured, source, config.finetune.recipe)
     if clips is not None:
         config = config.model_copy(update=clips._asdict())
-    elif config.value_range is None and (trained := trained_on(source).get("value_range")):
-        say_notes(source, [f"value_range={trained}, as it was trained"])
-        config = config.model_copy(update={"value_range": tuple(trained)})
+    else:
+        config = as_trained(config, source)
     scores: tuple[Score, ...] = ()
     detection: tuple[DetectionScore, ...] = ()
     if "detection" in config.protocols:

@@ -10,7 +10,7 @@ from vistill.errors import UserError
 from vistill.image_size import ImageSize
 from vistill.runs.exporting import export_classifier, export_onnx, require_own
 from vistill.runs.published import PUBLISHED, export_published
-from vistill.runs.reference import backbone_reference, named, with_module
+from vistill.runs.reference import backbone_reference, require_trained, with_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,12 +79,9 @@ def export(
     from vistill.models.timm_form import timm_form
 
     backbone = load_backbone(reference, into=model)
-    if backbone.untrained and not random_init:
-        raise UserError(
-            f"{named(source)} would have random weights; write timm/NAME:pretrained, run:DIR or "
-            "file:PATH, or say --random-init if that is what you want"
-        )
-    if random_init and not backbone.untrained:
+    if not random_init:
+        require_trained(backbone, source, or_say="--random-init")
+    elif not backbone.untrained:
         raise UserError(
             "random_init (--random-init) allows weights that nobody trained, and those of "
             f"{source} are trained; leave it out"

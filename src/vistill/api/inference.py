@@ -11,7 +11,7 @@ from vistill.config.evaluation import EmbedConfig, SamplesConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.runs.inference import InferenceResult, Job, check_out
-from vistill.runs.reference import backbone_reference, named, with_module
+from vistill.runs.reference import backbone_reference, require_trained, with_module
 from vistill.runs.samples import clips_of
 
 if TYPE_CHECKING:
@@ -110,11 +110,7 @@ def embed(
     # An object is left as it is: a copy is resized.
     size = config.image_size if isinstance(reference, str) else None
     backbone = load_backbone(reference, image_size=size, into=into)
-    if backbone.untrained:
-        raise UserError(
-            f"{named(model)} would have random weights; write timm/NAME:pretrained, run:DIR or "
-            "file:PATH"
-        )
+    require_trained(backbone, model)
 
     from vistill.evaluation.classifier import prepare_backbone
     from vistill.evaluation.features import pooling

@@ -11,8 +11,8 @@ from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import SamplesConfig
 from vistill.errors import UserError
 from vistill.image_size import plain_size
-from vistill.runs.results import main_rank, say, say_notes
-from vistill.runs.samples import open_samples, trained_on
+from vistill.runs.results import main_rank, say
+from vistill.runs.samples import as_trained, open_samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,7 +83,9 @@ class Job:
         from vistill.locking import locked
         from vistill.training.distributed import connect
 
-        config, size = self._as_trained(), self.backbone.image_size
+        config, size = self.config, self.backbone.image_size
+        if self.clips is None:
+            config = as_trained(config, self.reference)
         world = connect(config.device)
         source = open_samples(config, data, "image" if self.clips is None else "video")
         inputs = Inputs(size, self.clips, config.timeout)
@@ -121,14 +123,6 @@ class Job:
         if world.main:
             file.delete()
         return result
-
-    def _as_trained(self) -> SamplesConfig:
-        """The settings, with the range of values that the model was trained with."""
-        trained = trained_on(self.reference).get("value_range")
-        if self.clips is not None or self.config.value_range is not None or not trained:
-            return self.config
-        say_notes(self.reference, [f"value_range={trained}, as it was trained"])
-        return self.config.model_copy(update={"value_range": tuple(trained)})
 
 
 def _let_go(world: "World") -> None:

@@ -2,18 +2,28 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vistill.errors import UserError
 from vistill.files import near_path
 from vistill.models.sizes import LIBRARIES, is_function
 
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
+
 _KINDS = ("run:", "file:", *LIBRARIES)
 
 
-def named(model: Any) -> str:
-    """What a model was given as: its name or path; of an object, where its weights are from."""
-    return str(getattr(model, "origin", model))
+def require_trained(backbone: "Backbone", given: Any, *, or_say: str = "") -> None:
+    """Raise a UserError if nobody trained `backbone`, which the user named as `given`; `or_say` is
+    a flag that allows it."""
+    if backbone.untrained:
+        name = str(getattr(given, "origin", given))  # of an object, where its weights are from
+        allowed = f", or say {or_say} if that is what you want" if or_say else ""
+        raise UserError(
+            f"{name} would have random weights; write timm/NAME:pretrained, run:DIR or file:PATH"
+            f"{allowed}"
+        )
 
 
 def backbone_reference(source: Any, *, which: str | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from vistill.config.clip_recipes import ClipSettings, clip_settings
 from vistill.config.evaluation import CLIP_KEYS, SamplesConfig
@@ -13,6 +13,8 @@ from vistill.runs.results import say_notes
 if TYPE_CHECKING:
     from vistill.data import Source
     from vistill.models.backbone import Backbone
+
+S = TypeVar("S", bound=SamplesConfig)
 
 
 def open_samples(config: SamplesConfig, path: str, media: Literal["image", "video"]) -> "Source":
@@ -67,3 +69,13 @@ def trained_on(reference: str) -> dict[str, Any]:
             settings = load_yaml(config.read_text(encoding="utf-8"), str(config))
             return dict(settings.get("data", {}))
     return {}
+
+
+def as_trained(config: S, reference: str) -> S:
+    """The settings, with the range of values of the pictures that a model was trained on where they
+    say none."""
+    trained = trained_on(reference).get("value_range") if config.value_range is None else None
+    if not trained:
+        return config
+    say_notes(reference, [f"value_range={trained}, as it was trained"])
+    return config.model_copy(update={"value_range": tuple(trained)})
