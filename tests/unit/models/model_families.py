@@ -14,20 +14,13 @@ import torch
 import transformers
 from timm.models import list_modules
 from transformers.models.auto import modeling_auto
+from transformers_families import CNN, SWIN, TEXT, WIDE
 
 from vistill.errors import UserError
 from vistill.models.adapters.timm import read_module
 from vistill.models.backbone import Backbone
 from vistill.models.build import load_backbone
 
-WIDE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-}
 RATIO = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -35,25 +28,6 @@ RATIO = {
     "mlp_ratio": 2,
     "image_size": 32,
     "patch_size": 8,
-}
-SWIN = {
-    "image_size": 32,
-    "patch_size": 2,
-    "embed_dim": 8,
-    "depths": [2, 2],
-    "num_heads": [1, 2],
-    "window_size": 4,
-}
-CNN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-TEXT = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "vocab_size": 50,
-    "max_position_embeddings": 8,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
 RESNET = {
     "model_type": "resnet",

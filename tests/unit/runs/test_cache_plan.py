@@ -1,10 +1,10 @@
 """What a cache is made for: whose words, and of how many views of which pictures."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cell_runs import WORDS
 
 from vistill.config.loading import load_config
 from vistill.models.backbone import Normalization
@@ -13,8 +13,6 @@ from vistill.runs.adapting import Adapted
 from vistill.runs.cache_plan import teacher_identity
 from vistill.runs.reading import open_samples
 from vistill.runs.stage import prepare
-
-CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
 
 
 def vit(width: int, **changes: Any) -> VisionTransformer:
@@ -47,18 +45,7 @@ def test_a_teacher_is_its_weights_and_how_it_looks(other, told):
 
 
 def test_views_of_trained_pictures_and_one_of_held_out_ones_are_wanted(tmp_path):
-    words = {
-        "data.train": str(CELLS),
-        "data.image_size": 32,
-        "data.workers": 0,
-        "data.held_out": 0.2,
-        "teacher.model": "object:vit",
-        "teacher.weights": "random",
-        "train.global_batch_size": 11,
-        "train.device": "cpu",
-        "cache.path": str(tmp_path / "cache"),
-        "cache.views": 3,
-    }
+    words = WORDS | {"cache.path": str(tmp_path / "cache"), "cache.views": 3}
     config = load_config("feature_distillation", words.items())
     run = prepare(Adapted(config), open_samples(config.data), teacher=vit(24), student=vit(16))
     assert (len(run.train), len(run.held_out)) == (22, 5)

@@ -3,11 +3,11 @@ what makes a run another one."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cell_runs import WORDS
 
 from vistill.batch import Batch
 from vistill.config.loading import load_config
@@ -19,18 +19,7 @@ from vistill.runs.adapting import Adapted
 from vistill.runs.reading import open_samples
 from vistill.training.distributed import World
 
-CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
-WORDS: dict[str, Any] = {
-    "data.train": str(CELLS),
-    "data.image_size": 32,
-    "data.workers": 0,
-    "data.held_out": 0.2,
-    "teacher.model": "object:vit",
-    "teacher.weights": "random",
-    "train.global_batch_size": 11,
-    "train.micro_batch_size": 1,
-    "train.device": "cpu",
-}
+SETTINGS = WORDS | {"train.micro_batch_size": 1}
 
 
 def vit(width: int) -> VisionTransformer:
@@ -40,7 +29,7 @@ def vit(width: int) -> VisionTransformer:
 
 
 def prepared(student_width: int = 16, **words: Any) -> stage.Prepared:
-    settings = WORDS | {name.replace("__", "."): value for name, value in words.items()}
+    settings = SETTINGS | {name.replace("__", "."): value for name, value in words.items()}
     config = load_config("kdep", settings.items())
     samples = open_samples(config.data)
     return stage.prepare(Adapted(config), samples, teacher=vit(32), student=vit(student_width))
@@ -132,7 +121,7 @@ THE_SAME_RUN = {
 
 def test_what_makes_a_run_another_one():
     def fingerprint(**words: Any) -> dict[str, Any]:
-        settings = WORDS | {"optim.warmup_epochs": 0, **words}
+        settings = SETTINGS | {"optim.warmup_epochs": 0, **words}
         return stage._fingerprint(load_config("kdep", settings.items()))
 
     usual = fingerprint()
