@@ -35,7 +35,7 @@ def kdep(options: argparse.Namespace) -> KDEP:
     )
     method = KDEP(student, teacher)
     width = teacher.width
-    method.install(
+    method.use_fit(
         {
             "count": torch.tensor(2 * width),
             "mean": torch.randn(width) / 10,

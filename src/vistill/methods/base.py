@@ -17,7 +17,7 @@ from vistill.models.backbone import Backbone
 from vistill.random import Stream
 
 
-class Fitting(Protocol):
+class TargetFit(Protocol):
     """What a method learns about the training pictures in one pass before its first step.
 
     Every picture comes once. A pass may be paused, and shared by several ranks: sums are merged.
@@ -41,7 +41,7 @@ class Fitting(Protocol):
         """Count in the state of another pass."""
 
     def result(self) -> dict[str, Tensor]:
-        """What `Method.install` takes."""
+        """What `Method.use_fit` takes."""
 
 
 class Method(nn.Module, ABC):
@@ -96,7 +96,7 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch) -> Losses:
         """The total, which has a gradient, and every term of it by name, which has none."""
 
-    def fitting(self, pictures: int) -> Fitting | None:
+    def target_fit(self, pictures: int) -> TargetFit | None:
         """The pass that has to come before the first step; None where there is none.
 
         Args:
@@ -107,7 +107,7 @@ class Method(nn.Module, ABC):
         """
         return None
 
-    def install(self, fitted: Mapping[str, Tensor]) -> str:
+    def use_fit(self, fitted: Mapping[str, Tensor]) -> str:
         """Take the result of the pass; a line that says what it found.
 
         Raises:

@@ -13,8 +13,7 @@ from vistill.batch import Batch, Losses
 from vistill.config.methods import KDEPConfig
 from vistill.heads.projector import conv1x1
 from vistill.losses.feature import DISTANCES
-from vistill.methods.base import Fitting, weighted
-from vistill.methods.first_look import FeatureMoments
+from vistill.methods.base import TargetFit, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.kdep_parts import (
     check_terms,
@@ -28,6 +27,7 @@ from vistill.methods.kdep_parts import (
 )
 from vistill.methods.layers import Activation, layer_widths, read
 from vistill.methods.shared_view import SharedView
+from vistill.methods.target_fit import FeatureMoments
 from vistill.models.backbone import Backbone
 from vistill.targets.fixed_map import FixedMap
 
@@ -131,7 +131,7 @@ class KDEP(SharedView):
         terms |= score_terms(config, heads, found.classified, target.get("logits"), batch.labels)
         return weighted(terms)
 
-    def fitting(self, pictures: int) -> Fitting | None:
+    def target_fit(self, pictures: int) -> TargetFit | None:
         if not needs_a_pass(self._fixed_maps.values(), pictures):
             return None
         widths = {file_name(name): size for name, size in self.widths.items() if name != "logits"}
@@ -142,7 +142,7 @@ class KDEP(SharedView):
 
         return FeatureMoments(features, widths, fit_view, centred=centred)
 
-    def install(self, fitted: Mapping[str, Tensor]) -> str:
+    def use_fit(self, fitted: Mapping[str, Tensor]) -> str:
         return fit_maps(self._fixed_maps, fitted)
 
     @property

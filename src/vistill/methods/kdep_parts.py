@@ -11,8 +11,8 @@ from vistill.batch import Batch
 from vistill.config.methods import KDEPConfig, SupervisedConfig
 from vistill.errors import UserError
 from vistill.losses.baselines import label_cross_entropy, logits_kl
-from vistill.methods.first_look import calibration
 from vistill.methods.side import Side
+from vistill.methods.target_fit import calibration
 from vistill.targets.fixed_map import FixedMap, check_width
 from vistill.targets.moments import std_ratio
 

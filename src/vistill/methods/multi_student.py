@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.errors import UserError
-from vistill.methods.base import Fitting, Method
+from vistill.methods.base import Method, TargetFit
 from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
 
@@ -81,12 +81,12 @@ class MultiStudent(SharedView):
         total = torch.stack([losses.total for losses in each.values()]).sum()
         return Losses(total, terms, watched)
 
-    def fitting(self, pictures: int) -> Fitting | None:
-        found = [method.fitting(pictures) for method in self.methods.values()]  # all may refuse
+    def target_fit(self, pictures: int) -> TargetFit | None:
+        found = [method.target_fit(pictures) for method in self.methods.values()]  # all may refuse
         return found[0]
 
-    def install(self, fitted: Mapping[str, Tensor]) -> str:
-        found = {name: method.install(fitted) for name, method in self.methods.items()}
+    def use_fit(self, fitted: Mapping[str, Tensor]) -> str:
+        found = {name: method.use_fit(fitted) for name, method in self.methods.items()}
         return "\n         ".join(f"{name}: {text}" for name, text in found.items())
 
 

@@ -23,7 +23,7 @@ from vistill.data import (
 )
 from vistill.data.stamps import STAMPS, Stamps, write_stamps
 from vistill.files import write_atomic
-from vistill.methods.base import Fitting, Method
+from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
 from vistill.models.sizes import is_function
@@ -37,10 +37,10 @@ from vistill.runs.reading import Reading, on_device, require_samples
 from vistill.runs.results import PretrainResult, StudentResult, main_rank, say, say_notes
 from vistill.runs.stamping import compare_stamps
 from vistill.training.distributed import World, connect
-from vistill.training.first_pass import first_pass
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
 from vistill.training.run_folder import RESULT, RunFolder, check_folder, read_marker
+from vistill.training.target_fit import fit_targets
 
 # What may change when a run is continued: it decides where, how fast and how often, not what.
 _VOLATILE = {
@@ -78,7 +78,7 @@ class Prepared:
     held_out: np.ndarray
     method: Method
     stream: TrainStream
-    fitting: Fitting | None
+    target_fit: TargetFit | None
     planned: Planned | None
     num_classes: int | str
 
@@ -125,13 +125,13 @@ def prepare(
         method = build(config, teacher=teacher, student=student, num_classes=classes)
     else:
         method = build_several(config, teacher=teacher, num_classes=classes)
-    fitting = method.fitting(len(train))
+    target_fit = method.target_fit(len(train))
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
     if planned is not None:
         stream.use(planned.cache)
         say_notes(str(planned.cache.folder), planned.notes)
-    built = method, stream, fitting, planned
+    built = method, stream, target_fit, planned
     return Prepared(adapted, world, reading, train, held_out, *built, classes)
 
 
@@ -219,8 +219,8 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
     cache = None if planned is None else planned.cache
     if planned is not None:
         say(f"cache    {planned.open(world)}")
-    if prepared.fitting is not None:
-        say(f"fitted   {_fit_first(prepared, prepared.fitting, run)}")
+    if prepared.target_fit is not None:
+        say(f"fitted   {_fit_targets(prepared, prepared.target_fit, run)}")
 
     def export(name: str, which: str) -> None:
         broken = prepared.stream.broken.names
@@ -393,14 +393,14 @@ def _workers(config: RunConfig, world: World) -> int:
     return default_workers(world.size) if workers is None else workers
 
 
-def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
+def _fit_targets(prepared: Prepared, target_fit: TargetFit, run: RunFolder) -> str:
     """The method's pass over the training pictures, of which every rank reads its share."""
     config, world = prepared.config, prepared.world
     data, train = config.data, config.train
     mine = prepared.train[world.rank :: world.size]
     reading = prepared.reading
     broken = BrokenFiles(len(mine), data.max_broken, noun=reading.source.media.noun)
-    train_view, planned = fitting.view == "train", prepared.planned
+    train_view, planned = target_fit.view == "train", prepared.planned
     cache = None if planned is None else planned.cache
 
     def batches(after: int) -> Iterator[Batch]:
@@ -417,9 +417,9 @@ def _fit_first(prepared: Prepared, fitting: Fitting, run: RunFolder) -> str:
             view=None if cache is None else 0 if train_view else cache.test_view,
         )
 
-    return first_pass(
+    return fit_targets(
         prepared.method,
-        fitting,
+        target_fit,
         batches,
         run=run,
         world=world,

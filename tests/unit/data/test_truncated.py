@@ -11,8 +11,8 @@ from PIL import Image
 from vistill.data import BrokenImage, Decoding, EvalTransform, decode_image, open_source
 from vistill.data.broken import LISTED, BrokenFiles
 from vistill.data.decode import EndMissing
-from vistill.data.first_look import require_readable
 from vistill.data.loading import eval_batches
+from vistill.data.readable import require_readable
 from vistill.data.stream import TrainStream
 from vistill.errors import UserError
 

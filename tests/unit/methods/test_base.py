@@ -19,7 +19,7 @@ def test_weights_are_in_the_total_alone():
     assert not any(t.requires_grad for t in (*found.terms.values(), *found.watched.values()))
 
 
-def test_the_first_look_changes_nothing_but_what_is_frozen():
+def test_the_search_for_unreached_parameters_changes_nothing_but_what_is_frozen():
     """Statistics of a batch norm are as before, and so are modes; gradients are none."""
     layers = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU())
     unused = nn.Linear(2, 2)

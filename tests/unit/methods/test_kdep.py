@@ -45,12 +45,12 @@ def target_of(method: KDEP, batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def fitted(method: KDEP, pictures: int = 40) -> KDEP:
-    fitting = method.fitting(pictures)
-    if fitting is not None:
+    target_fit = method.target_fit(pictures)
+    if target_fit is not None:
         for seed in range(pictures // 4):
-            fitting.add(batch(seed=seed))
-        assert fitting.count == pictures
-        method.install(fitting.result())
+            target_fit.add(batch(seed=seed))
+        assert target_fit.count == pictures
+        method.use_fit(target_fit.result())
     return method
 
 
@@ -87,7 +87,7 @@ def test_channels() -> None:
     order = x.std(0).argsort(descending=True)[:3]
     assert torch.equal(by_variance.maps["feature"](x), x[:, order])
     drawn = kdep(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
-    assert drawn.fitting(40) is None
+    assert drawn.target_fit(40) is None
     again = kdep(cnn(3), cnn(9), align="channel_random", channel_seed=4, **plain)
     assert torch.equal(drawn.maps["feature"](x), again.maps["feature"](x))
     assert len(set(drawn.maps["feature"].index.tolist())) == 3
@@ -124,10 +124,10 @@ def test_a_wider_student(wider: str) -> None:
 def test_too_few_pictures_are_told_before_the_pass() -> None:
     method = kdep(cnn(5), cnn(9))
     with pytest.raises(UserError, match=r"only rank 4 on 5 pictures"):
-        method.fitting(5)
+        method.target_fit(5)
     flat = Calibration.of(_moments_of(torch.ones(40, 9) * torch.rand(40, 1)))
     with pytest.raises(UserError, match="only rank 1"):
-        method.install(flat.state())
+        method.use_fit(flat.state())
 
 
 def _moments_of(x: torch.Tensor):
@@ -156,7 +156,7 @@ def test_dead_channels_have_no_std_ratio() -> None:
 
 def test_conv1x1_learns_on_the_side_of_the_student() -> None:
     method = kdep(cnn(5), cnn(9), align="conv1x1").train()
-    assert method.fitting(4) is None
+    assert method.target_fit(4) is None
     target = target_of(method, batch())["feature"]
     assert target.shape == (4, 9)
     assert bool((target >= 0).all())  # after the last activation, untransformed
@@ -276,13 +276,13 @@ def test_layers_have_maps_of_their_own() -> None:
 
 
 def method_moments(method: KDEP):
-    fitting = method.fitting(40)
-    fitting.add(batch(20))
-    other = method.fitting(40)
+    target_fit = method.target_fit(40)
+    target_fit.add(batch(20))
+    other = method.target_fit(40)
     other.add(batch(20, seed=1))
-    fitting.merge(other.state())
-    assert fitting.count == 40
-    return fitting
+    target_fit.merge(other.state())
+    assert target_fit.count == 40
+    return target_fit
 
 
 def test_class_scores() -> None:
@@ -295,7 +295,7 @@ def test_class_scores() -> None:
     assert both.classifier.weight.shape == (7, 6)
     assert both.classifier.weight.grad.abs().sum() > 0
     alone = kdep(deep(5, 6), teacher, weight=0, logits_weight=1.0)
-    assert alone.fitting(3) is None
+    assert alone.target_fit(3) is None
     assert set(alone(batch()).terms) == {"logits"}
     scores = teacher.module.eval()(teacher.normalization(batch().unit_pixels()))
     torch.testing.assert_close(target_of(alone, batch())["logits"], scores)

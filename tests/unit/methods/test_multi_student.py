@@ -93,10 +93,10 @@ def test_every_student_has_a_map_of_its_own():
             for name, width in (("a", 8), ("b", 12))
         }
     )
-    fitting = both.fitting(40)
-    assert fitting is not None
-    fitting.add(batch(40))
-    text = both.install(fitting.result())
+    target_fit = both.target_fit(40)
+    assert target_fit is not None
+    target_fit.add(batch(40))
+    text = both.use_fit(target_fit.result())
     assert "a: 40 pictures" in text
     assert "b: 40 pictures" in text
     assert [m.maps["feature"].basis.shape for m in both.methods.values()] == [(16, 8), (16, 12)]

@@ -266,10 +266,10 @@ def test_the_map_of_kdep():
     options = {"fit_view": "train", "logits_weight": 2.0, "logits_temperature": 3.0}
     method = build("kdep", ours, theirs, lighting_std=0.3, weight=5.0, **options).train()
     shown = [batch(8, seed=seed) for seed in range(1, 6)]
-    fitting = method.fitting(40)
+    target_fit = method.target_fit(40)
     for one in shown:
-        fitting.add(one)
-    method.install(fitting.result())
+        target_fit.add(one)
+    method.use_fit(target_fit.result())
 
     def recoloured(one: Batch) -> Tensor:
         return method.view(one, augment=True).pixels

@@ -42,13 +42,13 @@ def shown(monkeypatch) -> Callable[..., list[Batch]]:
     def pass_(run: stage.Prepared, rank: int = 0, size: int = 1, after: int = -1) -> list[Batch]:
         found: list[Batch] = []
 
-        def first_pass(method: Any, fitting: Any, batches: Any, **_: Any) -> str:
+        def fit_targets(method: Any, target_fit: Any, batches: Any, **_: Any) -> str:
             found.extend(batches(after))
             return ""
 
-        monkeypatch.setattr(stage, "first_pass", first_pass)
+        monkeypatch.setattr(stage, "fit_targets", fit_targets)
         world = World(rank, size, torch.device("cpu"))
-        stage._fit_first(replace(run, world=world), run.fitting, None)  # type: ignore[arg-type]
+        stage._fit_targets(replace(run, world=world), run.target_fit, None)  # type: ignore[arg-type]
         return found
 
     return pass_

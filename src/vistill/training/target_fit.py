@@ -11,7 +11,7 @@ from torch import Tensor
 from vistill.batch import Batch
 from vistill.errors import Failure
 from vistill.files import write_atomic
-from vistill.methods.base import Fitting, Method
+from vistill.methods.base import Method, TargetFit
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.distributed import World
 from vistill.training.errors import TrainingError
@@ -20,23 +20,23 @@ from vistill.training.run_folder import RunFolder
 FITTED = "fitted.safetensors"
 
 
-def first_pass(
+def fit_targets(
     method: Method,
-    fitting: Fitting,
+    target_fit: TargetFit,
     batches: Callable[[int], Iterator[Batch]],
     *,
     run: RunFolder,
     world: World,
     checkpoint_minutes: float,
 ) -> str:
-    """Show `fitting` every training picture once and give `method` what it found.
+    """Show `target_fit` every training picture once and give `method` what it found.
 
     The result is kept in `fitted.safetensors` in the run's folder and read from there the next
     time. An unfinished pass goes on where it was last saved.
 
     Args:
         method: moved to the device of `world`.
-        fitting: what sees the pictures.
+        target_fit: what sees the pictures.
         batches: this rank's pictures with an id above the one given, in ascending order.
         run: its folder.
         world: the ranks.
@@ -53,20 +53,20 @@ def first_pass(
     method.to_device(world.device)
     path = run.path / FITTED
     if world.once(path.is_file):
-        return method.install(load_file(path))
+        return method.use_fit(load_file(path))
     unfinished = run.checkpoints / f"fitting-{world.rank}-of-{world.size}.safetensors"
     last = -1
     if unfinished.is_file():
         state = load_file(unfinished)
         last = int(state.pop("last"))
-        fitting.merge(state)
+        target_fit.merge(state)
 
     def pause() -> str:
         """Save, and say so."""
-        state = fitting.state() | {"last": torch.tensor(last)}
+        state = target_fit.state() | {"last": torch.tensor(last)}
         write_atomic(unfinished, save(state))
         return (
-            f"stopped after {fitting.count} pictures of the pass before the first step; "
+            f"stopped after {target_fit.count} pictures of the pass before the first step; "
             f"saved in {run.path}, and the same command continues from there"
         )
 
@@ -74,7 +74,7 @@ def first_pass(
     with StopSignals() as stopping:
         try:
             for batch in batches(last):
-                fitting.add(batch.to(world.device))
+                target_fit.add(batch.to(world.device))
                 last = int(batch.ids[-1])
                 if stopping.received is not None:
                     raise Interrupted("", stopping.received)
@@ -85,15 +85,15 @@ def first_pass(
             raise Interrupted(pause(), stop.signum) from stop
         except Failure as error:
             raise TrainingError(f"{error}; {pause()}") from error
-    others = world.gather(fitting.state())[1:]
+    others = world.gather(target_fit.state())[1:]
 
     def finish() -> dict[str, Tensor]:
         for state in others:
-            fitting.merge(state)
-        result = fitting.result()
+            target_fit.merge(state)
+        result = target_fit.result()
         write_atomic(path, save(result))
         return result
 
     fitted = world.once(finish)
     unfinished.unlink(missing_ok=True)
-    return method.install(fitted)
+    return method.use_fit(fitted)

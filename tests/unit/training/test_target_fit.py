@@ -15,8 +15,8 @@ from vistill.methods.base import Method
 from vistill.stopping import Interrupted
 from vistill.targets.moments import Moments
 from vistill.training.distributed import World
-from vistill.training.first_pass import FITTED, first_pass
 from vistill.training.run_folder import RunFolder
+from vistill.training.target_fit import FITTED, fit_targets
 
 ALONE = World(0, 1, torch.device("cpu"))
 PIXELS = torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -32,7 +32,7 @@ class Reader(Method):
     def forward(self, batch: Batch) -> Losses:
         raise NotImplementedError
 
-    def install(self, fitted: dict[str, Tensor]) -> str:
+    def use_fit(self, fitted: dict[str, Tensor]) -> str:
         self.found = dict(fitted)
         return "found"
 
@@ -60,7 +60,7 @@ def folder(path: Path) -> RunFolder:
 
 def run(path: Path, source=batches, minutes: float = 10.0) -> Reader:
     method = Reader()
-    line = first_pass(
+    line = fit_targets(
         method,
         Sums(12),
         source,
@@ -151,7 +151,7 @@ def test_every_rank_counts_once(tmp_path: Path, rank: int) -> None:
 
     method = Reader()
     world = Pair(rank, 2, torch.device("cpu"))
-    first_pass(
+    fit_targets(
         method, Sums(12), mine, run=folder(tmp_path / "run"), world=world, checkpoint_minutes=9
     )
     assert int(method.found["count"]) == 20
@@ -159,4 +159,4 @@ def test_every_rank_counts_once(tmp_path: Path, rank: int) -> None:
 
 
 def test_methods_fit_nothing_by_default() -> None:
-    assert Reader().fitting(5) is None
+    assert Reader().target_fit(5) is None
