@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
-class Remembered(Protocol):
+class CachedFeatures(Protocol):
     """The teacher's outputs for a view that comes again (`vistill.data.cache`).
 
     Attributes:
@@ -18,14 +18,14 @@ class Remembered(Protocol):
 
     seeds: Int[Tensor, " b"]
 
-    def recall(self, observe: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
-        """What was remembered; for rows where nothing was (None: all), what `observe` finds."""
+    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
+        """What is cached; for rows that are not (None: all), what `compute` finds."""
 
-    def to(self, device: torch.device | str) -> "Remembered":
+    def to(self, device: torch.device | str) -> "CachedFeatures":
         """Move every tensor, without waiting for the copy."""
 
-    def take(self, rows: Int[Tensor, " k"]) -> "Remembered":
-        """Some samples, to try something out: what is found is not kept."""
+    def take(self, rows: Int[Tensor, " k"]) -> "CachedFeatures":
+        """Some samples, to try something out: what is found is not stored."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Batch:
         ids: int64 `[B]`, the position of each sample in its source.
         labels: int64 `[B]` class indices (-1: unknown), or None.
         text: one string per sample, or None.
-        remembered: what a cache knows about the teacher's outputs for this view, or None.
+        cached: what a cache knows about the teacher's outputs for this view, or None.
     """
 
     pixels: UInt8[Tensor, "b 3 *size"] | Float[Tensor, "b 3 *size"]
@@ -49,7 +49,7 @@ class Batch:
     ids: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
     text: list[str] | None = None
-    remembered: Remembered | None = None
+    cached: CachedFeatures | None = None
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -66,7 +66,7 @@ class Batch:
             seeds=self.seeds.to(device, non_blocking=True),
             ids=self.ids.to(device, non_blocking=True),
             labels=move(self.labels),
-            remembered=None if self.remembered is None else self.remembered.to(device),
+            cached=None if self.cached is None else self.cached.to(device),
         )
 
     def take(self, rows: Int[Tensor, " k"]) -> "Batch":
@@ -78,7 +78,7 @@ class Batch:
             ids=self.ids[rows],
             labels=None if self.labels is None else self.labels[rows],
             text=None if self.text is None else [self.text[i] for i in rows.tolist()],
-            remembered=None if self.remembered is None else self.remembered.take(rows),
+            cached=None if self.cached is None else self.cached.take(rows),
         )
 
     def first(self, count: int) -> "Batch":
@@ -88,7 +88,7 @@ class Batch:
     @property
     def view_seeds(self) -> Int[Tensor, " b"]:
         """What the view that both sides share derives from."""
-        return self.seeds if self.remembered is None else self.remembered.seeds
+        return self.seeds if self.cached is None else self.cached.seeds
 
     def unit_pixels(self) -> Float[Tensor, "b 3 *size"]:
         """Pixels as floating point in [0, 1]."""

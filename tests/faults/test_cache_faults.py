@@ -31,7 +31,7 @@ def write_everything(folder: Path) -> None:
         for start in range(0, PICTURES, 4):
             ids = np.arange(start, start + 4)
             if not cache.read(view, ids).known.all():
-                cache.keep(view, ids, cache.layout.encode(content(view, ids).expand(4, WIDTH)))
+                cache.store(view, ids, cache.layout.encode(content(view, ids).expand(4, WIDTH)))
     cache.close()
     os._exit(0)
 

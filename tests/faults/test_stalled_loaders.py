@@ -232,9 +232,9 @@ def test_every_tensor_of_an_answer_is_pinned_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t) or t)
     shipment = Shipment(*(torch.tensor([n]) for n in range(3)))
-    answer = {"pixels": torch.zeros(2), "shipment": shipment, "remembered": (1, torch.ones(1))}
+    answer = {"pixels": torch.zeros(2), "shipment": shipment, "cached": (1, torch.ones(1))}
     found = loader._pinned({**answer, "broken": [("a.jpg", "truncated")], "whole": True})
     assert len(pinned) == 5
     assert isinstance(found["shipment"], Shipment)
-    assert found["remembered"][0] == 1
+    assert found["cached"][0] == 1
     assert found["broken"] == [("a.jpg", "truncated")]

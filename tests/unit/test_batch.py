@@ -12,7 +12,7 @@ from vistill.data.cache import Layout, TeacherCache
 def batch(tmp_path) -> Batch:
     cache = TeacherCache(tmp_path / "cache", Layout((2,), "fp32"), 1, 9)
     cache.open_to_write({"format": 1})
-    cache.keep(0, np.arange(9), cache.layout.encode(torch.arange(18.0).view(9, 2)))
+    cache.store(0, np.arange(9), cache.layout.encode(torch.arange(18.0).view(9, 2)))
     cache.close()
     ids = torch.tensor([8, 3, 5, 1])
     seeds = torch.from_numpy(cache.seeds(0, ids.numpy()))
@@ -22,7 +22,7 @@ def batch(tmp_path) -> Batch:
         ids=ids,
         labels=ids % 3,
         text=[str(i) for i in ids.tolist()],
-        remembered=cache.remembered(0, ids, seeds, cache.read(0, ids.numpy())),
+        cached=cache.for_batch(0, ids, seeds, cache.read(0, ids.numpy())),
     )
 
 
@@ -34,10 +34,10 @@ def test_rows_stay_together(batch):
         assert part.seeds.tolist() == [10 * i for i in ids]
         assert part.labels.tolist() == [i % 3 for i in ids]
         assert part.text == [str(i) for i in ids]
-        assert part.remembered.ids.tolist() == ids
-        recalled = part.remembered.recall(lambda rows: pytest.fail("everything is known"))
-        assert recalled.tolist() == [[2.0 * i, 2.0 * i + 1] for i in ids]
-        assert torch.equal(part.view_seeds, part.remembered.seeds)
+        assert part.cached.ids.tolist() == ids
+        found = part.cached.features(lambda rows: pytest.fail("everything is known"))
+        assert found.tolist() == [[2.0 * i, 2.0 * i + 1] for i in ids]
+        assert torch.equal(part.view_seeds, part.cached.seeds)
         assert not torch.equal(part.view_seeds, part.seeds)
     assert len(batch.first(99)) == 4
 
@@ -47,7 +47,7 @@ def test_moving_keeps_every_field(batch):
     assert torch.equal(moved.labels, batch.labels)
     assert torch.equal(moved.seeds, batch.seeds)
     assert moved.text == batch.text
-    assert torch.equal(moved.remembered.raw, batch.remembered.raw)
+    assert torch.equal(moved.cached.raw, batch.cached.raw)
 
 
 def test_pixels_are_between_zero_and_one():

@@ -89,13 +89,13 @@ class TeacherCache:
 
     Attributes:
         writes: whether this run is the one that writes.
-        read_pictures, asked_pictures: how often this process read a record, or ran the teacher.
+        read_pictures, computed_pictures: how often this process read a record, or ran the teacher.
     """
 
     def __init__(self, folder: Path, layout: Layout, views: int, pictures: int) -> None:
         self.folder, self.layout, self.views, self.pictures = folder, layout, views, pictures
         self.writes = False
-        self.read_pictures = self.asked_pictures = 0
+        self.read_pictures = self.computed_pictures = 0
         self._let_go()
 
     def _let_go(self) -> None:
@@ -216,7 +216,7 @@ class TeacherCache:
             self._records[view] = np.memmap(self._path("records", view), np.uint8, "r", shape=shape)
         return Found(torch.from_numpy(self._records[view][ids]), known)
 
-    def keep(self, view: int, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]) -> None:
+    def store(self, view: int, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]) -> None:
         """Write records, one call later: by then the device has computed them."""
         if not self.writes:
             return
@@ -277,14 +277,14 @@ class TeacherCache:
             error.strerror,
         )
 
-    def remembered(
+    def for_batch(
         self, view: int, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: "Found"
-    ) -> "RememberedView":
+    ) -> "CachedView":
         """What a batch carries; records that came meanwhile are looked up again."""
         pictures = ids.numpy()
         if not found.known.all():
             found = self.read(view, pictures)
-        return RememberedView(self, view, pictures, seeds, *found)
+        return CachedView(self, view, pictures, seeds, *found)
 
 
 class Found(NamedTuple):
@@ -295,8 +295,8 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RememberedView:
-    """The records of one batch (see `vistill.batch.Remembered`)."""
+class CachedView:
+    """The records of one batch (see `vistill.batch.CachedFeatures`)."""
 
     cache: TeacherCache
     view: int
@@ -304,24 +304,24 @@ class RememberedView:
     seeds: Int[Tensor, " b"]
     raw: UInt8[Tensor, "b nbytes"]
     known: Bool[np.ndarray, " b"]
-    kept: bool = True
+    stores: bool = True
 
-    def recall(self, observe: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
-        """What was remembered, or what `observe` finds, rounded as it will be read again."""
+    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
+        """What is cached, or what `compute` finds, rounded as it will be read again."""
         cache, raw, missing = self.cache, self.raw, ~self.known
         cache.read_pictures += int(self.known.sum())
-        cache.asked_pictures += int(missing.sum())
+        cache.computed_pictures += int(missing.sum())
         if missing.all():
-            raw = fresh = cache.layout.encode(observe(None))
+            raw = fresh = cache.layout.encode(compute(None))
         elif missing.any():
             rows = torch.from_numpy(np.flatnonzero(missing)).to(raw.device)
-            fresh = cache.layout.encode(observe(rows))
+            fresh = cache.layout.encode(compute(rows))
             raw = raw.index_copy(0, rows, fresh)
-        if missing.any() and self.kept:
-            cache.keep(self.view, self.ids[missing], fresh)
+        if missing.any() and self.stores:
+            cache.store(self.view, self.ids[missing], fresh)
         return cache.layout.decode(raw)
 
-    def to(self, device: torch.device | str) -> "RememberedView":
+    def to(self, device: torch.device | str) -> "CachedView":
         """Move every tensor, without waiting for the copy."""
         raw = self.raw
         if torch.device(device).type == "cuda":
@@ -332,8 +332,8 @@ class RememberedView:
             raw=raw.to(device, non_blocking=True),
         )
 
-    def take(self, rows: Int[Tensor, " k"]) -> "RememberedView":
-        """Some samples, to try something out: what is found is not kept."""
+    def take(self, rows: Int[Tensor, " k"]) -> "CachedView":
+        """Some samples, to try something out: what is found is not stored."""
         places = rows.cpu().numpy()
         return replace(
             self,
@@ -341,7 +341,7 @@ class RememberedView:
             seeds=self.seeds[rows],
             raw=self.raw[rows],
             known=self.known[places],
-            kept=False,
+            stores=False,
         )
 
 

@@ -134,7 +134,7 @@ class SampleReader:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
             if self.cache is not None and request.view is not None:
                 found = self.cache.read(request.view, np.array(ids))
-                answer["remembered"] = (request.view, torch.tensor(view_seeds), found)
+                answer["cached"] = (request.view, torch.tensor(view_seeds), found)
         return answer
 
 
@@ -157,9 +157,9 @@ def read_batches(
             broken.add(answer["broken"])
             broken.add_mended(answer["mended"])
             batch = {key: answer[key] for key in answer if key not in ("whole", "broken", "mended")}
-            if cache is not None and "remembered" in batch:
-                view, seeds, found = batch["remembered"]
-                batch["remembered"] = cache.remembered(view, batch["ids"], seeds, found)
+            if cache is not None and "cached" in batch:
+                view, seeds, found = batch["cached"]
+                batch["cached"] = cache.for_batch(view, batch["ids"], seeds, found)
             if cut is not None and "shipment" in batch:
                 batch["pixels"] = cut(batch.pop("shipment"))
             if batch and (answer["whole"] or not whole):

@@ -48,10 +48,10 @@ class SharedView(Method):
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
-        """`teacher_features` as a cache remembers them; without one, what the teacher says."""
-        if batch.remembered is None:
+        """`teacher_features` as a cache gives them; without one, what the teacher says."""
+        if batch.cached is None:
             return self.live_features(batch)
-        return batch.remembered.recall(
+        return batch.cached.features(
             lambda rows: self.live_features(batch if rows is None else batch.take(rows))
         )
 

@@ -89,7 +89,7 @@ class Planned:
             return writes
 
         cache.writes = world.once(open_one)
-        cache.read_pictures = cache.asked_pictures = 0  # the check does not count
+        cache.read_pictures = cache.computed_pictures = 0  # the check does not count
         layout = cache.layout
         text = (
             f"{cache.folder}: {self.found} of {self.wanted} records, {layout.nbytes} bytes each "
@@ -118,7 +118,7 @@ class Planned:
     def close(self) -> str:
         """Bring everything to the disk; a line that says how much was read."""
         cache = self.cache
-        seen = cache.read_pictures + cache.asked_pictures
+        seen = cache.read_pictures + cache.computed_pictures
         cache.close()
         return f"{cache.read_pictures} of {seen} outputs of the teacher were read, not computed"
 
@@ -342,9 +342,9 @@ def _check_view(
     worst = 0.0
     for batch in batches:
         seen = method.view(batch.to(world.device), augment=not test)
-        remembered = method.features(seen).flatten(1)
+        cached = method.features(seen).flatten(1)
         live = method.live_features(seen).float().flatten(1)
-        errors = (remembered - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
+        errors = (cached - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
         errors = errors.nan_to_num(nan=torch.inf)  # `max` of Python would pass it over
         worst = max(worst, float(errors.max()))
         if worst > _WRONG:

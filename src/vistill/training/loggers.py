@@ -71,7 +71,7 @@ def _extra(name: str) -> Any:
         ) from error
 
 
-def _remembered(file: Path, new: str) -> str:
+def _read_or_write(file: Path, new: str) -> str:
     """The identifier in `file`; a new one is written there first."""
     if not file.exists():
         write_atomic(file, new)
@@ -87,7 +87,7 @@ class WandB:
             project="vistill",
             name=run.path.name,
             dir=str(run.path),
-            id=_remembered(run.path / "wandb.id", wandb.util.generate_id()),
+            id=_read_or_write(run.path / "wandb.id", wandb.util.generate_id()),
             resume="allow",
             config=run.fingerprint,
         )

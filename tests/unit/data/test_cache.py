@@ -57,7 +57,7 @@ def test_records_of_other_runs_and_of_loader_processes(tmp_path):
     cache = make(tmp_path / "c")
     raw = cache.layout.encode(torch.arange(12.0).view(2, 6))
     assert known(cache, 1, 3, 7) == [False, False]
-    cache.keep(1, ids(3, 7), raw)
+    cache.store(1, ids(3, 7), raw)
     other = TeacherCache(cache.folder, cache.layout, 2, 10)
     assert known(other, 1, 3, 7) == [False, False]
     cache.close()
@@ -72,7 +72,7 @@ def test_a_record_without_its_mark_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_COMMIT_SECONDS", 0.0)
     cache = make(tmp_path / "c")
     for number in range(3):
-        cache.keep(0, ids(number), cache.layout.encode(torch.full((1, 6), float(number))))
+        cache.store(0, ids(number), cache.layout.encode(torch.full((1, 6), float(number))))
     # As after kill -9: the last batch is pending, nothing was closed.
     other = TeacherCache(cache.folder, cache.layout, 2, 10)
     assert other.written(0).tolist()[:4] == [1, 1, 0, 0]
@@ -103,21 +103,21 @@ def test_one_run_writes_and_the_others_read(tmp_path):
 def test_a_full_disk_ends_the_writing_only(tmp_path, monkeypatch, caplog):
     cache = make(tmp_path / "c")
     raw = cache.layout.encode(torch.ones(1, 6))
-    cache.keep(0, ids(1), raw)
-    cache.keep(0, ids(2), raw)
+    cache.store(0, ids(1), raw)
+    cache.store(0, ids(2), raw)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "pwrite", full)
-        cache.keep(0, ids(3), raw)
+        cache.store(0, ids(3), raw)
     assert not cache.writes
     assert [record.message for record in caplog.records] == [
         f"the cache {cache.folder} grows no further (No space left on device): what it holds is "
         "read, and the teacher runs for the rest"
     ]
-    cache.keep(0, ids(4), raw)
+    cache.store(0, ids(4), raw)
     cache.close()
     assert TeacherCache(cache.folder, cache.layout, 2, 10).written(0).sum() == 1
 
@@ -127,28 +127,28 @@ def test_the_teacher_is_asked_once_about_every_picture(tmp_path):
     values = torch.randn(10, 6)
     asked: list[int | None] = []
 
-    def recall(*numbers: int, trying: bool = False) -> torch.Tensor:
+    def cached(*numbers: int, trying: bool = False) -> torch.Tensor:
         pictures = torch.tensor(numbers)
         seeds = torch.from_numpy(cache.seeds(0, ids(*numbers)))
-        view = cache.remembered(0, pictures, seeds, cache.read(0, ids(*numbers)))
+        view = cache.for_batch(0, pictures, seeds, cache.read(0, ids(*numbers)))
         view = view.take(torch.arange(len(numbers))) if trying else view
 
         def teacher(rows: torch.Tensor | None) -> torch.Tensor:
             asked.append(None if rows is None else rows.tolist())
             return values[pictures if rows is None else pictures[rows]]
 
-        found = view.recall(teacher)
-        cache.keep(1, ids(0), cache.layout.encode(values[:1]))  # the batch before is written now
+        found = view.features(teacher)
+        cache.store(1, ids(0), cache.layout.encode(values[:1]))  # the batch before is written now
         assert torch.equal(found, values[pictures].bfloat16().float())
         return found
 
-    recall(4, trying=True)
-    recall(4, 5)
-    recall(5, 4)
-    recall(6, 5, 7, 4)
-    recall(7, 6, 5, 4)
+    cached(4, trying=True)
+    cached(4, 5)
+    cached(5, 4)
+    cached(6, 5, 7, 4)
+    cached(7, 6, 5, 4)
     assert asked == [None, None, [0, 2]]
-    assert (cache.read_pictures, cache.asked_pictures) == (8, 5)
+    assert (cache.read_pictures, cache.computed_pictures) == (8, 5)
     cache.close()
 
 
@@ -187,8 +187,8 @@ def test_epochs_show_the_fixed_views(tmp_path):
         stream.use(cache)
         found = []
         for batch in stream.iterate(0, 3):
-            assert torch.equal(batch.view_seeds, batch.remembered.seeds)
-            seeds = cache.seeds(batch.remembered.view, batch.ids.numpy())
+            assert torch.equal(batch.view_seeds, batch.cached.seeds)
+            seeds = cache.seeds(batch.cached.view, batch.ids.numpy())
             assert batch.view_seeds.tolist() == seeds.tolist()
             found.append(dict(zip(batch.ids.tolist(), batch.pixels, strict=True)))
         stream.close()
@@ -210,14 +210,14 @@ def test_what_is_forgotten_is_asked_for_again(tmp_path):
     cache = make(tmp_path / "c")
     for view in range(3):
         values = torch.arange(60.0).view(10, 6) + 100 * view
-        cache.keep(view, np.arange(10), cache.layout.encode(values))
+        cache.store(view, np.arange(10), cache.layout.encode(values))
     cache.close()
     cache = make(tmp_path / "c")
     cache.forget(ids(2, 7))
     for view in range(3):
         known = cache.read(view, np.arange(10)).known
         assert np.flatnonzero(~known).tolist() == [2, 7]
-    cache.keep(1, ids(7), cache.layout.encode(torch.full((1, 6), 5.0)))
+    cache.store(1, ids(7), cache.layout.encode(torch.full((1, 6), 5.0)))
     cache.close()
     found = make(tmp_path / "c").read(1, ids(7, 8))
     assert found.known.all()

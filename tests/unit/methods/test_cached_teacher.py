@@ -1,4 +1,4 @@
-"""A remembered teacher: the loss of the live one, to rounding, for the view it was asked about."""
+"""A cached teacher: the loss of the live one, to rounding, for the view it was asked about."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def batch(cache: TeacherCache | None, epoch: int) -> Batch:
     if cache is None:
         return found
     seeds = torch.from_numpy(cache.seeds(0, ids.numpy()))
-    return replace(found, remembered=cache.remembered(0, ids, seeds, cache.read(0, ids.numpy())))
+    return replace(found, cached=cache.for_batch(0, ids, seeds, cache.read(0, ids.numpy())))
 
 
 def without_teacher(method: SharedView) -> None:
@@ -42,13 +42,11 @@ def live_loss(method: SharedView, cache: TeacherCache) -> torch.Tensor:
     asked = batch(cache, 0)
     exact = TeacherCache(cache.folder, Layout(cache.layout.shape, "fp32"), 1, 4)
     nothing = np.zeros(4, bool)
-    return method(
-        replace(asked, remembered=replace(asked.remembered, cache=exact, known=nothing))
-    ).total
+    return method(replace(asked, cached=replace(asked.cached, cache=exact, known=nothing))).total
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 0.0), ("bf16", 1e-3), ("int8", 1e-3)])
-def test_the_map_of_a_teacher_is_remembered(tmp_path: Path, precision, allowed: float):
+def test_the_map_of_a_teacher_is_cached(tmp_path: Path, precision, allowed: float):
     method = build("feature_distillation", vit(24, 0), vit(16, 1)).train()
     cache = TeacherCache(tmp_path / "c", Layout((17, 16), precision), 1, 4)
     cache.open_to_write({"format": 1})

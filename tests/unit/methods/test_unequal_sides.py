@@ -401,7 +401,7 @@ def test_students_of_one_teacher_learn_what_they_would_alone(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["feature_distillation", "kdep", "several"])
-def test_a_remembered_teacher_is_the_live_one(name, tmp_path):
+def test_a_cached_teacher_is_the_live_one(name, tmp_path):
     """Written in one step, read in the next: the teacher's own words about its own view."""
     method = made(name, tmp_path).train()
     pictures, ids = batch(), torch.arange(3)
@@ -411,16 +411,16 @@ def test_a_remembered_teacher_is_the_live_one(name, tmp_path):
     cache = TeacherCache(tmp_path / "cache", Layout(tuple(words.shape[1:]), "fp32"), 1, 3)
     cache.open_to_write({"format": 1})
 
-    def remembered() -> Batch:
+    def cached() -> Batch:
         found = cache.read(0, ids.numpy())
-        return replace(pictures, remembered=cache.remembered(0, ids, pictures.seeds, found))
+        return replace(pictures, cached=cache.for_batch(0, ids, pictures.seeds, found))
 
-    cold = method(remembered()).total
+    cold = method(cached()).total
     cache.close()
     kept = cache.layout.decode(cache.read(0, np.arange(3)).raw)
     torch.testing.assert_close(kept, words.float())
     watched = Watched(method.teacher)
-    warm = method(remembered()).total
+    warm = method(cached()).total
     assert watched.images == []
     torch.testing.assert_close(cold, live)
     assert torch.equal(cold, warm)

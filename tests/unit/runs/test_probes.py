@@ -103,12 +103,12 @@ def test_only_labelled_pictures_vote_and_are_asked(tmp_path):
 
 
 @torch.no_grad()
-def test_the_teacher_is_remembered_in_the_test_view(tmp_path):
+def test_the_teacher_is_cached_in_the_test_view(tmp_path):
     cache = TeacherCache(tmp_path / "cache", Layout((5, 16), "fp32"), 1, 13)
     cache.open_to_write({"format": 1})
     for view, value in ((0, 9.0), (cache.test_view, 0.0)):
         words = value + torch.randn(13, 5, 16, generator=torch.Generator().manual_seed(view))
-        cache.keep(view, np.arange(13), cache.layout.encode(words))
+        cache.store(view, np.arange(13), cache.layout.encode(words))
     cache.close()
     cache = TeacherCache(tmp_path / "cache", Layout((5, 16), "fp32"), 1, 13)
     found = probes(tmp_path, cache=cache)
@@ -117,4 +117,4 @@ def test_the_teacher_is_remembered_in_the_test_view(tmp_path):
     words = cache.layout.decode(cache.read(cache.test_view, HELD_OUT).raw)
     expected = method.compare(batch, method.target_of(words)).total
     assert measured == pytest.approx(float(expected), rel=1e-5)
-    assert cache.asked_pictures == 0
+    assert cache.computed_pictures == 0
