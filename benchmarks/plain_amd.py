@@ -131,13 +131,13 @@ class PlainAMD(nn.Module):
         )
         self.normalization = student.normalization
         self.patch, self.tubelet = student.patch_size, student.tubelet_size
-        self.sight = method.sight
+        self.mask_sizes = method.mask_sizes
 
     def masks(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boolean `[B, N]`: seen by both, by the teacher alone, hidden from the student."""
-        rank = noise.argsort(dim=1, stable=True).argsort(dim=1).repeat(1, self.sight.slots)
-        visible = rank < self.sight.visible
-        return visible, ~visible & (rank < self.sight.seen), ~visible
+        rank = noise.argsort(dim=1, stable=True).argsort(dim=1).repeat(1, self.mask_sizes.slots)
+        visible = rank < self.mask_sizes.visible
+        return visible, ~visible & (rank < self.mask_sizes.seen), ~visible
 
     def target(self, clips: Tensor) -> Tensor:
         """Normalised cubes of all tokens, from normalised clips."""

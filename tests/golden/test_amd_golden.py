@@ -59,7 +59,7 @@ def loaded_amd(case, dtype=torch.float32, **options) -> AMD:
 
 def losses_of(method: AMD, case, step: int, dtype=torch.float32):
     batch = batch_of(unit(case.inputs["video"][step].to(dtype)))
-    mask = method.sight.mask(case.inputs["perm"][step].to(dtype))
+    mask = method.mask_sizes.mask(case.inputs["perm"][step].to(dtype))
     method.teacher.to(dtype)
     method.mask = lambda _: mask
     return method(batch), mask, batch
@@ -200,7 +200,7 @@ def test_videomae_step(golden):
     method = videomae(case)
     student = method.student
     pixels, noise = unit(case.inputs["video"]), case.inputs["perm"].float()
-    mask = method.sight.mask(noise)
+    mask = method.mask_sizes.mask(noise)
     hidden = torch.zeros_like(case.output["mask"]).scatter(1, mask.hidden, 1)
     assert torch.equal(hidden, case.output["mask"])
     images = student.normalization(pixels)
@@ -243,7 +243,7 @@ def test_videomae_step(golden):
 def test_videomae_in_float64(golden):
     case = golden("videomae_step", "amd")
     method = videomae(case).double()
-    mask = method.sight.mask(case.inputs["perm"].double())
+    mask = method.mask_sizes.mask(case.inputs["perm"].double())
     painting = method.reconstruct(batch_of(unit(case.inputs["video"].double())), mask)
     torch.testing.assert_close(painting.loss, case.output64["loss"], rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(

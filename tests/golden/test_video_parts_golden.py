@@ -10,7 +10,7 @@ from vistill.models.files.beit import own_names
 from vistill.models.layers import Block
 from vistill.models.positions import sincos_1d, sincos_2d
 from vistill.models.vit import VisionTransformer
-from vistill.tokens.masks import clip_sight, nested_mask, random_mask, tube_visible
+from vistill.tokens.masks import clip_mask_sizes, nested_mask, random_mask, tube_visible
 
 
 def flags(length, *index):
@@ -24,8 +24,8 @@ def test_asymmetric_tubes(golden, name):
     case = golden(name, "amd")
     slots, rows, columns = case.config["window"]
     ratios = case.config["mask_ratio"], case.config["mask_ratio_teacher"]
-    sight = clip_sight(slots, rows * columns, *ratios, tube=True)
-    mask = sight.mask(case.inputs["perm"].float())
+    sizes = clip_mask_sizes(slots, rows * columns, *ratios, tube=True)
+    mask = sizes.mask(case.inputs["perm"].float())
     length = slots * rows * columns
     assert torch.equal(flags(length, mask.hidden), case.output["mask_student"])
     assert torch.equal(flags(length, mask.extra), case.output["mask_diff"])
@@ -37,8 +37,8 @@ def test_asymmetric_tubes(golden, name):
 def test_videomae_tubes(golden):
     case = golden("videomae_mask", "amd")
     slots, rows, columns = case.config["window"]
-    sight = clip_sight(slots, rows * columns, case.config["mask_ratio"], tube=True)
-    mask = sight.mask(case.inputs["perm"].float())
+    sizes = clip_mask_sizes(slots, rows * columns, case.config["mask_ratio"], tube=True)
+    mask = sizes.mask(case.inputs["perm"].float())
     assert torch.equal(flags(slots * rows * columns, mask.hidden), case.output["mask"])
 
 

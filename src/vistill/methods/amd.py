@@ -16,7 +16,7 @@ from vistill.methods.amd_plan import (
     generator,
     plain_vits,
     plan_alignments,
-    plan_sight,
+    plan_mask_sizes,
     projections,
     token_norms,
 )
@@ -55,8 +55,8 @@ class AMD(Method):
         super().__init__(student, teacher)
         self.config = config = config or AMDConfig()
         vits = plain_vits(self.ours, self.theirs)
-        self.sight = plan_sight(config, vits[0])
-        self.direct, self.generation = plan_alignments(config, *vits, self.sight)
+        self.mask_sizes = plan_mask_sizes(config, vits[0])
+        self.direct, self.generation = plan_alignments(config, *vits, self.mask_sizes)
         check_losses(self.direct, self.generation, config.reconstruction.weight)
         self.projections = projections(config, *vits, len(self.direct.pairs))
         self.own_projections: nn.ModuleList | None = None
@@ -81,7 +81,7 @@ class AMD(Method):
 
     def mask(self, batch: Batch) -> NestedMask:
         """What both sides see of the batch: the student a part of what the teacher sees."""
-        return drawn_mask(self.sight, batch)
+        return drawn_mask(self.mask_sizes, batch)
 
     @torch.no_grad()
     def targets(self, batch: Batch, mask: NestedMask) -> dict[int, Float[Tensor, "b n d"]]:

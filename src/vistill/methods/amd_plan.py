@@ -15,11 +15,11 @@ from vistill.heads.hidden_painter import fixed_positions
 from vistill.heads.projector import unbiased_projector
 from vistill.losses.distances import l1, mse, smooth_l1
 from vistill.methods.side import Side
-from vistill.methods.videomae import check_sight
+from vistill.methods.videomae import check_mask_sizes
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.nearest import near_divisors, same_depth
-from vistill.tokens.masks import NestedMask, Sight, clip_sight, picture_sight
+from vistill.tokens.masks import MaskSizes, NestedMask, clip_mask_sizes, picture_mask_sizes
 
 Pairs = Sequence[tuple[int, int]]
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -101,7 +101,7 @@ def _choose_pairs(
 
 
 def plan_alignments(
-    config: AMDConfig, student: VisionTransformer, teacher: VisionTransformer, sight: Sight
+    config: AMDConfig, student: VisionTransformer, teacher: VisionTransformer, sizes: MaskSizes
 ) -> tuple[Alignment, Alignment | None]:
     """The direct loss, and the generation where the teacher sees more than the student.
 
@@ -119,7 +119,7 @@ def plan_alignments(
         return Alignment(chosen, _DISTANCES[wanted.loss], wanted.weight, extra, sums)
 
     direct, wanted = alignment("direct", config.direct, config.direct.pairs), config.generation
-    if not wanted.weight or sight.seen == sight.visible:
+    if not wanted.weight or sizes.seen == sizes.visible:
         return direct, None
     generation = alignment("generation", wanted, wanted.pairs or direct.pairs)
     if wanted.input == "serial" and len(generation.pairs) > len(direct.pairs):
@@ -130,7 +130,7 @@ def plan_alignments(
     return direct, generation
 
 
-def plan_sight(config: AMDConfig, student: VisionTransformer) -> Sight:
+def plan_mask_sizes(config: AMDConfig, student: VisionTransformer) -> MaskSizes:
     """What both sides see of the student's input.
 
     Raises:
@@ -150,17 +150,17 @@ def plan_sight(config: AMDConfig, student: VisionTransformer) -> Sight:
     positions = student.grid[0] * student.grid[1]
     if clips:
         tube = config.mask == "tube"
-        sight = clip_sight(student.slots, positions, ratio, teacher_ratio, tube=tube)
+        sizes = clip_mask_sizes(student.slots, positions, ratio, teacher_ratio, tube=tube)
     else:
-        sight = picture_sight(positions, ratio, teacher_ratio)
-    check_sight(sight, "method.student_mask_ratio", ratio)
-    if sight.seen == sight.visible and ratio > teacher_ratio:
+        sizes = picture_mask_sizes(positions, ratio, teacher_ratio)
+    check_mask_sizes(sizes, "method.student_mask_ratio", ratio)
+    if sizes.seen == sizes.visible and ratio > teacher_ratio:
         raise UserError(
-            f"of {sight.positions} positions both mask ratios, {ratio} and {teacher_ratio}, leave "
-            f"{sight.visible}: lower method.teacher_mask_ratio, or give both the same for a "
+            f"of {sizes.positions} positions both mask ratios, {ratio} and {teacher_ratio}, leave "
+            f"{sizes.visible}: lower method.teacher_mask_ratio, or give both the same for a "
             "teacher that sees no more than the student"
         )
-    return sight
+    return sizes
 
 
 def projections(

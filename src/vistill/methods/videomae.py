@@ -15,7 +15,7 @@ from vistill.methods.side import rising
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.random import Stream, per_sample_uniform
-from vistill.tokens.masks import NestedMask, Sight, clip_sight
+from vistill.tokens.masks import MaskSizes, NestedMask, clip_mask_sizes
 
 
 class VideoMAE(Method):
@@ -45,8 +45,8 @@ class VideoMAE(Method):
             )
         positions = student.grid[0] * student.grid[1]
         tube = config.mask == "tube"
-        self.sight = clip_sight(student.slots, positions, config.mask_ratio, tube=tube)
-        check_sight(self.sight, "method.mask_ratio", config.mask_ratio)
+        self.mask_sizes = clip_mask_sizes(student.slots, positions, config.mask_ratio, tube=tube)
+        check_mask_sizes(self.mask_sizes, "method.mask_ratio", config.mask_ratio)
         self.painter = HiddenPainter(student, config.decoder.model_dump(), config.norm_pixels)
         self.ours.drop_path(rising(drop_path, student.depth))
 
@@ -57,7 +57,7 @@ class VideoMAE(Method):
 
     def mask(self, batch: Batch) -> NestedMask:
         """Which tokens of every sample are hidden."""
-        return drawn_mask(self.sight, batch)
+        return drawn_mask(self.mask_sizes, batch)
 
     def reconstruct(self, batch: Batch, mask: NestedMask) -> Painting:
         """Encode what `mask` leaves visible and paint the rest."""
@@ -69,16 +69,16 @@ class VideoMAE(Method):
         return weighted({"reconstruction": (1.0, self.reconstruct(batch, self.mask(batch)).loss)})
 
 
-def drawn_mask(sight: Sight, batch: Batch) -> NestedMask:
+def drawn_mask(sizes: MaskSizes, batch: Batch) -> NestedMask:
     """What is seen of every sample, drawn from its seed."""
-    return sight.mask(per_sample_uniform(batch.seeds, sight.positions, Stream.MASK))
+    return sizes.mask(per_sample_uniform(batch.seeds, sizes.positions, Stream.MASK))
 
 
-def check_sight(sight: Sight, setting: str, mask_ratio: float) -> None:
+def check_mask_sizes(sizes: MaskSizes, setting: str, mask_ratio: float) -> None:
     """Raise a UserError if no token would stay visible, or none would be hidden."""
-    if not 1 <= sight.visible < sight.positions:
-        what = "none" if sight.visible < 1 else "all"
+    if not 1 <= sizes.visible < sizes.positions:
+        what = "none" if sizes.visible < 1 else "all"
         raise UserError(
-            f"{setting}={mask_ratio} leaves {what} of {sight.positions} patches visible; "
+            f"{setting}={mask_ratio} leaves {what} of {sizes.positions} patches visible; "
             "choose another, or take a smaller student.patch_size"
         )

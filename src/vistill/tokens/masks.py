@@ -101,7 +101,7 @@ def nested_mask(
     )
 
 
-class Sight(NamedTuple):
+class MaskSizes(NamedTuple):
     """How much two sides see of every sample, before anything is drawn.
 
     Attributes:
@@ -121,9 +121,9 @@ class Sight(NamedTuple):
         return nested_mask(noise, self.visible, self.seen, self.slots)
 
 
-def clip_sight(
+def clip_mask_sizes(
     slots: int, positions: int, mask_ratio: float, seen_ratio: float | None = None, *, tube: bool
-) -> Sight:
+) -> MaskSizes:
     """What is seen of a clip with `slots` time slots of `positions` tokens (spec amd 4).
 
     Args:
@@ -134,13 +134,13 @@ def clip_sight(
     drawn = positions if tube else slots * positions
     visible = tube_visible(drawn, mask_ratio)
     seen = visible if seen_ratio is None else tube_visible(drawn, seen_ratio)
-    return Sight(drawn, visible, seen, slots if tube else 1)
+    return MaskSizes(drawn, visible, seen, slots if tube else 1)
 
 
-def picture_sight(positions: int, mask_ratio: float, seen_ratio: float) -> Sight:
+def picture_mask_sizes(positions: int, mask_ratio: float, seen_ratio: float) -> MaskSizes:
     """What is seen of a picture with `positions` patches (spec amd 11.5)."""
     visible = picture_visible(positions, mask_ratio)
-    return Sight(positions, visible, max(visible, picture_visible(positions, seen_ratio)), 1)
+    return MaskSizes(positions, visible, max(visible, picture_visible(positions, seen_ratio)), 1)
 
 
 def gather_tokens(

@@ -120,7 +120,7 @@ def test_the_teacher_sees_no_more_than_its_tokens_and_stops_early():
     teacher.blocks[2].register_forward_hook(lambda *_: seen.append("too deep"))
     teacher.patch_embed.register_forward_hook(lambda _, __, out: seen.append(out.shape))
     method(clips())
-    count = method.sight.seen * method.sight.slots
+    count = method.mask_sizes.seen * method.mask_sizes.slots
     assert seen == [(2, count, 32), (2, count, 32)]
 
 
@@ -236,7 +236,7 @@ def test_a_teacher_of_another_picture_size():
 )  # fmt: skip
 def test_what_does_not_fit(models, options, message):
     if message is None:
-        assert amd(**models, **options).sight.visible == 1
+        assert amd(**models, **options).mask_sizes.visible == 1
         return
     with pytest.raises(UserError, match=message):
         amd(**models, **options)

@@ -59,11 +59,11 @@ def open_clip_backbone(
     if quick_gelu is None:
         quick_gelu = known.get("quick_gelu", False) if weights in tags else None
         quick_gelu = model.get("quick_gelu", False) if quick_gelu is None else quick_gelu
-    sight = dict(model["vision_cfg"])
+    vision = dict(model["vision_cfg"])
     if image_size is not None and not weights:
-        sight["image_size"] = height_width(image_size)
+        vision["image_size"] = height_width(image_size)
     with in_one_sentence(f"open_clip/{name} cannot be built"):
-        tower = open_clip.model._build_vision_tower(model["embed_dim"], sight, quick_gelu)
+        tower = open_clip.model._build_vision_tower(model["embed_dim"], vision, quick_gelu)
     origin = f"open_clip/{name}, random"
     if weights:
         path = _weight_file(name, weights, tags)
@@ -80,7 +80,7 @@ def open_clip_backbone(
     arguments = {"name": name, "image_size": size, "quick_gelu": quick_gelu}
     build = {"name": "open_clip", "args": arguments}
     with in_one_sentence(f"open_clip/{name} cannot be read"):
-        backbone = _adapt(tower, sight, image_size, build, "quick_gelu" if quick_gelu else "gelu")
+        backbone = _adapt(tower, vision, image_size, build, "quick_gelu" if quick_gelu else "gelu")
     backbone.normalization, backbone.origin = normalization, origin
     backbone.untrained = not weights
     if weights:
@@ -119,17 +119,17 @@ def _weight_file(name: str, weights: str, tags: list[str]) -> str:
 
 def _adapt(
     tower: Any,
-    sight: dict[str, Any],
+    vision: dict[str, Any],
     image_size: ImageSize | None,
     build: dict[str, Any],
     activation: Literal["gelu", "quick_gelu"],
 ) -> Backbone:
-    size = image_size or sight["image_size"]
+    size = image_size or vision["image_size"]
     trunk = getattr(tower, "trunk", None)
     if trunk is not None:
         if image_size is not None and hasattr(trunk, "set_input_size"):
             trunk.set_input_size(img_size=height_width(image_size))
-        return read_module(trunk, "its tower", image_size or sight.get("image_size"), build)
+        return read_module(trunk, "its tower", image_size or vision.get("image_size"), build)
     if not hasattr(tower, "transformer"):
         pooled = PooledBackbone(tower, image_size=size, build=build)
         admit(pooled, partial(_run, tower))
