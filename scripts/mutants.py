@@ -38,7 +38,7 @@ LARGE = (
 )
 """Imported once, for all forks."""
 PLUMBING = (
-    *("api/", "augment/", "batch.py", "config/", "data/", "evaluation/", "random.py", "runs/"),
+    *("api/", "augment/", "batch.py", "config/", "data/", "evaluation/", "random/", "runs/"),
     *("tokens/", "training/"),
 )
 """What hands things on; all other folders compute."""

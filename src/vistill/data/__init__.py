@@ -4,7 +4,6 @@ from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.decode import decode_image
 from vistill.data.loading import default_workers, eval_batches
 from vistill.data.opening import open_source
-from vistill.data.order import sample_seeds, split_held_out
 from vistill.data.readable import require_readable
 from vistill.data.source import Decoding, Source
 from vistill.data.stream import TrainStream
@@ -23,6 +22,4 @@ __all__ = [
     "eval_batches",
     "open_source",
     "require_readable",
-    "sample_seeds",
-    "split_held_out",
 ]

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from vistill.data.order import sample_seeds
 from vistill.errors import UserError
 from vistill.files import PARTIAL, write_atomic
 from vistill.locking import LOCK, FolderLock
+from vistill.random import sample_seeds
 
 LOG = logging.getLogger("vistill.data")
 FORMAT = 1

@@ -15,12 +15,12 @@ from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.cache import TeacherCache
 from vistill.data.decode import EndMissing, decode_image
 from vistill.data.loader import TIMEOUT, Loader, Request
-from vistill.data.order import copy_seed, replacement, sample_seeds
 from vistill.data.processes import beat
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
 from vistill.data.video.device import DeviceCrop, Shipment
 from vistill.errors import UserError
+from vistill.random import copy_seed, replacement, sample_seeds
 
 MAX_WORKERS = 8
 REPLACEMENTS = 32

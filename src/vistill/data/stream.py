@@ -15,11 +15,11 @@ from vistill.data.loading import (
     decode_picture,
     read_batches,
 )
-from vistill.data.order import epoch_order
 from vistill.data.source import Source
 from vistill.data.transforms import Transform
 from vistill.data.video.device import DeviceCrop
 from vistill.errors import UserError
+from vistill.random import epoch_order
 
 
 class StepRequests:

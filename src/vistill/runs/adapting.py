@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistill.config.schema import RunConfig
-from vistill.data import split_held_out
 from vistill.errors import UserError
+from vistill.random import split_held_out
 from vistill.runs.reading import Reading, open_samples
 from vistill.runs.results import say_notes
 from vistill.training.distributed import World, computes, connect, require_precision

@@ -14,9 +14,9 @@ from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.files.biases import fit_biases
 from vistill.models.files.named_weights import load_named
+from vistill.random import step_seed
 from vistill.runs.custom import build_custom
 from vistill.runs.memory import require_memory
-from vistill.training.loop import step_seed
 from vistill.training.optim import peak_lr
 
 

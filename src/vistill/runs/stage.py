@@ -19,7 +19,6 @@ from vistill.data import (
     TrainStream,
     default_workers,
     eval_batches,
-    split_held_out,
 )
 from vistill.data.stamps import STAMPS, Stamps, write_stamps
 from vistill.files import write_atomic
@@ -27,6 +26,7 @@ from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
 from vistill.models.sizes import is_function
+from vistill.random import split_held_out
 from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Pictures, Planned, plan_cache

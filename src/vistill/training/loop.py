@@ -1,6 +1,5 @@
 """One training loop for every method: step, report, evaluate, checkpoint, resume."""
 
-import hashlib
 import json
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from vistill.config.schema import TrainConfig
 from vistill.errors import Failure, UserError
 from vistill.files import write_atomic
 from vistill.methods.base import Method
+from vistill.random import step_seed
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.checkpoint import load_newest, save_checkpoint
 from vistill.training.distributed import World, agree, connect
@@ -128,13 +128,6 @@ def _announce(display: Meter, learner: Learner, state: State, steps: int) -> Non
         display.say(f"{len(names)} parameters get no gradient and stay as they are: {few}")
     if state.step:
         display.say(f"resuming after step {state.step} of {steps}")
-
-
-def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
-    """Seed of torch's global generators for a pass: no history, so a resumed run agrees."""
-    place = "/".join(map(str, (seed, step, rank, micro_batch)))
-    digest = hashlib.blake2b(place.encode(), digest_size=8)
-    return int.from_bytes(digest.digest())
 
 
 @dataclass(frozen=True)

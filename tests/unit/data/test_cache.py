@@ -12,8 +12,8 @@ import torch
 from vistill.data import TrainStream, TrainTransform, open_source
 from vistill.data import cache as module
 from vistill.data.cache import INDEX, Found, Layout, TeacherCache, read_index
-from vistill.data.order import sample_seeds
 from vistill.errors import UserError
+from vistill.random import sample_seeds
 
 CELLS = Path(__file__).parents[2] / "data" / "cells"
 

@@ -19,11 +19,12 @@ from tiny_run import (
 from torch import nn
 
 from vistill.errors import Failure, UserError
+from vistill.random import step_seed
 from vistill.stopping import Interrupted
 from vistill.training.distributed import World
 from vistill.training.errors import TrainingError
 from vistill.training.learner import Learner
-from vistill.training.loop import fit, step_seed
+from vistill.training.loop import fit
 
 
 def run_fit(method=None, stream=None, run=None, train=None, optim=None, **options):

@@ -14,7 +14,6 @@ from torch import Tensor
 from vistill.data.broken import BrokenFiles
 from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.loading import REPLACEMENTS
-from vistill.data.order import replacement, sample_seeds
 from vistill.data.processes import beat
 from vistill.data.stream import StepRequests
 from vistill.data.video.frames import RATE, open_video
@@ -23,6 +22,7 @@ from vistill.errors import UserError
 from vistill.evaluation.detection.ava import KeyFrame
 from vistill.evaluation.detection.boxes import clip_boxes
 from vistill.evaluation.detection.detector import DetectionBatch
+from vistill.random import replacement, sample_seeds
 
 _MEAN_COLOUR = (123, 116, 103)
 

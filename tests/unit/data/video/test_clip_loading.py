@@ -8,11 +8,11 @@ import torch
 
 from vistill.data import BrokenFiles, TrainStream, eval_batches, open_source
 from vistill.data.motion_clips import write_video
-from vistill.data.order import copy_seed
 from vistill.data.video.clips import ClipDecoder, require_clips
 from vistill.data.video.device import DeviceCrop
 from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
 from vistill.errors import UserError
+from vistill.random import copy_seed
 
 COUNT, LENGTH = 8, 20
 

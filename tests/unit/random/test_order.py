@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vistill.data import sample_seeds, split_held_out
-from vistill.data.order import epoch_order, replacement
+from vistill.random import epoch_order, replacement, sample_seeds, split_held_out
 
 seeds = st.integers(0, 2**63 - 1)
 

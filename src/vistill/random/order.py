@@ -1,4 +1,6 @@
-"""Which picture comes when, and with which random seed: pure functions of (seed, epoch, sample)."""
+"""Which sample comes when, and with which random seed: pure functions of (seed, epoch, sample)."""
+
+import hashlib
 
 import numpy as np
 from jaxtyping import Int
@@ -44,6 +46,13 @@ def replacement(slot_seed: int, attempt: int, n: int) -> int:
 def epoch_order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     """A permutation of 0..n-1."""
     return np.random.default_rng([TRAIN, seed, epoch]).permutation(n)
+
+
+def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
+    """Seed of torch's global generators for a pass: no history, so a resumed run agrees."""
+    place = "/".join(map(str, (seed, step, rank, micro_batch)))
+    digest = hashlib.blake2b(place.encode(), digest_size=8)
+    return int.from_bytes(digest.digest())
 
 
 def split_held_out(
