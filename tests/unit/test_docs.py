@@ -58,7 +58,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Commands check their words and settings, and do nothing; names of those that would have."""
     ran: list[str] = []
     pretraining = importlib.import_module("vistill.api.pretrain")
-    stage = importlib.import_module("vistill.runs.stage")
+    runs = importlib.import_module("vistill.runs.pretraining")
     exporting = importlib.import_module("vistill.api.export")
 
     def pretrain(*_: Any, **__: Any) -> None:
@@ -77,10 +77,10 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append("export")
         return []
 
-    monkeypatch.setattr(stage, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(runs, "prepare", lambda *_, **__: None)
     monkeypatch.setattr("vistill.runs.adapting.fit_to_place", lambda *_, **__: (None, None))
-    monkeypatch.setattr(stage, "train_stage", pretrain)
-    monkeypatch.setattr(stage, "rehearse", pretrain)
+    monkeypatch.setattr(runs, "run_pretraining", pretrain)
+    monkeypatch.setattr(runs, "rehearse", pretrain)
     monkeypatch.setattr("vistill.runs.chain.run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)

@@ -72,7 +72,7 @@ def pretrain(
 
     from vistill.runs.adapting import fit_to_place
     from vistill.runs.chain import run_chain
-    from vistill.runs.stage import prepare, rehearse, train_stage
+    from vistill.runs.pretraining import prepare, rehearse, run_pretraining
 
     said = said_settings(recipe, settings)
     adapted, reading = fit_to_place(config, said, Path(out), overwrite=overwrite)
@@ -83,7 +83,7 @@ def pretrain(
     if dry_run:
         rehearse(prepared, Path(out), overwrite=overwrite)
         return None
-    return train_stage(prepared, Path(out), overwrite=overwrite)
+    return run_pretraining(prepared, Path(out), overwrite=overwrite)
 
 
 def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:

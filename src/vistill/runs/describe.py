@@ -11,7 +11,7 @@ from vistill.models.backbone import Backbone
 from vistill.training.optim import peak_lr
 
 if TYPE_CHECKING:
-    from vistill.runs.stage import Prepared
+    from vistill.runs.pretraining import Prepared
 
 
 def describe(run: "Prepared") -> list[str]:

@@ -11,8 +11,8 @@ from vistill.models.backbone import Normalization
 from vistill.models.vit import VisionTransformer
 from vistill.runs.adapting import Adapted
 from vistill.runs.cache_plan import teacher_identity
+from vistill.runs.pretraining import prepare
 from vistill.runs.reading import open_samples
-from vistill.runs.stage import prepare
 
 
 def vit(width: int, **changes: Any) -> VisionTransformer:

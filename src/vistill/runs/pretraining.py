@@ -1,9 +1,7 @@
 """One pre-training run from a checked configuration: prepare, train, evaluate, export."""
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,58 +11,28 @@ import numpy as np
 import vistill
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
-from vistill.config.yaml12 import dump_yaml
-from vistill.data import (
-    BrokenFiles,
-    TrainStream,
-    default_workers,
-    eval_batches,
-)
+from vistill.data import BrokenFiles, TrainStream, default_workers, eval_batches
 from vistill.data.stamps import STAMPS, Stamps, write_stamps
 from vistill.files import write_atomic
 from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
-from vistill.models.sizes import is_function
 from vistill.random import split_held_out
 from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Pictures, Planned, plan_cache
 from vistill.runs.describe import describe
+from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.lengthening import lengthening
 from vistill.runs.probes import Probes
 from vistill.runs.reading import Reading, on_device, require_samples
-from vistill.runs.results import PretrainResult, StudentResult, main_rank, say, say_notes
+from vistill.runs.results import PretrainResult, StudentResult, say, say_notes
 from vistill.runs.stamping import compare_stamps
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
 from vistill.training.run_folder import RESULT, RunFolder, check_folder, read_marker
 from vistill.training.target_fit import fit_targets
-
-# What may change when a run is continued: it decides where, how fast and how often, not what.
-_VOLATILE = {
-    "data": {"root", "workers", "timeout", "max_broken", "device_crop"},
-    "train": {
-        "micro_batch_size",
-        "compile",
-        "activation_checkpointing",
-        "strategy",
-        "device",
-        "checkpoint_minutes",
-        "checkpoint_steps",
-        "evaluate_every",
-        "knn_probe",
-        "loggers",
-    },
-}
-# Settings that came later: left at their default they say no more than a run without them.
-_LATER = {
-    "data": {"value_range", "allow_truncated"},
-    "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
-    "student": {"qk_scale", "ape", "extra_norm_period"},
-    "method": {"labels_weight", "logits_activation"},
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +64,7 @@ class Prepared:
     def fingerprint(self) -> dict[str, Any]:
         """What defines the run."""
         return {
-            **_fingerprint(self.config),
+            **fingerprint(self.config),
             "pictures": self.reading.source.fingerprint(),
             "teacher_weights": self.teacher_weights,
         }
@@ -154,7 +122,7 @@ def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
     say("\n".join(describe(run)))
 
 
-def train_stage(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
+def run_pretraining(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
     """Run, or continue, one pre-training in `out`.
 
     Raises:
@@ -280,93 +248,6 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
     if world.main:
         write_atomic(out / RESULT, result.to_json())
     return result
-
-
-def config_text(config: RunConfig) -> str:
-    """The whole configuration as YAML, which `pretrain` takes as a recipe."""
-    settings = config.model_dump(mode="json")
-    if config.students is not None:  # what they leave open is said under `student`
-        settings["students"] = {
-            name: student.model_dump(mode="json", exclude_unset=True)
-            for name, student in config.students.items()
-        }
-    return dump_yaml(settings)
-
-
-def finished(out: Path) -> PretrainResult | None:
-    """The result of the finished run in `out`, or None."""
-    path = out / RESULT
-    if not path.is_file():
-        return None
-    say(f"finished {out}")
-    return PretrainResult.from_json(path.read_text(encoding="utf-8"))
-
-
-def claim_chain(
-    chain: Adapted, out: Path, *, overwrite: bool, dry_run: bool
-) -> AbstractContextManager[object]:
-    """Make `out` the folder of this chain, while entered; a dry run only checks that it could be.
-
-    Raises:
-        UserError: it belongs to something else.
-    """
-    config = chain.config
-    world = connect(config.train.device)
-    if dry_run:
-        world.once(lambda: check_folder(out, _fingerprint(config), overwrite=overwrite))
-        return nullcontext()
-    return RunFolder.open(
-        out,
-        fingerprint=_fingerprint(config),
-        config=config_text(config),
-        asked=chain.asked,
-        world=world,
-        overwrite=overwrite,
-    )
-
-
-def publish_chain(out: Path, stages: list[PretrainResult]) -> PretrainResult:
-    """Copy the last student's exports into `out`, so that `run:OUT` is that student."""
-    last = stages[-1]
-    if main_rank():
-        for source in sorted((last.out / "export").glob("*/*")):
-            target = out / source.relative_to(last.out)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, source.read_bytes())
-    return PretrainResult(**vars(last) | {"out": out, "stages": tuple(stages)})
-
-
-def _fingerprint(config: RunConfig) -> dict[str, Any]:
-    """The configuration without what may change, and with paths that mean the same everywhere."""
-    settings = config.model_dump(mode="json", exclude=_VOLATILE)
-    if settings["cache"].pop("path") is None:
-        del settings["cache"]  # every epoch has views of its own
-    if settings["students"] is None:
-        del settings["students"]
-    for name, later in _LATER.items():
-        model = type(getattr(config, name))
-        written = [settings[name]]
-        if name == "student":
-            written += settings.get("students", {}).values()
-        for key in later & set(model.model_fields):
-            usual = model.model_fields[key].default
-            for section in written:
-                if section.get(key) == ([] if usual == () else usual):
-                    section.pop(key, None)  # then the run may be from before there was the setting
-    settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
-    for section in (
-        settings["teacher"],
-        settings["student"],
-        *settings.get("students", {}).values(),
-    ):
-        if is_function(section["model"] or ""):
-            section["model"] = os.path.abspath(section["model"])
-    kind, _, path = (settings["teacher"]["model"] or "").partition(":")
-    if kind in ("run", "file"):
-        settings["teacher"]["model"] = f"{kind}:{os.path.abspath(path)}"
-    elif kind.startswith("hf/") and os.path.isdir(folder := kind.removeprefix("hf/")):
-        settings["teacher"]["model"] = f"hf/{os.path.abspath(folder)}"
-    return settings
 
 
 def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> TrainStream:

@@ -14,8 +14,10 @@ from vistill.config.loading import load_config
 from vistill.data import BrokenFiles, eval_batches
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
-from vistill.runs import stage
+from vistill.runs import pretraining
 from vistill.runs.adapting import Adapted
+from vistill.runs.fingerprint import _LATER
+from vistill.runs.pretraining import Prepared, prepare
 from vistill.runs.reading import open_samples
 from vistill.training.distributed import World
 
@@ -28,27 +30,27 @@ def vit(width: int) -> VisionTransformer:
     return VisionTransformer(image_size=32, patch_size=8, **sizes)
 
 
-def prepared(student_width: int = 16, **words: Any) -> stage.Prepared:
+def prepared(student_width: int = 16, **words: Any) -> Prepared:
     settings = SETTINGS | {name.replace("__", "."): value for name, value in words.items()}
     config = load_config("kdep", settings.items())
     samples = open_samples(config.data)
-    return stage.prepare(Adapted(config), samples, teacher=vit(32), student=vit(student_width))
+    return prepare(Adapted(config), samples, teacher=vit(32), student=vit(student_width))
 
 
 @pytest.fixture
 def shown(monkeypatch) -> Callable[..., list[Batch]]:
     """The batches of the pass, of a rank and behind a picture."""
 
-    def pass_(run: stage.Prepared, rank: int = 0, size: int = 1, after: int = -1) -> list[Batch]:
+    def pass_(run: Prepared, rank: int = 0, size: int = 1, after: int = -1) -> list[Batch]:
         found: list[Batch] = []
 
         def fit_targets(method: Any, target_fit: Any, batches: Any, **_: Any) -> str:
             found.extend(batches(after))
             return ""
 
-        monkeypatch.setattr(stage, "fit_targets", fit_targets)
+        monkeypatch.setattr(pretraining, "fit_targets", fit_targets)
         world = World(rank, size, torch.device("cpu"))
-        stage._fit_targets(replace(run, world=world), run.target_fit, None)  # type: ignore[arg-type]
+        pretraining._fit_targets(replace(run, world=world), run.target_fit, None)  # type: ignore[arg-type]
         return found
 
     return pass_
@@ -122,7 +124,7 @@ THE_SAME_RUN = {
 def test_what_makes_a_run_another_one():
     def fingerprint(**words: Any) -> dict[str, Any]:
         settings = SETTINGS | {"optim.warmup_epochs": 0, **words}
-        return stage._fingerprint(load_config("kdep", settings.items()))
+        return fingerprint(load_config("kdep", settings.items()))
 
     usual = fingerprint()
     for name, value in OTHER_RUNS.items():
@@ -146,7 +148,7 @@ def test_what_makes_a_run_another_one():
 def test_a_later_setting_at_its_default_leaves_older_runs_as_they_are(key, value, beside):
     def fingerprint(**settings):
         words = {"data.train": "pictures", "teacher": "x", **beside, **settings}
-        found = stage._fingerprint(load_config("kdep", words.items()))
+        found = fingerprint(load_config("kdep", words.items()))
         for part in key.split(".")[:-1]:
             found = found[part]
         return found
@@ -155,6 +157,6 @@ def test_a_later_setting_at_its_default_leaves_older_runs_as_they_are(key, value
     if not key.startswith(("optim.milestones", "optim.pieces")):  # which their schedules need
         assert last not in fingerprint()
     assert fingerprint(**{key: value})[last] == value
-    usual = stage._fingerprint(load_config("kdep", {"data.train": "x", "teacher": "x"}.items()))
-    later = {name for names in stage._LATER.values() for name in names}
+    usual = fingerprint(load_config("kdep", {"data.train": "x", "teacher": "x"}.items()))
+    later = {name for names in _LATER.values() for name in names}
     assert not later & {*usual["optim"], *usual["student"], *usual["data"], *usual["method"]}
