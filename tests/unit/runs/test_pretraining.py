@@ -16,7 +16,7 @@ from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
 from vistill.runs import pretraining
 from vistill.runs.adapting import Adapted
-from vistill.runs.fingerprint import _LATER
+from vistill.runs.fingerprint import _LATER, fingerprint
 from vistill.runs.pretraining import Prepared, prepare
 from vistill.runs.reading import open_samples
 from vistill.training.distributed import World
@@ -122,15 +122,15 @@ THE_SAME_RUN = {
 
 
 def test_what_makes_a_run_another_one():
-    def fingerprint(**words: Any) -> dict[str, Any]:
+    def of(**words: Any) -> dict[str, Any]:
         settings = SETTINGS | {"optim.warmup_epochs": 0, **words}
         return fingerprint(load_config("kdep", settings.items()))
 
-    usual = fingerprint()
+    usual = of()
     for name, value in OTHER_RUNS.items():
-        assert fingerprint(**{name: value}) != usual, name
+        assert of(**{name: value}) != usual, name
     for name, value in THE_SAME_RUN.items():
-        assert fingerprint(**{name: value}) == usual, name
+        assert of(**{name: value}) == usual, name
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_makes_a_run_another_one():
     ],
 )
 def test_a_later_setting_at_its_default_leaves_older_runs_as_they_are(key, value, beside):
-    def fingerprint(**settings):
+    def of(**settings):
         words = {"data.train": "pictures", "teacher": "x", **beside, **settings}
         found = fingerprint(load_config("kdep", words.items()))
         for part in key.split(".")[:-1]:
@@ -155,8 +155,8 @@ def test_a_later_setting_at_its_default_leaves_older_runs_as_they_are(key, value
 
     last = key.rpartition(".")[2]
     if not key.startswith(("optim.milestones", "optim.pieces")):  # which their schedules need
-        assert last not in fingerprint()
-    assert fingerprint(**{key: value})[last] == value
+        assert last not in of()
+    assert of(**{key: value})[last] == value
     usual = fingerprint(load_config("kdep", {"data.train": "x", "teacher": "x"}.items()))
     later = {name for names in _LATER.values() for name in names}
     assert not later & {*usual["optim"], *usual["student"], *usual["data"], *usual["method"]}
