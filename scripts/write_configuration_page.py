@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vistill.config.clip_recipes import CLIP_RECIPES
-from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig
+from vistill.config.evaluation import EvaluateConfig
+from vistill.config.finetune import FINETUNE_RECIPES
 from vistill.config.problems import sections
 from vistill.config.schema import RunConfig
 from vistill.config.uses import Such, needs_of

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vistill.augment.mixing import Mix, apply_mix, smoothed_targets
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
 from vistill.evaluation.linear_probe import ProbeHead

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.config.loading import load_config
 from vistill.config.overrides import parse_overrides
 from vistill.models.sizes import SWIN_SIZES

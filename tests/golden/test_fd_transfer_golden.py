@@ -7,7 +7,7 @@ import pytest
 import torch
 from names import part
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.evaluation.classifier import Classifier, build_classifier, soft_cross_entropy
 from vistill.evaluation.finetune import finetune_groups
 from vistill.evaluation.linear_probe import ProbeHead

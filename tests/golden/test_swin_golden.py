@@ -7,7 +7,7 @@ from test_fd_transfer_golden import check_groups, slashed
 from test_feature_distillation_golden import check_training_steps, linear
 from test_teachers_golden import check_targets
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.evaluation.classifier import build_classifier, soft_cross_entropy
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.backbone import Tap

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vistill.augment.mixing import Mix, apply_mix, smoothed_targets
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.evaluation.classifier import (
     Classifier,

@@ -13,8 +13,9 @@ import torch
 
 import vistill
 from vistill import cli
-from vistill.config.evaluation import EmbedConfig, EvaluateConfig, SamplesConfig
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
+from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.models.build import create_backbone
 from vistill.models.export import save_backbone
 

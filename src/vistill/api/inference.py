@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vistill.api.export import load_backbone
 from vistill.api.pretrain import read_overrides
-from vistill.config.evaluation import EmbedConfig, SamplesConfig
 from vistill.config.loading import build_config
+from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.errors import UserError
 from vistill.runs.inference import InferenceResult, Job, check_out
 from vistill.runs.reference import backbone_reference, require_trained, with_module
@@ -44,7 +44,7 @@ def predict(
             `class_1`, `probability_1` to `class_K`, `probability_K`.
         top_k: how many classes are told, at most all.
         overwrite: replace an existing file.
-        overrides: settings of `vistill.config.evaluation.SamplesConfig`, such as `workers=4`.
+        overrides: settings of `vistill.config.samples.SamplesConfig`, such as `workers=4`.
 
     Raises:
         UserError: something to mend, told in one sentence before any work.
@@ -99,7 +99,7 @@ def embed(
             `FILE.npy.csv` to tell its rows.
         into: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
         overwrite: replace an existing file.
-        overrides: settings of `vistill.config.evaluation.EmbedConfig`, such as `pool=cls`.
+        overrides: settings of `vistill.config.samples.EmbedConfig`, such as `pool=cls`.
 
     Raises:
         UserError: something to mend, told in one sentence before any work.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vistill.augment.erasing import random_erasing
 from vistill.augment.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.batch import Batch, Losses
-from vistill.config.evaluation import FineTuneConfig, Statistics
+from vistill.config.finetune import FineTuneConfig, Statistics
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import Method, freeze_unreached

@@ -12,13 +12,9 @@ from rich.console import Console
 from torch import Tensor
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import (
-    FineTuneConfig,
-    KNNConfig,
-    LinearProbeConfig,
-    Pool,
-    Protocol,
-)
+from vistill.config.evaluation import KNNConfig, LinearProbeConfig, Protocol
+from vistill.config.finetune import FineTuneConfig
+from vistill.config.samples import Pool
 from vistill.config.suggest import did_you_mean
 from vistill.data import BrokenFiles, Source, default_workers
 from vistill.data.loader import TIMEOUT

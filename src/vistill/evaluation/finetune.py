@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from vistill.batch import Batch
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.data import Source, TrainStream

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.data import EvalTransform, Source, TrainTransform
 from vistill.data.loader import TIMEOUT
 from vistill.data.loading import Decoder, decode_picture

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.errors import UserError
 from vistill.evaluation.metrics import Tried
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import SamplesConfig
+from vistill.config.samples import SamplesConfig
 from vistill.errors import UserError
 from vistill.image_size import plain_size
 from vistill.runs.results import main_rank, say

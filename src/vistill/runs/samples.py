@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from vistill.config.clip_recipes import ClipSettings, clip_settings
-from vistill.config.evaluation import CLIP_KEYS, SamplesConfig
+from vistill.config.samples import CLIP_KEYS, SamplesConfig
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.runs.results import say_notes

@@ -5,7 +5,8 @@ import pytest
 
 from vistill.config.clip_recipes import clip_settings
 from vistill.config.detection import DETECTION_RECIPES, DetectionConfig
-from vistill.config.evaluation import FINETUNE_RECIPES, EvaluateConfig, FineTuneConfig
+from vistill.config.evaluation import EvaluateConfig
+from vistill.config.finetune import FINETUNE_RECIPES, FineTuneConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import parse_overrides
 from vistill.errors import UserError

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from vistill.config.evaluation import EmbedConfig, EvaluateConfig
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import parse_overrides
+from vistill.config.samples import EmbedConfig
 from vistill.config.schema import RunConfig
 from vistill.config.yaml12 import dump_yaml, load_yaml
 from vistill.errors import UserError

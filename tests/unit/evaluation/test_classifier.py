@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from vistill.batch import Batch
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.errors import UserError
 from vistill.evaluation.classifier import build_classifier, head_dropout
 from vistill.evaluation.finetune import finetune_groups

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.evaluation.classifier import build_classifier
 from vistill.evaluation.finetune import finetune_groups
 from vistill.models.build import create_backbone

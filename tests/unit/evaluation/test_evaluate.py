@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
+from vistill.config.evaluation import LinearProbeConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.errors import UserError
 from vistill.evaluation.evaluate import evaluate_backbone

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
+from vistill.config.evaluation import LinearProbeConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
+from vistill.config.evaluation import LinearProbeConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.data import Source, open_source
 from vistill.evaluation import evaluate as module
 from vistill.evaluation.evaluate import evaluate_backbone

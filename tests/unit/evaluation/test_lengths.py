@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from vistill.config.evaluation import FineTuneConfig, LinearProbeConfig
+from vistill.config.evaluation import LinearProbeConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.evaluation import finetune, linear_probe
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vistill.config.evaluation import FineTuneConfig
+from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.errors import UserError
 from vistill.evaluation.classifier import build_classifier
