@@ -1,11 +1,8 @@
 """One training loop for every method: step, report, evaluate, checkpoint, resume."""
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -15,24 +12,23 @@ from vistill.batch import Losses
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.errors import Failure, UserError
-from vistill.files import write_atomic
 from vistill.methods.base import Method
 from vistill.random import step_seed
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.checkpoint import load_newest, save_checkpoint
 from vistill.training.distributed import World, agree, connect
+from vistill.training.epoch_end import EpochEnd, Evaluate, Export
 from vistill.training.errors import TrainingError
 from vistill.training.learner import Learner
 from vistill.training.loggers import Logger, open_loggers
-from vistill.training.measure import Feed, Sums, peak_memory_gb
+from vistill.training.measure import Feed, RankReport, Sums, merge_totals, peak_memory_gb
+from vistill.training.non_finite import refuse_non_finite
 from vistill.training.optim import Group, peak_lr
-from vistill.training.progress import Meter, status
+from vistill.training.progress import Meter, opening_lines, status
 from vistill.training.run_folder import RunFolder
 from vistill.training.schedule import decay_at, rate_at
-from vistill.training.state import Best, FitResult, State, Stream, Totals
+from vistill.training.state import FitResult, State, Stream
 
-Evaluate = Callable[[int], dict[str, float]]
-Export = Callable[[str, str], None]
 _NO_MORE = (Failure, Interrupted, UserError)
 """What ends the supply of samples: a fault of reading, a signal, too many that are broken."""
 _PATIENCE = 20.0
@@ -110,9 +106,12 @@ def fit(
             learner.load(saved)
         display = Meter(state.step, steps, "step", shown=progress and world.main)
         cleanup.callback(display.close)
-        _announce(display, learner, state, steps)
+        for line in opening_lines(learner.frozen, state.step, steps):
+            display.say(line)
         loop = _Loop(learner, stream, feed, state, world, optim, train, seed, run)
-        loop.on_evaluate, loop.on_export = on_evaluate, on_export
+        loop.epoch_end = EpochEnd(
+            on_evaluate, on_export, display.say, tuple(method.exports), train.epochs
+        )
         loop.stopping, loop.display, loop.log_seconds = stopping, display, log_seconds
         if run is not None and world.main:
             loop.loggers = open_loggers(run, train.loggers, state.step)
@@ -121,31 +120,8 @@ def fit(
         return loop.run_to_the_end()
 
 
-def _announce(display: Meter, learner: Learner, state: State, steps: int) -> None:
-    names = learner.frozen
-    if names:
-        few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        display.say(f"{len(names)} parameters get no gradient and stay as they are: {few}")
-    if state.step:
-        display.say(f"resuming after step {state.step} of {steps}")
-
-
-@dataclass(frozen=True)
-class _Rank:
-    """What one rank tells the others in a report."""
-
-    sums: Totals
-    bad_step: int
-    signal: int | None
-    save: bool
-    data_wait: float
-    memory_gb: float
-    next_report: int
-
-
 class _Loop:
-    on_evaluate: Evaluate | None
-    on_export: Export | None
+    epoch_end: EpochEnd
     stopping: StopSignals
     display: Meter
     log_seconds: float
@@ -268,7 +244,7 @@ class _Loop:
         done = self.state.step - self.window_step
         overdue = time.monotonic() - self.saved_at >= 60 * self.train.checkpoint_minutes
         ranks = self.world.gather(
-            _Rank(
+            RankReport(
                 sums=sums,
                 bad_step=bad_step,
                 signal=self.stopping.received,
@@ -315,12 +291,9 @@ class _Loop:
             raise Interrupted(self._farewell(), stop)
         self._open_window(ranks[0].next_report)
 
-    def _means(self, ranks: list[_Rank]) -> dict[str, float]:
+    def _means(self, ranks: list[RankReport]) -> dict[str, float]:
         """Mean of every sum over micro-batches and ranks."""
-        merged: Totals = {}
-        for name in ranks[0].sums:
-            totals, counts = zip(*(rank.sums[name] for rank in ranks), strict=True)
-            merged[name] = (sum(totals), sum(counts))
+        merged = merge_totals([rank.sums for rank in ranks])
         self.state.add_losses(merged)
         return {name: total / count for name, (total, count) in merged.items()}
 
@@ -352,17 +325,7 @@ class _Loop:
     def _fail(self, step: int) -> NoReturn:
         ranks = self.world.gather([ids.tolist() for ids in self.recent_ids[step]])
         ids = [sample for micro_batches in ranks for batch in micro_batches for sample in batch]
-        where = ""
-        if self.run is not None:
-            path = self.run.path / "non_finite.json"
-            text = json.dumps({"step": step + 1, "ids": ids}) + "\n"
-            self.world.once(lambda: write_atomic(path, text))
-            where = f" (all {len(ids)} in {path})"
-        shown = ", ".join(map(str, ids[:16])) + (", …" if len(ids) > 16 else "")
-        raise TrainingError(
-            f"loss or gradient is not finite at step {step + 1}, whose batch holds the samples "
-            f"{shown}{where}; the run stops here, and no checkpoint holds such weights"
-        )
+        refuse_non_finite(step, ids, None if self.run is None else self.run.path, self.world)
 
     # ---- ends of epochs, checkpoints
 
@@ -376,36 +339,11 @@ class _Loop:
         epoch = self.state.step // self.per_epoch
         with self.learner.strategy.unwrapped():
             values, self.state.best, self.state.doubts = self.world.once(
-                lambda: self._evaluate(epoch)
+                lambda: self.epoch_end(epoch, self.state)
             )
         self.learner.method.train()
         self.state.evaluated, self.state.unlogged = epoch, {}
         return values
-
-    def _evaluate(self, epoch: int) -> tuple[dict[str, float], dict[str, Best], dict[str, str]]:
-        values = {} if self.on_evaluate is None else self.on_evaluate(epoch)
-        before, new = self.state.best, Best.among(values, epoch, self.state.step)
-        told = {name: one.doubt(self.state.first.get(name)) for name, one in new.items()}
-        doubts = {name: doubt for name, doubt in told.items() if doubt is not None}
-        improved = {
-            name: one
-            for name, one in new.items()
-            if name not in doubts and one.beats(before.get(name))
-        }
-        if values:
-            text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            which = f" (best: {', '.join(improved)})" if improved.keys() - {""} else " (best)"
-            self.display.say(f"epoch {epoch}: {text}" + (which if improved else ""))
-            for name, doubt in doubts.items():
-                owner = f"{name}: " if name else ""
-                self.display.say(f"epoch {epoch}: {owner}{doubt}; it cannot be the best")
-        if self.on_export is not None:
-            for name in self.learner.method.exports:
-                self.on_export(name, "last")
-                # Without any evaluation the last weights are the best there are.
-                if name in improved or (name not in before and epoch == self.train.epochs):
-                    self.on_export(name, "best")
-        return values, before | improved, doubts
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -80,3 +81,25 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank tells the others in a report."""
+
+    sums: Totals
+    bad_step: int
+    signal: int | None
+    save: bool
+    data_wait: float
+    memory_gb: float
+    next_report: int
+
+
+def merge_totals(ranks: list[Totals]) -> Totals:
+    """The totals of all ranks."""
+    merged: Totals = {}
+    for name in ranks[0]:
+        totals, counts = zip(*(sums[name] for sums in ranks), strict=True)
+        merged[name] = (sum(totals), sum(counts))
+    return merged

@@ -17,6 +17,17 @@ def duration(seconds: float) -> str:
     return f"{days}d {clock}" if days else clock
 
 
+def opening_lines(frozen: list[str], step: int, steps: int) -> list[str]:
+    """What is told before the first step: parameters that do not learn, and where a run goes on."""
+    lines = []
+    if frozen:
+        few = ", ".join(frozen[:3]) + (", …" if len(frozen) > 3 else "")
+        lines.append(f"{len(frozen)} parameters get no gradient and stay as they are: {few}")
+    if step:
+        lines.append(f"resuming after step {step} of {steps}")
+    return lines
+
+
 def status(values: dict[str, float], eta: float, broken: str, unit: str = "img") -> str:
     """One line: losses, rates (`unit` per second), waiting, memory, time to go, what is broken."""
     terms = ", ".join(
