@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import vistill
 from vistill.evaluation.classifier import Classifier
-from vistill.evaluation.kept import keep_classifier
+from vistill.evaluation.saved_classifier import save_classifier
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone
 
@@ -109,7 +109,7 @@ def test_heads_of_every_kind_load_into_timm(
     torch.manual_seed(0)
     classifier = learned(create_backbone(spec, image_size=64, **changes).eval(), pool)
     classifier.student.untrained = False
-    keep_classifier(classifier, tmp_path / "kept", CLASSES, None)
+    save_classifier(classifier, tmp_path / "kept", CLASSES, None)
     vistill.export(tmp_path / "kept", out=tmp_path / "timm")
     model, description = in_timm(tmp_path / "timm")
     images = torch.randn(2, 3, 64, 64)
@@ -123,7 +123,7 @@ def test_heads_of_every_kind_load_into_timm(
 
 def test_a_head_that_timm_has_no_place_for_is_refused(tmp_path: Path) -> None:
     classifier = learned(create_backbone("timm/mobilenetv3_small_050", image_size=64).eval(), "avg")
-    keep_classifier(classifier, tmp_path / "kept", CLASSES, None)
+    save_classifier(classifier, tmp_path / "kept", CLASSES, None)
     with pytest.raises(vistill.errors.UserError, match="timm has no classifier like"):
         vistill.export(tmp_path / "kept", out=tmp_path / "timm")
     assert not (tmp_path / "timm").exists()

@@ -22,7 +22,7 @@ from vistill.data.motion_clips import write_motion_clips
 from vistill.evaluation import rows as rows_module
 from vistill.evaluation.classifier import Classifier
 from vistill.evaluation.inputs import Inputs
-from vistill.evaluation.kept import keep_classifier
+from vistill.evaluation.saved_classifier import save_classifier
 from vistill.models.build import create_backbone
 from vistill.models.export import save_backbone
 
@@ -48,7 +48,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = Classifier(backbone, 3, pool="avg").eval()
     torch.nn.init.normal_(classifier.head.weight)
     folder = tmp_path_factory.mktemp("models") / "kept"
-    keep_classifier(classifier, folder, ["a", "b", "c"], None)
+    save_classifier(classifier, folder, ["a", "b", "c"], None)
     return folder
 
 
@@ -235,7 +235,7 @@ def test_clips_are_seen_in_all_their_views(tmp_path: Path) -> None:
     torch.nn.init.normal_(classifier.head.weight)
     names = open_source(str(tmp_path / "clips"), "video").classes
     settings = ClipSettings(4, 2, "dense", 2, 3)
-    keep_classifier(classifier, tmp_path / "kept", names, settings)
+    save_classifier(classifier, tmp_path / "kept", names, settings)
     quick = {"workers": 0, "device": "cpu"}
     out = tmp_path / "found.csv"
     vistill.predict(tmp_path / "kept", data=tmp_path / "clips", out=out, overrides=quick)

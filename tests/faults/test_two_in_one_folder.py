@@ -77,7 +77,7 @@ def test_every_folder_that_is_written_is_locked(tmp_path, capsys, kind):
             assert main(["demo", "--out", str(folder)]) == 2
             assert f"{folder} is being written by process {child}" in capsys.readouterr().err
         elif kind == "kept":
-            from vistill.evaluation.kept import new_folder
+            from vistill.evaluation.saved_classifier import new_folder
 
             with (
                 pytest.raises(Exception, match=f"is being written by process {child}"),

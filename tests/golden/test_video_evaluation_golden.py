@@ -14,8 +14,8 @@ from vistill.evaluation.classifier import (
     soft_cross_entropy,
 )
 from vistill.evaluation.finetune import finetune_groups
-from vistill.evaluation.kept import read_head
 from vistill.evaluation.metrics import top_k_hits
+from vistill.evaluation.saved_classifier import read_head
 from vistill.evaluation.views import merge_views
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer

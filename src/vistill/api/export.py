@@ -74,7 +74,7 @@ def export(
     target = Path(out)
     require_own(target)
 
-    from vistill.evaluation.kept import HEAD, find_head
+    from vistill.evaluation.saved_classifier import HEAD, find_head
     from vistill.models.export import save_backbone
     from vistill.models.timm_form import timm_form
 

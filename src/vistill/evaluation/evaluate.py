@@ -25,13 +25,13 @@ from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.finetune import length_of as tuning_length
 from vistill.evaluation.inputs import Inputs
-from vistill.evaluation.kept import keep_classifier, kept_name, new_folder
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.labelled import Labelled, labelled_parts, without_pictures
 from vistill.evaluation.lengths import Length
 from vistill.evaluation.linear_probe import length_of as probe_length
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
+from vistill.evaluation.saved_classifier import budget_folder, new_folder, save_classifier
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone
@@ -128,7 +128,7 @@ def evaluate_backbone(
         model, train, test, num_classes, inputs, pool, batch_size, workers, kind, progress
     )
     scores = []
-    with new_folder(finetune.keep if "finetune" in protocols else None) as kept:
+    with new_folder(finetune.keep if "finetune" in protocols else None) as models:
         for protocol in protocols:
             for (budget, seed), labels in chosen.items():
                 if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
@@ -140,7 +140,7 @@ def evaluate_backbone(
                 elif protocol == "linear":
                     found = runner.linear(labels, linear or LinearProbeConfig(), seed)
                 else:
-                    folder = kept / kept_name(budget, seed) if kept is not None else None
+                    folder = models / budget_folder(budget, seed) if models is not None else None
                     found = runner.finetune(labels, finetune, seed, folder)
                 scores.append(
                     score(
@@ -187,7 +187,7 @@ class _Runner:
     workers: int
     device: Literal["cpu", "cuda"]
     progress: bool
-    kept: dict[bool, Features] = field(default_factory=dict)
+    extracted: dict[bool, Features] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     logged: set[str] = field(default_factory=set)
 
@@ -225,7 +225,7 @@ class _Runner:
         return self._tested(self._features(test=True), scores, len(labels), start)
 
     def finetune(
-        self, chosen: np.ndarray, options: FineTuneConfig, seed: int, kept: Path | None = None
+        self, chosen: np.ndarray, options: FineTuneConfig, seed: int, folder: Path | None = None
     ) -> _Found:
         start = time.monotonic()
         self.note(tuning_length(options, len(chosen), self.noun))
@@ -240,11 +240,11 @@ class _Runner:
             return top1
 
         classifier = self._fine_tune(chosen, options, seed, on_test=test)
-        if kept is not None:
+        if folder is not None:
             classes = self.train.source.classes or []
             value_range = self.train.source.decoding.value_range
-            keep_classifier(classifier, kept, classes, self.inputs.clips, value_range)
-            self.say(f"kept in {kept}")
+            save_classifier(classifier, folder, classes, self.inputs.clips, value_range)
+            self.say(f"kept in {folder}")
         last = self._tested(found[0], found[0].features, len(chosen), start)
         best = None if options.test_every is None else max(accuracies)
         return replace(last, best_top1=best, tried=tried)
@@ -339,9 +339,9 @@ class _Runner:
         )
 
     def _features(self, *, test: bool) -> Features:
-        if test not in self.kept:
+        if test not in self.extracted:
             part = self.test if test else self.train
-            self.kept[test] = collect(
+            self.extracted[test] = collect(
                 self.model,
                 pooling(self.model, self.pool),
                 part.source,
@@ -353,7 +353,7 @@ class _Runner:
                 progress=f"features of {part.source.name}" if self.progress else None,
                 broken=self._account(part, part.indices),
             )
-        return self.kept[test]
+        return self.extracted[test]
 
     def _account(self, part: Labelled, indices: np.ndarray) -> BrokenFiles:
         """Of samples that cannot be read, each of which is logged once for all protocols."""

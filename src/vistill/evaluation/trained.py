@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier
-from vistill.evaluation.kept import Head, find_head, read_head, with_head
+from vistill.evaluation.saved_classifier import Head, find_head, read_head, with_head
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.export import DESCRIPTION
 
@@ -57,30 +57,30 @@ def trained_classifier(
 
     Args:
         backbone: that was loaded from `reference`.
-        reference: `run:DIR` of a kept or exported model, or `file:PATH` of a published one; of
+        reference: `run:DIR` of a saved or exported model, or `file:PATH` of a published one; of
             anything else the backbone has to keep its own classifier.
         frames: of a clip; None: the backbone's own.
 
     Raises:
         UserError: there is no head.
     """
-    kept = find_head(reference)
-    if kept is None and "logits" in backbone.taps:
+    saved = find_head(reference)
+    if saved is None and "logits" in backbone.taps:
         count = backbone.shape(Tap("logits", backbone.depth)).width
         return TrainedClassifier(backbone, [str(n) for n in range(count)], None).eval()
     named = isinstance(reference, str) and reference.startswith(("run:", "file:"))
-    if kept is None and not named:
+    if saved is None and not named:
         raise UserError(
             f"{backbone.origin} has no classifier: give a model that finetune.keep wrote, or write "
             "NAME:pretrained,classifier=keep"
         )
-    head = kept or read_head(reference)
+    head = saved or read_head(reference)
     classifier = with_head(backbone, head, backbone.image_size, frames)
     return TrainedClassifier(classifier, head.names, head).eval()
 
 
 def kept_facts(reference: str) -> dict[str, Any]:
-    """What else the description of a kept or exported model says about its inputs."""
+    """What else the description of a saved or exported model says about its inputs."""
     path = Path(reference.removeprefix("run:")) / DESCRIPTION
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {key: told[key] for key in _FACTS if key in told}

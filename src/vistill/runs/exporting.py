@@ -12,7 +12,7 @@ from vistill.locking import LOCK
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from vistill.evaluation.kept import Head
+    from vistill.evaluation.saved_classifier import Head
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
 
@@ -75,14 +75,14 @@ def export_classifier(
     Raises:
         UserError: it cannot be had in that format.
     """
-    from vistill.evaluation.kept import HEAD, save_kept
+    from vistill.evaluation.saved_classifier import HEAD, save_with_head
     from vistill.evaluation.trained import kept_facts, trained_classifier
     from vistill.models.export import DESCRIPTION, WEIGHTS, save_timm_classifier
     from vistill.models.timm_form import timm_classifier
 
     facts = kept_facts(reference)
     if format == "torch":
-        save_kept(backbone, head, folder, **facts)
+        save_with_head(backbone, head, folder, **facts)
         return [folder / WEIGHTS, folder / HEAD, folder / DESCRIPTION]
     trained = trained_classifier(backbone, reference)
     if format == "onnx":

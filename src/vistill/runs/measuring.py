@@ -24,7 +24,7 @@ def classify(
     from vistill.data import Source, default_workers
     from vistill.evaluation.evaluate import evaluate_backbone
     from vistill.evaluation.inputs import Inputs
-    from vistill.evaluation.kept import read_head, score_kept
+    from vistill.evaluation.saved_classifier import read_head, score_saved
 
     media: Literal["image", "video"] = "image" if clips is None else "video"
     assert config.train is not None
@@ -33,7 +33,7 @@ def classify(
         return open_samples(config, path, media)
 
     if "test" in config.protocols:
-        tested = score_kept(
+        tested = score_saved(
             model,
             read_head(reference),
             opened(config.test or config.train),

@@ -17,7 +17,7 @@ from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
-from vistill.evaluation.kept import read_head, score_kept
+from vistill.evaluation.saved_classifier import read_head, score_saved
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
 
@@ -101,7 +101,7 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     settings = {"batch_size": None, "workers": 0, "device": "cpu", "progress": False}
     settings_of_clips = json.loads((tmp_path / "kept/labels-1-seed-3/model.json").read_text())
     assert settings_of_clips["clips"] == CLIPS._asdict()
-    again = score_kept(kept, head, test, Inputs(32, CLIPS), **settings)
+    again = score_saved(kept, head, test, Inputs(32, CLIPS), **settings)
     assert (again.top1, again.n_test) == (score.top1, 12)
     with pytest.raises(UserError, match="is there already"):
         evaluate_backbone(vit, train, test, clips=CLIPS, finetune=options, **QUIET)
@@ -109,7 +109,7 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
         read_head(f"run:{tmp_path}")
     test.classes = ["dwon", "right", "still"]
     with pytest.raises(UserError, match=r"does not know the class 'dwon' .* did you mean 'down'"):
-        score_kept(kept, head, test, Inputs(32, CLIPS), **settings)
+        score_saved(kept, head, test, Inputs(32, CLIPS), **settings)
 
 
 def test_views_of_a_video_are_averaged(folders, vit):

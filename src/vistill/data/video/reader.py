@@ -7,7 +7,6 @@ which `VideoFile` sees to, and that it is known which frame comes of which packe
 prepare`. Where one fails, frames are decoded from the start.
 """
 
-import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from vistill.data.video.file import BrokenVideo, Elsewhere, VideoFile
 from vistill.data.video.packets import NONE
+from vistill.data.video.pose import Pose
 from vistill.data.video.proof import Proof
 
 __all__ = ["BrokenVideo", "VideoReader"]
@@ -42,27 +42,6 @@ class Check(NamedTuple):
     decoded: int
     lost: int
     corrupt: int
-
-
-class _Pose(NamedTuple):
-    """How a recording was held; see the properties of a `VideoReader`."""
-
-    rotation: int
-    mirrored: bool
-
-    @classmethod
-    def of(cls, frame: Any) -> Self:
-        """From its display matrix, which takes x, y to ax + cy, bx + dy."""
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return cls(0, False)
-        a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
-        mirrored = a * d < b * c
-        if mirrored:
-            a = -a
-        if abs(a) >= abs(b):
-            return cls(0 if a >= 0 else 180, mirrored)
-        return cls(90 if b < 0 else 270, mirrored)
 
 
 class _OutOfOrder(Exception):
@@ -92,7 +71,7 @@ class VideoReader:
 
     def __init__(self, source: bytes | str, proof: Proof | None = None) -> None:
         self._reformatter = VideoReformatter()
-        self._pose: _Pose | None = None
+        self._pose: Pose | None = None
         self._check: Check | None = None
         self._order: Int[np.ndarray, " n"] = np.array([], dtype=np.int64)
         self.proof: Proof | None = None
@@ -144,9 +123,7 @@ class VideoReader:
 
     def upright(self, pixels: UInt8[np.ndarray, "*t h w 3"]) -> UInt8[np.ndarray, "*t h w 3"]:
         """A view of the pixels of frames, turned and mirrored."""
-        pose = self._known_pose()
-        turned = np.rot90(pixels, pose.rotation // 90, axes=(-3, -2))
-        return turned[..., ::-1, :] if pose.mirrored else turned
+        return self._known_pose().upright(pixels)
 
     def between(self, start: float, end: float) -> range:
         """Numbers of the frames shown from `start` to `end` in seconds, at least one."""
@@ -383,15 +360,15 @@ class VideoReader:
             if number >= 0:
                 yield number + again, frame
 
-    def _known_pose(self) -> _Pose:
+    def _known_pose(self) -> Pose:
         if self._pose is None:
             self.read([0])
-        return self._pose or _Pose(0, False)
+        return self._pose or Pose(0, False)
 
     def _rgb(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
         """A view of the pixels, as long as the frame is not converted again."""
         if self._pose is None:
-            self._pose = _Pose.of(frame)
+            self._pose = Pose.of(frame)
             self._shape = frame.width, frame.height
         self.corrupt += frame.is_corrupt
         width, height = self._shape  # of all frames, also where the stream changes its size

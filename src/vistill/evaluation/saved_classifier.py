@@ -1,4 +1,4 @@
-"""Fine-tuned models that were kept, or published with their head, tested as they are."""
+"""Fine-tuned models that were saved, or published with their head, tested as they are."""
 
 import json
 import time
@@ -66,7 +66,7 @@ class Head:
         return self.classes or [str(number) for number in range(self.outputs)]
 
 
-def keep_classifier(
+def save_classifier(
     classifier: Classifier,
     folder: Path,
     classes: list[str],
@@ -90,10 +90,10 @@ def keep_classifier(
     state = {k: v.cpu() for k, v in classifier.state_dict().items() if k.startswith(_PARTS)}
     interpolation = classifier.options.interpolation
     head = Head(state, classifier.pool, classes, str(folder), interpolation)
-    save_kept(backbone, head, folder, **facts)
+    save_with_head(backbone, head, folder, **facts)
 
 
-def save_kept(backbone: Backbone, head: Head, folder: Path, **facts: Any) -> None:
+def save_with_head(backbone: Backbone, head: Head, folder: Path, **facts: Any) -> None:
     """Write a backbone that loads like any other, and its head beside it."""
     save_backbone(backbone, folder, classes=head.names, untrained=False, **facts)
     told = {
@@ -104,7 +104,7 @@ def save_kept(backbone: Backbone, head: Head, folder: Path, **facts: Any) -> Non
     write_atomic(folder / HEAD, save(head.state, metadata=told))
 
 
-def kept_name(budget: float | str, seed: int) -> str:
+def budget_folder(budget: float | str, seed: int) -> str:
     """Folder of the model that was trained with a label budget and a seed."""
     labels = budget.replace("/", "-per-") if isinstance(budget, str) else f"{budget:g}"
     return f"labels-{labels}-seed-{seed}"
@@ -112,7 +112,7 @@ def kept_name(budget: float | str, seed: int) -> str:
 
 @contextmanager
 def new_folder(folder: str | None) -> Iterator[Path | None]:
-    """Where fine-tuned models are kept, if anywhere; nobody else writes there meanwhile.
+    """Where fine-tuned models are saved, if anywhere; nobody else writes there meanwhile.
 
     Raises:
         UserError: the folder cannot be made, something is in it, or another process writes there.
@@ -129,15 +129,15 @@ def _free(path: Path) -> bool:
 
 
 def read_head(reference: str) -> Head:
-    """The head of a kept or exported model (`run:DIR`) or of a published file (`file:PATH`).
+    """The head of a saved or exported model (`run:DIR`) or of a published file (`file:PATH`).
 
     Raises:
         UserError: there is none.
     """
     kind, _, path = reference.partition(":")
-    kept = find_head(reference)
-    if kept is not None:
-        return kept
+    saved = find_head(reference)
+    if saved is not None:
+        return saved
     if kind == "file":
         from vistill.models.files.checkpoints import file_options
 
@@ -153,7 +153,7 @@ def read_head(reference: str) -> Head:
 
 
 def find_head(reference: Any) -> Head | None:
-    """The head of a kept or exported model (`run:DIR`), or None."""
+    """The head of a saved or exported model (`run:DIR`), or None."""
     if not isinstance(reference, str) or not reference.startswith("run:"):
         return None
     folder = Path(reference.removeprefix("run:"))
@@ -201,7 +201,7 @@ def with_head(
     return classifier.eval()
 
 
-def score_kept(
+def score_saved(
     backbone: Backbone,
     head: Head,
     source: Source,
