@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vistill.image_size import ImageSize, fits, height_width, nearest_fitting, shown_size
+from vistill.image_size import ImageSize, height_width
 from vistill.models.backbone import Backbone, Normalization, Tap, TapKind
 from vistill.models.initialization import truncated_normal, xavier
 from vistill.models.layers import (
@@ -30,8 +30,9 @@ from vistill.models.positions import (
 )
 from vistill.models.relative_bias import RelativePositionBias
 from vistill.models.taps import Draws, Images, Shape, Taps, Visible
-from vistill.nearest import near_multiples, no_split
+from vistill.nearest import no_split
 from vistill.tokens.masks import bias_of_visible
+from vistill.tokens.patches import require_whole_tokens
 
 TAPS: frozenset[TapKind] = frozenset(
     ("block", "attention", "attention_residual", "ffn", "qkv", "cls_attention", "norm")
@@ -108,7 +109,7 @@ class VisionTransformer(Backbone):
         self.width, self.depth = embed_dim, depth
         self.patch_size, self.tubelet_size, self.num_frames = patch_size, tubelet_size, num_frames
         self.image_size = height_width(image_size)
-        self._require_whole_tokens(self.image_size, num_frames)
+        require_whole_tokens(self.image_size, patch_size, num_frames, tubelet_size)
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
         self.position_rule = position_rule
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
@@ -243,20 +244,6 @@ class VisionTransformer(Backbone):
             raise ValueError(f"{len(per_block)} drop path rates for {self.depth} blocks")
         self.drop_path_rates = [float(rate) for rate in per_block]
 
-    def _require_whole_tokens(self, size: tuple[int, int], num_frames: int) -> None:
-        """Raise a ValueError if patches and tubelets do not fill a picture or clip of that size."""
-        patch, tubelet = self.patch_size, self.tubelet_size or 1
-        if not fits(size, patch):
-            raise ValueError(
-                f"{shown_size(size)} pixels are no multiple of the patch size {patch}; "
-                f"{nearest_fitting(size, patch)} would do"
-            )
-        if num_frames % tubelet:
-            raise ValueError(
-                f"{num_frames} frames are no multiple of the tubelet size {tubelet}; "
-                f"{near_multiples(num_frames, tubelet)} would do"
-            )
-
     def unify_heads(self, num_heads: int) -> None:
         """Split every block into `num_heads`; the weights stay as they are."""
         if self.width % num_heads:
@@ -290,7 +277,7 @@ class VisionTransformer(Backbone):
         if self.tubelet_size is not None:
             self._resize_clip(new, num_frames or self.num_frames)
             return
-        self._require_whole_tokens(new, 1)
+        require_whole_tokens(new, self.patch_size)
         old_grid, self.image_size = self.grid, new
         if self.pos_embed is not None:
             with torch.no_grad():
@@ -311,7 +298,7 @@ class VisionTransformer(Backbone):
     def _resize_clip(self, size: tuple[int, int], num_frames: int) -> None:
         if self.position == "learned":
             raise ValueError("the learned positions of a clip cannot be resized")
-        self._require_whole_tokens(size, num_frames)
+        require_whole_tokens(size, self.patch_size, num_frames, self.tubelet_size)
         device = self.patch_embed.proj.weight.device
         self.image_size, self.num_frames = size, num_frames
         table = self._position_table()

@@ -3,6 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from vistill.image_size import fits, nearest_fitting, shown_size
+from vistill.nearest import near_multiples
+
 
 def patchify(
     images: Float[Tensor, "b c *size"], patch_size: int, tubelet_size: int | None = None
@@ -46,3 +49,20 @@ def unpatch_pixels(
     b = patches.shape[0]
     cut = patches.reshape(b, rows, columns, patch_size, patch_size, -1)
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch_size, columns * patch_size)
+
+
+def require_whole_tokens(
+    size: tuple[int, int], patch_size: int, num_frames: int = 1, tubelet_size: int | None = None
+) -> None:
+    """Raise a ValueError if patches and tubelets do not fill a picture or clip of that size."""
+    if not fits(size, patch_size):
+        raise ValueError(
+            f"{shown_size(size)} pixels are no multiple of the patch size {patch_size}; "
+            f"{nearest_fitting(size, patch_size)} would do"
+        )
+    tubelet = tubelet_size or 1
+    if num_frames % tubelet:
+        raise ValueError(
+            f"{num_frames} frames are no multiple of the tubelet size {tubelet}; "
+            f"{near_multiples(num_frames, tubelet)} would do"
+        )

@@ -6,40 +6,38 @@ pools a last feature map as a CNN. Weights come from safetensors only, code from
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vistill.errors import UserError, first_line
+from vistill.errors import UserError
 from vistill.files import near_path
 from vistill.image_size import ImageSize, height_width, nearest_fitting, shown_size
 from vistill.models.adapters.admission import admit, first_admitted, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of
 from vistill.models.adapters.processors import ChannelOrder, Shown, shown_by_processor
-from vistill.models.backbone import Backbone, Normalization
-from vistill.models.files.clip import CLIP_NORMALIZATION
+from vistill.models.adapters.transformers_library import (
+    class_of,
+    load_module,
+    num_channels,
+    of_pictures,
+    poolers,
+    read_config,
+    require_library,
+    usual_processing,
+    without_remarks,
+)
+from vistill.models.backbone import Backbone
 from vistill.models.files.videomae import vit_of_transformers
 from vistill.models.quiet import HUB, quiet
 from vistill.models.taps import Own
 from vistill.tokens.patches import pixel_patches
 
-_HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# What the library's image processors of a family do where a folder has none; others as ImageNet.
-_NORMALIZATIONS = {
-    "clip": CLIP_NORMALIZATION,
-    "siglip": _HALF,
-    "siglip2": _HALF,
-    "vit": _HALF,
-    "beit": _HALF,
-}
 _BLOCKS = ("layers", "encoder.layers", "encoder.layer", "model.layer", "layer")
 _NORMS = ("layernorm", "norm", "post_layernorm", "rms_norm")
 _POOL_NORMS = ("pooler.layernorm",)
@@ -69,7 +67,7 @@ def transformers_backbone(
     Raises:
         UserError: there is no such model, it is none of pictures, or its weights do not fit.
     """
-    _require_library()
+    require_library()
     folder = Path(name).expanduser()
     local = folder.is_dir()
     if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
@@ -82,18 +80,18 @@ def transformers_backbone(
         why = ", only pickled ones, which are never read" if pickled else ""
         raise UserError(f"{name} holds no weights as model.safetensors{why}")
     source = str(folder.absolute()) if local else name
-    with quiet(HUB), _quiet():
-        config = _config(source, name)
-        kind = _class_of(config, name, classifier)
-        config = config if classifier else _of_pictures(config)
-        channels = _num_channels(config, name)
+    with quiet(HUB), without_remarks():
+        config = read_config(source, name)
+        kind = class_of(config, name, classifier)
+        config = config if classifier else of_pictures(config)
+        channels = num_channels(config, name)
         load = weights == "pretrained" or (weights == "own" and stored)
         if load:
-            module = _load(kind, config, source, name)
+            module = load_module(kind, config, source, name)
         else:
             with in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be built"):
-                module = kind(config, **_poolers(kind, config)[0])
-        shown = shown_by_processor(source, name, channels) or _usual(config)
+                module = kind(config, **poolers(kind, config)[0])
+        shown = shown_by_processor(source, name, channels) or usual_processing(config)
     found = f"of {source}" if local else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
@@ -111,13 +109,13 @@ def transformers_from_config(
     pooler: bool = False,
 ) -> Backbone:
     """The architecture that a backbone's `build` describes, with fresh weights."""
-    _require_library()
+    require_library()
     from transformers import CONFIG_MAPPING
 
     settings = CONFIG_MAPPING[config["model_type"]].from_dict(config)
-    kind = _class_of(settings, config["model_type"], classifier)
-    module = kind(settings, **_poolers(kind, settings)[0 if pooler else -1])
-    shown = _usual(settings)._replace(channels=channels)
+    kind = class_of(settings, config["model_type"], classifier)
+    module = kind(settings, **poolers(kind, settings)[0 if pooler else -1])
+    shown = usual_processing(settings)._replace(channels=channels)
     backbone = _adapt(module, config["model_type"], image_size, shown, classifier)
     backbone.origin, backbone.untrained = "random", True
     return backbone
@@ -135,7 +133,7 @@ class TransformersBackbone(ModuleBackbone):
         before = self.image_size
         self.image_size = height_width(image_size)
         try:
-            _require_multiple(_of_pictures(self.module.config), self.image_size)
+            _require_multiple(of_pictures(self.module.config), self.image_size)
             admit(self, self.own)
         except UserError as error:
             self.image_size = before
@@ -148,7 +146,7 @@ class TransformersBackbone(ModuleBackbone):
     def call(self, images: Tensor) -> Any:
         """A whole forward pass, positions interpolated where the size asks for it."""
         config: Any = self.module.config
-        config, size = _of_pictures(config), tuple(images.shape[-2:])
+        config, size = of_pictures(config), tuple(images.shape[-2:])
         if config.model_type == "siglip2_vision_model":  # takes patches, and resizes by itself
             grid = torch.tensor([[side // config.patch_size for side in size]] * len(images))
             patches = pixel_patches(images, config.patch_size)
@@ -163,121 +161,6 @@ def _own(output: Any) -> Own:
         getattr(output, name, None) for name in ("last_hidden_state", "pooler_output")
     )
     return Own(*(value if isinstance(value, Tensor) else None for value in (tokens, pooled)))
-
-
-def _require_library() -> None:
-    if find_spec("transformers") is None:
-        raise UserError("hf/ models need an extra: pip install 'vistill[teachers]'")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's remarks on parts that are left aside: what matters is checked here."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _config(source: str, name: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"hf/{name} cannot be had: {first_line(error)}") from error
-
-
-def _of_pictures(config: Any) -> Any:
-    """The part of a model of pictures and text that sees."""
-    return getattr(config, "vision_config", config)
-
-
-def _class_of(config: Any, name: str, classifier: bool) -> Any:
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
-
-    if classifier:
-        found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
-        if found is None:
-            raise UserError(f"transformers has no classifier for hf/{name}, a {config.model_type}")
-        several = found if isinstance(found, tuple) else (found,)
-        written = config.architectures or ()
-        return next((kind for kind in several if kind.__name__ in written), several[0])
-    kind: Any = MODEL_MAPPING.get(type(_of_pictures(config)), None)
-    if kind is None or not kind.main_input_name.startswith("pixel_values"):
-        raise UserError(
-            f"hf/{name} is a {config.model_type}, which takes no pictures, or not alone"
-        )
-    frames = any(hasattr(_of_pictures(config), name) for name in ("num_frames", "frames_per_clip"))
-    if frames and config.model_type != "videomae":
-        raise UserError(
-            f"hf/{name} is a {config.model_type}, which takes clips in a way of its own; of clips "
-            "vistill reads the models of VideoMAE and AMD"
-        )
-    return kind
-
-
-def _poolers(kind: Any, config: Any) -> list[dict[str, bool]]:
-    """How to build it: with its pooling layer where that is the norm of a mean (BEiT) and the
-    weights have it, else without what only a classifier would need."""
-    takes = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    if not ("Model" in kind.__name__ and takes):
-        return [{}]
-    return [{}] * bool(getattr(config, "use_mean_pooling", False)) + [{"add_pooling_layer": False}]
-
-
-def _load(kind: Any, config: Any, source: str, name: str) -> nn.Module:
-    for pooler in _poolers(kind, config):
-        try:
-            module, report = kind.from_pretrained(
-                source,
-                config=config,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                **pooler,
-            )
-        except Exception as error:
-            raise UserError(
-                f"the weights of hf/{name} could not be loaded: {first_line(error)}"
-            ) from error
-        missing = sorted(report["missing_keys"])
-        if not missing or not all("pooler." in key for key in missing):
-            break
-    if missing:
-        raise UserError(
-            f"hf/{name} holds no weights of a {kind.__name__}: {', '.join(missing[:3])} "
-            f"{f'and {len(missing) - 3} more ' if len(missing) > 3 else ''}missing"
-        )
-    return module
-
-
-def _usual(config: Any) -> Shown:
-    """What the image processors of a family do, where a folder has none."""
-    family = config.model_type.removesuffix("_vision_model")
-    usual = _NORMALIZATIONS.get(family, Normalization())
-    if _num_channels(config, family) == 1:  # of the mean of three channels
-        usual = Normalization((fmean(usual.mean),) * 3, (fmean(usual.std),) * 3)
-    return Shown(usual, "rgb", None)
-
-
-def _num_channels(config: Any, name: str) -> int:
-    """Channels of the pictures that a model takes: 3, or 1, to which the mean of three is shown."""
-    channels = getattr(_of_pictures(config), "num_channels", 3)
-    if channels not in (1, 3):
-        raise UserError(
-            f"hf/{name} takes pictures of {channels} channels; vistill shows red, green and blue, "
-            "or their mean to a model of one channel"
-        )
-    return channels
 
 
 def _as_the_module_sees(
@@ -309,13 +192,13 @@ def _adapt(
             except ValueError as error:
                 raise UserError(f"hf/{name}: {error}") from error
         return backbone
-    grey, flipped = _num_channels(config, name) == 1, shown.channels == "bgr"
+    grey, flipped = num_channels(config, name) == 1, shown.channels == "bgr"
     if grey or flipped:
         module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
     if image_size is not None:
         sizes = [height_width(image_size)]
     else:
-        built_for = _image_size(_of_pictures(config))
+        built_for = _image_size(of_pictures(config))
         sizes = list(dict.fromkeys([shown.size or built_for, built_for]))
     common: dict[str, Any] = {
         "logits": classifier,
@@ -362,7 +245,7 @@ def _hooked(
     block = places[blocks.names[0]]
     if config.model_type == "vit_mae":
         places["embeddings"].random_masking = _all_in_order
-    sees = _of_pictures(config)
+    sees = of_pictures(config)
     heads: Any = getattr(sees, "num_attention_heads", 0)
     if blocks.staged and len(config.num_heads) == len(config.depths):
         heads = [n for n, d in zip(config.num_heads, config.depths, strict=True) for _ in range(d)]

@@ -296,6 +296,6 @@ def test_mistaken_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         load_backbone(f"{name},classifier=keep")
     with pytest.raises(UserError, match="20 pixels are no multiple of its patches of 8"):
         load_backbone(name, image_size=20)
-    monkeypatch.setattr("vistill.models.adapters.transformers.find_spec", lambda _: None)
+    monkeypatch.setattr("vistill.models.adapters.transformers_library.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"hf/ models need an extra: pip install 'vistill\[teach"):
         load_backbone(name)
