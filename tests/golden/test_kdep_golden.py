@@ -11,8 +11,8 @@ from vistill.config.methods import KDEPConfig
 from vistill.config.optim import OptimConfig
 from vistill.heads.projector import conv1x1
 from vistill.losses.distances import mse
-from vistill.methods.base import freeze_unreached
 from vistill.methods.kdep import KDEP
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Normalization, Tap
 from vistill.targets.scaling import power_temperature
 from vistill.training.optim import build_optimizer, pretrain_groups, set_lr

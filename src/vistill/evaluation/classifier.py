@@ -16,8 +16,9 @@ from vistill.batch import Batch, Losses
 from vistill.config.finetune import FineTuneConfig, Statistics
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width, shown_size
-from vistill.methods.base import Method, freeze_unreached
+from vistill.methods.base import Method
 from vistill.methods.side import drop_path_noise
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.models.build import resized, size_instead
 from vistill.models.files.clip import CLIP_NORMALIZATION

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.config.clip_methods import AMDConfig
 from vistill.heads.hidden_painter import HiddenPainter
+from vistill.methods.amd_alignment import check_losses, plan_alignments
 from vistill.methods.amd_plan import (
-    check_losses,
     generator,
     plain_vits,
-    plan_alignments,
     plan_mask_sizes,
     projections,
     token_norms,

@@ -14,16 +14,15 @@ from vistill.config.methods import KDEPConfig
 from vistill.heads.projector import conv1x1
 from vistill.losses.feature import DISTANCES
 from vistill.methods.base import TargetFit, weighted
+from vistill.methods.class_scores import classifiers, score_terms
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.kdep_parts import (
     check_terms,
-    classifiers,
     file_name,
     fit_maps,
     fixed_map,
     needs_a_pass,
     recoloured,
-    score_terms,
 )
 from vistill.methods.layers import Activation, layer_widths, read
 from vistill.methods.shared_view import SharedView

@@ -1,10 +1,9 @@
 """One feature per picture from several places of a model in a single pass: its pooled penultimate
 feature, named layers in between, and class scores (KDEP; spec kdep 3, 4, 8)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from vistill.batch import Batch
 from vistill.errors import UserError
+from vistill.methods.named_layers import inner_module, watched
 from vistill.methods.side import Side
-from vistill.models.backbone import Backbone, Tap, TapKind
+from vistill.models.backbone import Tap, TapKind
 
 Activation = Literal["before", "after"]
 
@@ -67,7 +67,7 @@ def read(
     early = cnn and scores == "before"
     if scores is not None:
         wanted.add("pooled" if early else "logits")
-    with _watched(model, layers) as seen:
+    with watched(model, layers) as seen:
         taps = [Tap(one, model.depth) for one in sorted(wanted)]
         found = {tap.kind: signal for tap, signal in side.see(batch, taps).items()}
     pooled = found["norm"][:, model.num_prefix_tokens :].mean(dim=1) if not cnn else None
@@ -82,7 +82,7 @@ def last_linear(side: Side) -> nn.Linear:
     Raises:
         UserError: there is none.
     """
-    linear = [part for part in _root(side.model).modules() if isinstance(part, nn.Linear)]
+    linear = [part for part in inner_module(side.model).modules() if isinstance(part, nn.Linear)]
     if not linear or linear[-1].in_features != side.model.width:
         raise UserError(
             f"method.logits_activation=before: the {side.name} has no linear layer that makes "
@@ -101,7 +101,7 @@ def layer_widths(side: Side, layers: Sequence[str]) -> list[int]:
     if not layers:
         return []
     model = side.model
-    root, known = _root(model), None
+    root, known = inner_module(model), None
     for name in layers:
         if name not in (known := known or dict(root.named_modules())):
             near = get_close_matches(name, [one for one in known if one], n=3, cutoff=0.3)
@@ -122,34 +122,3 @@ def layer_widths(side: Side, layers: Sequence[str]) -> list[int]:
     finally:
         model.train(was_training)
     return [mean.shape[1] for mean in found]
-
-
-def _root(model: Backbone) -> nn.Module:
-    inner: Any = getattr(model, "module", model)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-@contextmanager
-def _watched(model: Backbone, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The mean over space of what each named module gives, filled in while the model runs."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Any) -> None:
-        signal = output[0] if isinstance(output, tuple) else output
-        if signal.dim() == 4:
-            signal = signal.mean(dim=(2, 3))
-        elif signal.dim() == 3:
-            signal = signal[:, model.num_prefix_tokens :].mean(dim=1)
-        seen[name] = signal
-
-    hooks = [
-        _root(model)
-        .get_submodule(name)
-        .register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name in layers
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -2,7 +2,6 @@
 own, signals by name."""
 
 from collections.abc import Sequence
-from math import gcd
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.taps import Visible
-from vistill.nearest import near_divisors, same_depth
+from vistill.nearest import same_depth
 from vistill.random import per_sample_uniform
 
 
@@ -89,41 +88,6 @@ class Side:
             raise UserError(
                 f"{self.name}.drop_path is only possible for vistill's own ViT; set "
                 f"{self.name}.drop_path=0"
-            )
-
-
-def same_grid(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
-    """Raise a UserError unless both taps give the same rows and columns of patches."""
-    a, b = ours.model.shape(our_tap), theirs.model.shape(their_tap)
-    if (a.patches, a.grid) != (b.patches, b.grid):
-        raise UserError(
-            f"the student has {a.prefix + a.patches} tokens and the teacher "
-            f"{b.prefix + b.patches}, in grids of {a.grid[0]}x{a.grid[1]} and "
-            f"{b.grid[0]}x{b.grid[1]} (rows x columns): choose student.patch_size, data.image_size "
-            "and teacher.image_size so that both grids are equal"
-        )
-
-
-def same_tokens(ours: Side, our_tap: Tap, theirs: Side, their_tap: Tap) -> None:
-    """Raise a UserError unless both taps give the same prefix tokens and grid of patches."""
-    same_grid(ours, our_tap, theirs, their_tap)
-    a, b = ours.model.shape(our_tap), theirs.model.shape(their_tap)
-    if a.prefix != b.prefix:
-        raise UserError(
-            f"the student leads with {a.prefix} class or register tokens and the teacher with "
-            f"{b.prefix}, but tokens are compared one by one; take a teacher with {a.prefix}"
-            + ("" if b.prefix else ", or set student.class_token=false")
-        )
-
-
-def heads_fit(num_heads: int, **widths: int) -> None:
-    """Raise a UserError unless `num_heads` divides the width of every side; name what would."""
-    for side, width in widths.items():
-        if width % num_heads:
-            common = gcd(*widths.values())
-            raise UserError(
-                f"the {side}'s width {width} cannot be split into {num_heads} relation heads; "
-                f"method.relation.heads={near_divisors(common, num_heads)} would do for both sides"
             )
 
 

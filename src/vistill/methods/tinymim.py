@@ -14,8 +14,8 @@ from vistill.heads.pixel_decoder import Painter
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mae import check_mask_ratio, picture_mask
-from vistill.methods.side import same_grid
 from vistill.methods.tinymim_targets import TARGETS
+from vistill.methods.two_sides import same_grid
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.tokens.masks import Mask

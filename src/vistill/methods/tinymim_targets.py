@@ -15,7 +15,8 @@ from vistill.errors import UserError
 from vistill.heads.projector import linear_projector
 from vistill.losses.distances import mse, smooth_l1, softmax_kl
 from vistill.losses.relation import relation_loss
-from vistill.methods.side import Side, heads_fit, same_tokens
+from vistill.methods.side import Side
+from vistill.methods.two_sides import heads_fit, same_tokens
 from vistill.models.backbone import Tap, TapKind
 from vistill.targets.whitening import whiten
 

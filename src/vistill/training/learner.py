@@ -14,7 +14,8 @@ from vistill.batch import Batch, Losses
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.errors import UserError
-from vistill.methods.base import Method, freeze_unreached
+from vistill.methods.base import Method
+from vistill.methods.unreached import freeze_unreached
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
 from vistill.training.optim import (

@@ -7,7 +7,7 @@ from building import build
 from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.methods.amd import AMD
-from vistill.methods.base import freeze_unreached
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 

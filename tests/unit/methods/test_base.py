@@ -5,7 +5,8 @@ from building import build
 from torch import nn
 from unequal import batch, teacher
 
-from vistill.methods.base import freeze_unreached, weighted
+from vistill.methods.base import weighted
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.adapters.any_cnn import PooledBackbone
 
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.methods.base import freeze_unreached
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.output_maps import resize_map
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.vit import VisionTransformer
 

@@ -9,8 +9,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from vistill.batch import Batch
 from vistill.errors import UserError
-from vistill.methods.base import freeze_unreached
 from vistill.methods.tinymim import TinyMIM
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer

@@ -30,7 +30,7 @@ from vistill.evaluation.features import shown
 from vistill.evaluation.finetune import fitting_micro_batch, unprobed
 from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import ImageSize, height_width, shown_size
-from vistill.methods.base import freeze_unreached
+from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import device_kind, require_precision

@@ -27,6 +27,7 @@ _NORMALIZATIONS = {
 
 
 def require_library() -> None:
+    """Raise a UserError where the library is not installed."""
     if find_spec("transformers") is None:
         raise UserError("hf/ models need an extra: pip install 'vistill[teachers]'")
 
@@ -49,6 +50,11 @@ def without_remarks() -> Iterator[None]:
 
 
 def read_config(source: str, name: str) -> Any:
+    """The configuration of a folder or of a model on the hub.
+
+    Raises:
+        UserError: there is none, or the library does not know it.
+    """
     from transformers import AutoConfig
 
     try:
@@ -63,6 +69,11 @@ def of_pictures(config: Any) -> Any:
 
 
 def class_of(config: Any, name: str, classifier: bool) -> Any:
+    """The library's class for a configuration: of its part that sees, or of its classifier.
+
+    Raises:
+        UserError: there is none, or it takes something else than pictures.
+    """
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
     if classifier:
@@ -96,6 +107,11 @@ def poolers(kind: Any, config: Any) -> list[dict[str, bool]]:
 
 
 def load_module(kind: Any, config: Any, source: str, name: str) -> nn.Module:
+    """A module with its weights, which have to be whole.
+
+    Raises:
+        UserError: they cannot be loaded, or some are missing.
+    """
     for pooler in poolers(kind, config):
         try:
             module, report = kind.from_pretrained(
