@@ -89,3 +89,12 @@ def remove_partial(folder: Path) -> None:
     """Delete what killed writers left in `folder`."""
     for path in folder.glob(f"{PARTIAL}*"):
         path.unlink()
+
+
+def byte_size(count: float) -> str:
+    """Bytes in the unit that reads best, such as `1.5 GB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -5,8 +5,9 @@ import torch
 
 from vistill.augment.lighting import apply_lighting
 from vistill.losses import feature
-from vistill.losses.baselines import flow_mse, logits_kl
+from vistill.losses.baselines import logits_kl
 from vistill.losses.distances import mse
+from vistill.losses.flow import flow_mse
 from vistill.models.backbone import Normalization
 from vistill.targets.calibration import Calibration, canonical_signs
 from vistill.targets.channels import interpolate, project, strongest_channels

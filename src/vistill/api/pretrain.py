@@ -9,8 +9,8 @@ from vistill.config.loading import load_config, said_settings
 from vistill.config.multi_student import student_name
 from vistill.config.overrides import parse_overrides
 from vistill.errors import UserError
+from vistill.runs.conflicts import check_conflicts
 from vistill.runs.results import PretrainResult
-from vistill.runs.together import check_together
 
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
@@ -68,7 +68,7 @@ def pretrain(
     }
     settings += [(key, value) for key, value in flags.items() if value is not None]
     config = load_config(recipe, settings)
-    check_together(config, student_given="student.model" in said_settings(None, settings))
+    check_conflicts(config, student_given="student.model" in said_settings(None, settings))
 
     from vistill.runs.adapting import fit_to_place
     from vistill.runs.chain import run_chain

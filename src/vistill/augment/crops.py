@@ -10,7 +10,7 @@ from torch import Tensor
 
 Interpolation = Literal["bicubic", "bilinear"]
 Bounds = tuple[float, float]
-Sides = tuple[int, int]
+HeightWidth = tuple[int, int]
 """Height and width."""
 
 
@@ -46,13 +46,13 @@ def random_box(
     return centre_box(height, width, h, w)
 
 
-def ratio_for(size: Sides, ratio: Bounds) -> Bounds:
+def ratio_for(size: HeightWidth, ratio: Bounds) -> Bounds:
     """Bounds of width over height, which `ratio` has relative to those of `size`."""
     own = size[1] / size[0]
     return ratio[0] * own, ratio[1] * own
 
 
-def covering(height: int, width: int, target: Sides) -> Sides:
+def covering(height: int, width: int, target: HeightWidth) -> HeightWidth:
     """The sides of a picture that was resized, as it is, until it just covers `target`."""
     if width * target[0] <= height * target[1]:
         return max(target[0], int(target[1] * height / width)), target[1]

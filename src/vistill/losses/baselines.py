@@ -1,7 +1,6 @@
 """Baselines that KDEP is compared with: labels, logits, and flow between stages (spec kdep 8)."""
 
 import math
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -55,21 +54,3 @@ def logits_kl(
         entropy = -(log_p.exp() * log_p).sum(dim=1)
         rows = torch.where(entropy <= entropy_share * math.log(teacher.shape[1]), rows, 0.0)
     return temperature**2 * rows.sum() / len(student)
-
-
-def flow(maps: list[Float[Tensor, "b c h w"]]) -> list[Float[Tensor, "b c e"]]:
-    """FSP matrices: inner products over space of the maps of consecutive stages."""
-    matrices = []
-    for first, second in pairwise(maps):
-        height, width = min(first.shape[2:], second.shape[2:])
-        a, b = (F.adaptive_avg_pool2d(x, (height, width)).flatten(2) for x in (first, second))
-        matrices.append(a @ b.mT / a.shape[2])
-    return matrices
-
-
-def flow_mse(
-    student: list[Float[Tensor, "b c h w"]], teacher: list[Float[Tensor, "b c h w"]]
-) -> Float[Tensor, " pairs"]:
-    """Mean squared difference of FSP matrices, for every pair of consecutive stages."""
-    pairs = zip(flow(student), flow(teacher), strict=True)
-    return torch.stack([F.mse_loss(a, b.detach()) for a, b in pairs])

@@ -1,5 +1,8 @@
 """PSPNet (Zhao et al., arXiv 1612.01105) around a CNN of torchvision: how KDEP's students are
-transferred to semantic segmentation (spec kdep 11.2)."""
+transferred to semantic segmentation (spec kdep 11.2).
+
+Waiting for segmentation in `vistill evaluate`: only Python code calls it so far.
+"""
 
 from typing import Any
 

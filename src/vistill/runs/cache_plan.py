@@ -16,6 +16,7 @@ from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
 from vistill.data.stamps import Stamps, changed, names, read_stamps, write_stamps
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
+from vistill.files import byte_size
 from vistill.image_size import height_width
 from vistill.methods.base import Method
 from vistill.methods.shared_view import SharedView
@@ -292,13 +293,9 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(above).free
     if needed > free:
         raise UserError(
-            f"the cache {folder} needs {_size(needed)} more and the disk has {_size(free)} free; "
-            "lower cache.views, set cache.precision, or choose another disk"
+            f"the cache {folder} needs {byte_size(needed)} more and the disk has {byte_size(free)} "
+            "free; lower cache.views, set cache.precision, or choose another disk"
         )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _spread(count: int, most: int) -> np.ndarray:

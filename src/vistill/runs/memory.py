@@ -8,6 +8,7 @@ from pathlib import Path
 from vistill.config.schema import RunConfig
 from vistill.config.section import Section
 from vistill.errors import UserError
+from vistill.files import byte_size
 from vistill.image_size import height_width
 from vistill.models.sizes import VIT_SIZES
 
@@ -28,8 +29,8 @@ def require_memory(config: RunConfig) -> None:
     for what, parameters in _parameters(config):
         if parameters * _BYTES > total:
             raise UserError(
-                f"{what} would have {parameters:.2g} parameters, {_size(parameters * _BYTES)} of "
-                f"weights, and this machine has {_size(total)} of memory"
+                f"{what} would have {parameters:.2g} parameters, {byte_size(parameters * _BYTES)} "
+                f"of weights, and this machine has {byte_size(total)} of memory"
             )
 
 
@@ -61,12 +62,3 @@ def _sections(section: Section, key: str) -> Iterator[tuple[str, Section]]:
     for name, value in section:
         if isinstance(value, Section):
             yield from _sections(value, f"{key}.{name}")
-
-
-def _size(bytes_: float) -> str:
-    """In the unit that reads best."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if bytes_ < 1000:
-            return f"{bytes_:.3g} {unit}"
-        bytes_ /= 1000
-    return f"{bytes_:.3g} TB"

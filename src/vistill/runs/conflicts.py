@@ -7,7 +7,7 @@ from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 
 
-def check_together(config: RunConfig, *, student_given: bool) -> None:
+def check_conflicts(config: RunConfig, *, student_given: bool) -> None:
     """What the schema cannot see: settings that need or exclude each other."""
     method, teacher, needs = config.method.name, config.teacher, config.method.needs_teacher
     if config.data.train is None:
