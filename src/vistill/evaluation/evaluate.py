@@ -1,7 +1,7 @@
 """Measure one backbone by kNN, linear probe and fine-tuning over label budgets and seeds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,19 +12,16 @@ from rich.console import Console
 from torch import Tensor
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import KNNConfig, LinearProbeConfig, Protocol
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.finetune import FineTuneConfig
-from vistill.config.samples import Pool
-from vistill.config.suggest import did_you_mean
-from vistill.data import BrokenFiles, Source, default_workers
-from vistill.data.loader import TIMEOUT
+from vistill.data import BrokenFiles, Source
 from vistill.errors import UserError
 from vistill.evaluation.budgets import budget_text, label_budget, split_labelled
 from vistill.evaluation.classifier import Classifier, build_classifier, prepare_backbone
 from vistill.evaluation.features import Features, collect, pooling
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.finetune import length_of as tuning_length
-from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.inputs import Inputs, workers_of
 from vistill.evaluation.knn import knn_votes
 from vistill.evaluation.labelled import Labelled, labelled_parts, without_pictures
 from vistill.evaluation.lengths import Length
@@ -33,33 +30,17 @@ from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
 from vistill.evaluation.saved_classifier import budget_folder, new_folder, save_classifier
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
-from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind, require_precision
-
-_LEARNED = ("knn", "linear", "finetune")
 
 
 def evaluate_backbone(
     backbone: Backbone,
     train_source: Source,
-    test_source: Source | None = None,
+    test_source: Source | None,
+    config: EvaluateConfig,
     *,
-    protocols: Sequence[Protocol] = ("knn", "linear", "finetune"),
-    budgets: Sequence[float | str] = (1.0,),
-    seeds: Sequence[int] = (0,),
-    image_size: ImageSize | None = None,
     clips: ClipSettings | None = None,
-    pool: Pool = "avg",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    timeout: float = TIMEOUT,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    test_share: float = 0.2,
-    train_first: int | None = None,
-    knn: KNNConfig | None = None,
-    linear: LinearProbeConfig | None = None,
-    finetune: FineTuneConfig | None = None,
     progress: bool = True,
 ) -> list[Score]:
     """One score per protocol, budget and seed.
@@ -69,79 +50,65 @@ def evaluate_backbone(
     Args:
         backbone: what is measured; it is left as it is.
         train_source: labelled pictures to learn from.
-        test_source: labelled pictures to test on; None takes a stratified `test_share` of
-            `train_source`, the same for all seeds.
-        protocols: any of `knn`, `linear`, `finetune`.
-        budgets: shares of the training labels in (0, 1], or `N/class`.
-        seeds: each draws the budget, the head and the order of the pictures.
-        image_size: side of the inputs, or (height, width); None: the backbone's own.
+        test_source: labelled pictures to test on; None takes a part of `train_source`, the same for
+            all seeds.
+        config: everything else; its `protocols` are among `knn`, `linear`, `finetune`.
         clips: how clips are taken from videos, for a backbone of clips; probes see the middle view.
-        pool: feature of a picture: mean of the patch tokens or class token.
-        batch_size: samples per forward pass where nothing is trained; None: 64 pictures or 8 clips.
-        workers: loader processes; None: one a core, at most 8.
-        timeout: seconds that reading one sample may take.
-        device: where to compute.
-        test_share: share tested on without a `test_source`.
-        train_first: without a `test_source`, learn from so many pictures of every class instead.
-        knn, linear, finetune: options of the protocols.
         progress: whether to show anything.
 
     Raises:
         UserError: no labels, differing classes, or settings that do not suit the backbone.
     """
-    for name in protocols:
-        if name not in _LEARNED:
-            raise UserError(f"unknown protocol {name!r}{did_you_mean(name, _LEARNED)}")
-    kind = device_kind(device, "device")
+    kind = device_kind(config.device, "device")
     train, test, num_classes = labelled_parts(
-        train_source, test_source, test_share, train_first=train_first
+        train_source, test_source, config.test_share, train_first=config.train_first
     )
     untested = without_pictures(test, train_source.classes or [])
     chosen = {
         (budget, seed): train.indices[label_budget(train.classes[train.indices], budget, seed)]
-        for budget in budgets
-        for seed in seeds
+        for budget in config.budgets
+        for seed in config.seeds
     }
-    size = backbone.image_size if image_size is None else image_size
+    size = backbone.image_size if config.image_size is None else config.image_size
+    pool, finetune = config.pool, config.finetune
     if pool == "cls" and ("norm" not in backbone.taps or not backbone.has_class_token):
         raise UserError(
             f"this backbone ({backbone.origin}) has no class token behind a final norm; "
             "set pool=avg"
         )
-    inputs = Inputs(size, clips, timeout)
+    inputs = Inputs(size, clips, config.timeout)
     model = prepare_backbone(backbone, size, pool, None if clips is None else clips.frames)
     for part in (train, test):
         inputs.require(part.source)
-    finetune = finetune or FineTuneConfig()
-    if "finetune" in protocols:
+    if "finetune" in config.protocols:
         require_precision(finetune.precision, kind, "finetune.precision")
         if len(candidates(finetune)) > 1:
             for labels in chosen.values():
                 require_validation(train.classes[labels])
         inputs.training(finetune)
         build_classifier(
-            model, num_classes, image_size=size, pool=pool, options=finetune, seed=seeds[0]
+            model, num_classes, image_size=size, pool=pool, options=finetune, seed=config.seeds[0]
         )
-    workers = default_workers() if workers is None else workers
-    batch_size = batch_size or inputs.at_once
-    runner = _Runner(
-        model, train, test, num_classes, inputs, pool, batch_size, workers, kind, progress
-    )
+    runner = _Runner(model, train, test, num_classes, inputs, config, kind, progress)
     scores = []
-    with new_folder(finetune.keep if "finetune" in protocols else None) as models:
-        for protocol in protocols:
+    with new_folder(finetune.keep if "finetune" in config.protocols else None) as models:
+        for protocol in config.protocols:
             for (budget, seed), labels in chosen.items():
-                if protocol == "knn" and len(labels) == len(train.indices) and seed != seeds[0]:
+                if (
+                    protocol == "knn"
+                    and len(labels) == len(train.indices)
+                    and seed != config.seeds[0]
+                ):
                     continue
                 count = f"{budget_text(budget)} = {len(labels)} labels"
                 runner.say(f"{protocol} with {count}, seed {seed}")
                 if protocol == "knn":
-                    found = runner.knn(labels, knn or KNNConfig())
+                    found = runner.knn(labels)
                 elif protocol == "linear":
-                    found = runner.linear(labels, linear or LinearProbeConfig(), seed)
+                    found = runner.linear(labels, seed)
                 else:
                     folder = models / budget_folder(budget, seed) if models is not None else None
-                    found = runner.finetune(labels, finetune, seed, folder)
+                    found = runner.finetune(labels, seed, folder)
                 scores.append(
                     score(
                         found.scores,
@@ -182,9 +149,7 @@ class _Runner:
     test: Labelled
     num_classes: int
     inputs: Inputs
-    pool: Pool
-    batch_size: int
-    workers: int
+    config: EvaluateConfig
     device: Literal["cpu", "cuda"]
     progress: bool
     extracted: dict[bool, Features] = field(default_factory=dict)
@@ -207,7 +172,8 @@ class _Runner:
             self.told.add(length.note)
             self.say(length.note)
 
-    def knn(self, chosen: np.ndarray, options: KNNConfig) -> _Found:
+    def knn(self, chosen: np.ndarray) -> _Found:
+        options = self.config.knn
         bank, labels, queries = self._features_for(chosen)
         start = time.monotonic()
         votes = knn_votes(
@@ -215,7 +181,8 @@ class _Runner:
         )
         return self._tested(self._features(test=True), votes, len(labels), start)
 
-    def linear(self, chosen: np.ndarray, options: LinearProbeConfig, seed: int) -> _Found:
+    def linear(self, chosen: np.ndarray, seed: int) -> _Found:
+        options = self.config.linear
         features, labels, queries = self._features_for(chosen)
         self.note(probe_length(options, len(labels), self.noun))
         start = time.monotonic()
@@ -224,10 +191,8 @@ class _Runner:
         )
         return self._tested(self._features(test=True), scores, len(labels), start)
 
-    def finetune(
-        self, chosen: np.ndarray, options: FineTuneConfig, seed: int, folder: Path | None = None
-    ) -> _Found:
-        start = time.monotonic()
+    def finetune(self, chosen: np.ndarray, seed: int, folder: Path | None = None) -> _Found:
+        options, start = self.config.finetune, time.monotonic()
         self.note(tuning_length(options, len(chosen), self.noun))
         options, tried = self._choose_setting(chosen, options, seed)
         accuracies: list[float] = []
@@ -280,9 +245,9 @@ class _Runner:
             num_classes=self.num_classes,
             options=options,
             inputs=self.inputs,
-            pool=self.pool,
+            pool=self.config.pool,
             seed=seed,
-            workers=self.workers,
+            workers=workers_of(self.config),
             device=self.device,
             progress=self.progress,
             on_test=on_test,
@@ -299,8 +264,8 @@ class _Runner:
             part.source,
             indices,
             inputs=self.inputs,
-            batch_size=self.batch_size,
-            workers=self.workers,
+            batch_size=self.config.batch_size or self.inputs.at_once,
+            workers=workers_of(self.config),
             device=self.device,
             progress="testing" if self.progress else None,
             interpolation=classifier.options.interpolation,
@@ -343,12 +308,12 @@ class _Runner:
             part = self.test if test else self.train
             self.extracted[test] = collect(
                 self.model,
-                pooling(self.model, self.pool),
+                pooling(self.model, self.config.pool),
                 part.source,
                 part.indices,
                 inputs=self.inputs.middle,
-                batch_size=self.batch_size,
-                workers=self.workers,
+                batch_size=self.config.batch_size or self.inputs.at_once,
+                workers=workers_of(self.config),
                 device=self.device,
                 progress=f"features of {part.source.name}" if self.progress else None,
                 broken=self._account(part, part.indices),

@@ -95,22 +95,15 @@ def fine_tune(
         seed=seed,
         num_frames=None if inputs.clips is None else inputs.clips.frames,
     )
+    given = options.model_dump(include=set(OptimConfig.model_fields))
     optim = OptimConfig(
-        optimizer=options.optimizer,
-        momentum=options.momentum,
-        schedule=options.schedule,
-        step_epochs=options.step_epochs or math.ceil(epochs / 3),
-        gamma=options.gamma,
-        base_lr=options.base_lr,
-        lr=options.lr,
-        min_lr=options.min_lr,
-        warmup_epochs=length.warmup_epochs,
-        warmup_lr=options.warmup_lr,
-        peak_in_warmup=inputs.clips is not None,
-        weight_decay=options.weight_decay,
-        betas=(0.9, 0.999),
-        clip_norm=options.clip_norm,
-        layer_decay=options.layer_decay,
+        **given
+        | {
+            "step_epochs": options.step_epochs or math.ceil(epochs / 3),
+            "warmup_epochs": length.warmup_epochs,
+            "peak_in_warmup": inputs.clips is not None,
+            "betas": (0.9, 0.999),
+        }
     )
     train = unprobed(
         epochs, batch, micro_batch, options.precision, device, every=options.test_every

@@ -5,13 +5,19 @@ from typing import Literal
 
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.finetune import FineTuneConfig
-from vistill.data import EvalTransform, Source, TrainTransform
+from vistill.config.samples import SamplesConfig
+from vistill.data import EvalTransform, Source, TrainTransform, default_workers
 from vistill.data.loader import TIMEOUT
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
 from vistill.image_size import ImageSize
 
 _RATIO = (3 / 4, 4 / 3)
+
+
+def workers_of(config: SamplesConfig) -> int:
+    """Loader processes of one process: as set, or by the number of cores."""
+    return default_workers() if config.workers is None else config.workers
 
 
 @dataclass(frozen=True)

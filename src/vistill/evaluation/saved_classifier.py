@@ -16,13 +16,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vistill.config.clip_recipes import ClipSettings
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.suggest import did_you_mean
 from vistill.data import BrokenFiles, Source
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier, prepare_backbone
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores
-from vistill.evaluation.inputs import Inputs
+from vistill.evaluation.inputs import Inputs, workers_of
 from vistill.evaluation.labelled import no_labels
 from vistill.evaluation.metrics import Score, score
 from vistill.files import write_atomic
@@ -205,20 +206,28 @@ def score_saved(
     backbone: Backbone,
     head: Head,
     source: Source,
-    inputs: Inputs,
+    config: EvaluateConfig,
     *,
-    batch_size: int | None,
-    workers: int,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    clips: ClipSettings | None = None,
     progress: bool = True,
 ) -> Score:
     """Accuracy on all labelled samples of `source`.
 
+    Args:
+        backbone: what sees them.
+        head: what classifies them.
+        source: pictures, or videos.
+        config: how they are read.
+        clips: how clips are taken from videos.
+        progress: whether to show anything.
+
     Raises:
         UserError: no labels, or classes that the head does not know.
     """
-    frames = None if inputs.clips is None else inputs.clips.frames
-    classifier = with_head(backbone, head, inputs.image_size, frames)
+    inputs = Inputs(config.image_size or backbone.image_size, clips, config.timeout)
+    classifier = with_head(
+        backbone, head, inputs.image_size, None if clips is None else clips.frames
+    )
     classes = _classes(source, head)
     indices = np.flatnonzero(classes >= 0)
     inputs.require(source)
@@ -231,9 +240,9 @@ def score_saved(
         source,
         indices,
         inputs=inputs,
-        batch_size=batch_size or inputs.at_once,
-        workers=workers,
-        device=device_kind(device, "device"),
+        batch_size=config.batch_size or inputs.at_once,
+        workers=workers_of(config),
+        device=device_kind(config.device, "device"),
         progress="testing" if progress else None,
         broken=broken,
         interpolation=head.interpolation,

@@ -21,9 +21,8 @@ def classify(
     config: EvaluateConfig, model: "Backbone", clips: ClipSettings | None, reference: str
 ) -> "tuple[Score, ...]":
     """Scores of the protocols that classify, or of a head that was trained before."""
-    from vistill.data import Source, default_workers
+    from vistill.data import Source
     from vistill.evaluation.evaluate import evaluate_backbone
-    from vistill.evaluation.inputs import Inputs
     from vistill.evaluation.saved_classifier import read_head, score_saved
 
     media: Literal["image", "video"] = "image" if clips is None else "video"
@@ -33,37 +32,10 @@ def classify(
         return open_samples(config, path, media)
 
     if "test" in config.protocols:
-        tested = score_saved(
-            model,
-            read_head(reference),
-            opened(config.test or config.train),
-            Inputs(config.image_size or model.image_size, clips, config.timeout),
-            batch_size=config.batch_size,
-            workers=default_workers() if config.workers is None else config.workers,
-            device=config.device,
-        )
-        return (tested,)
-    scores = evaluate_backbone(
-        model,
-        opened(config.train),
-        None if config.test is None else opened(config.test),
-        protocols=config.protocols,
-        budgets=config.budgets,
-        seeds=config.seeds,
-        image_size=config.image_size,
-        clips=clips,
-        pool=config.pool,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        timeout=config.timeout,
-        device=config.device,
-        test_share=config.test_share,
-        train_first=config.train_first,
-        knn=config.knn,
-        linear=config.linear,
-        finetune=config.finetune,
-    )
-    return tuple(scores)
+        source = opened(config.test or config.train)
+        return (score_saved(model, read_head(reference), source, config, clips=clips),)
+    test = None if config.test is None else opened(config.test)
+    return tuple(evaluate_backbone(model, opened(config.train), test, config, clips=clips))
 
 
 def detect(
@@ -81,25 +53,12 @@ def detect(
             f"root={config.root} is where the paths of lists start, and detection looks for its "
             "videos in detection.videos"
         )
-    from vistill.data import default_workers
     from vistill.evaluation.detection.dataset import open_detection
     from vistill.evaluation.detection.detect import evaluate_detection
 
     data = open_detection(Path(folder), config.detection)
     say_notes(folder, data.notes)
-    scores = evaluate_detection(
-        model,
-        data,
-        config.detection,
-        stride=clips.stride,
-        frames=clips.frames,
-        image_size=config.image_size,
-        seeds=config.seeds,
-        workers=default_workers() if config.workers is None else config.workers,
-        timeout=config.timeout,
-        device=config.device,
-    )
-    return tuple(scores)
+    return tuple(evaluate_detection(model, data, config, clips))
 
 
 def fresh(model: "Backbone", seed: int, own: "nn.Module | str | None") -> "Backbone":

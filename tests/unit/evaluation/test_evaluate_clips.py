@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quietly import evaluated, settings
 
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import LinearProbeConfig
@@ -13,7 +14,6 @@ from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
-from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
@@ -70,9 +70,9 @@ def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
     train, test = folders
     broken = Path(test) / "down" / "9.mp4"
     broken.write_bytes((Path(test) / "down" / "0.mp4").read_bytes()[:200])
-    scores = evaluate_backbone(
+    scores = evaluated(
         vit, *sources((train, test)), clips=CLIPS, linear=LinearProbeConfig(min_steps=50),
-        finetune=QUICK, seeds=(0,), **QUIET,
+        finetune=QUICK, seeds=(0,),
     )  # fmt: skip
     broken.unlink()
     assert [score.protocol for score in scores] == ["knn", "linear", "finetune"]
@@ -85,7 +85,7 @@ def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
 def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     train, test = sources(folders)
     options = QUICK.model_copy(update={"min_steps": 8, "keep": str(tmp_path / "kept")})
-    (score,) = evaluate_backbone(
+    (score,) = evaluated(
         vit,
         train,
         test,
@@ -93,23 +93,21 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
         protocols=("finetune",),
         finetune=options,
         seeds=(3,),
-        **QUIET,
     )
     folder = f"run:{tmp_path / 'kept' / 'labels-1-seed-3'}"
     kept, head = load_backbone(folder), read_head(folder)
     assert (head.classes, head.pool) == (["down", "right", "still"], "avg")
-    settings = {"batch_size": None, "workers": 0, "device": "cpu", "progress": False}
     settings_of_clips = json.loads((tmp_path / "kept/labels-1-seed-3/model.json").read_text())
     assert settings_of_clips["clips"] == CLIPS._asdict()
-    again = score_saved(kept, head, test, Inputs(32, CLIPS), **settings)
+    again = score_saved(kept, head, test, settings(), clips=CLIPS, progress=False)
     assert (again.top1, again.n_test) == (score.top1, 12)
     with pytest.raises(UserError, match="is there already"):
-        evaluate_backbone(vit, train, test, clips=CLIPS, finetune=options, **QUIET)
+        evaluated(vit, train, test, clips=CLIPS, finetune=options)
     with pytest.raises(UserError, match="has no head to be tested"):
         read_head(f"run:{tmp_path}")
     test.classes = ["dwon", "right", "still"]
     with pytest.raises(UserError, match=r"does not know the class 'dwon' .* did you mean 'down'"):
-        score_saved(kept, head, test, Inputs(32, CLIPS), **settings)
+        score_saved(kept, head, test, settings(), clips=CLIPS, progress=False)
 
 
 def test_views_of_a_video_are_averaged(folders, vit):
@@ -136,16 +134,20 @@ def test_views_of_a_video_are_averaged(folders, vit):
 
 def test_other_lengths_and_sizes(folders, vit):
     longer = CLIPS._replace(frames=6, stride=1, sampling="segments")
-    (score,) = evaluate_backbone(
-        vit, *sources(folders), clips=longer, image_size=16, protocols=("knn",), **QUIET
+    (score,) = evaluated(
+        vit,
+        *sources(folders),
+        clips=longer,
+        image_size=16,
+        protocols=("knn",),
     )
     assert score.n_test == 12
     with pytest.raises(UserError, match="frames=5, image_size=32 does not suit the backbone"):
-        evaluate_backbone(vit, *sources(folders), clips=CLIPS._replace(frames=5), **QUIET)
+        evaluated(vit, *sources(folders), clips=CLIPS._replace(frames=5))
     with pytest.raises(
         UserError, match=r"frames=4 with stride=10 needs 40 frames, and the longest .* has 10"
     ):
-        evaluate_backbone(vit, *sources(folders), clips=CLIPS._replace(stride=10), **QUIET)
+        evaluated(vit, *sources(folders), clips=CLIPS._replace(stride=10))
     pictures = VisionTransformer(image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
     with pytest.raises(UserError, match="takes pictures"):
-        evaluate_backbone(pictures, *sources(folders), clips=CLIPS, **QUIET)
+        evaluated(pictures, *sources(folders), clips=CLIPS)

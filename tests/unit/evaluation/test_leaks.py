@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quietly import evaluated
 from torch import nn
 
 from vistill.config.evaluation import LinearProbeConfig
 from vistill.config.finetune import FineTuneConfig
 from vistill.data import Source, open_source
 from vistill.evaluation import evaluate as module
-from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import Features
 from vistill.evaluation.labelled import labelled_parts
 from vistill.models.vit import VisionTransformer
 
 PER_CLASS = 12
-QUIET: dict[str, Any] = {"device": "cpu", "workers": 0, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,12 @@ class Spy:
 def test_settings_are_judged_by_pictures_that_they_were_not_trained_on(source, vit, monkeypatch):
     spy = Spy(monkeypatch)
     options = FineTuneConfig(lrs=(0.1, 0.9), validation_share=0.25)
-    (score,) = evaluate_backbone(
-        vit, source, protocols=("finetune",), finetune=options, test_share=0.25, **QUIET
+    (score,) = evaluated(
+        vit,
+        source,
+        protocols=("finetune",),
+        finetune=options,
+        test_share=0.25,
     )
     (gentle, fit), (_, again), (chosen, whole) = spy.trained
     first, second, test = spy.tested
@@ -98,9 +101,9 @@ def test_test_pictures_are_not_learned_from(source, vit, budget):
     """Of noise, neighbours and a line through features know only what they have seen."""
     train, test, _ = labelled_parts(source, None, 0.25)
     assert not set(train.indices) & set(test.indices)
-    scores = evaluate_backbone(
+    scores = evaluated(
         vit, source, protocols=("knn", "linear"), test_share=0.25, budgets=(budget,),
-        linear=LinearProbeConfig(base_lrs=(10.0,), min_steps=200, epochs=1), **QUIET,
+        linear=LinearProbeConfig(base_lrs=(10.0,), min_steps=200, epochs=1),
     )  # fmt: skip
     for score in scores:
         assert score.labels_used == (27 if budget == 1.0 else 6)
@@ -117,7 +120,7 @@ def test_a_budget_is_all_that_is_learned_from(source, vit, monkeypatch):
         return usual(bank, labels, queries, *arguments, **named)
 
     monkeypatch.setattr(module, "knn_votes", votes)
-    evaluate_backbone(vit, source, protocols=("knn",), budgets=(1.0, "2/class", 0.01), **QUIET)
+    evaluated(vit, source, protocols=("knn",), budgets=(1.0, "2/class", 0.01))
     assert banks == [(30, [10, 10, 10]), (6, [2, 2, 2]), (3, [1, 1, 1])]
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quietly import evaluated
 from torch import nn
 
 from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.errors import UserError
 from vistill.evaluation.classifier import build_classifier
-from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.finetune import class_scores, fine_tune, finetune_groups
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.sweep import candidates, choose
@@ -53,17 +53,17 @@ def test_the_best_setting_is_trained_again_and_told(pictures, build):
     options = FineTuneConfig(
         recipe="kdep_sweep", lrs=(3e-2, 1e-9), weight_decays=(5e-4,), test_every=3, **SHORT
     )
-    run = {"protocols": ("finetune",), "train_first": 11, "finetune": options, **QUIET}
+    run = {"protocols": ("finetune",), "train_first": 11, "finetune": options}
     backbone = build()
     before = backbone.normalization
-    (found,) = evaluate_backbone(backbone, open_source(pictures), **run)
+    (found,) = evaluated(backbone, open_source(pictures), **run)
     assert (found.labels_used, found.n_test) == (22, 8)
     assert [(one.lr, one.weight_decay) for one in found.tried] == [(1e-9, 5e-4), (3e-2, 5e-4)]
     assert found.setting == found.tried[1]
     assert found.setting.validation_top1 > found.tried[0].validation_top1
     assert found.best_top1 >= found.top1 > 0.8
     alone = options.model_copy(update={"lrs": (3e-2,)})
-    (again,) = evaluate_backbone(backbone, open_source(pictures), **run | {"finetune": alone})
+    (again,) = evaluated(backbone, open_source(pictures), **run | {"finetune": alone})
     assert (again.top1, again.tried, again.setting) == (found.top1, (), None)
     assert backbone.normalization == before
 
@@ -71,13 +71,12 @@ def test_the_best_setting_is_trained_again_and_told(pictures, build):
 def test_too_few_labels_to_choose_are_told_before_any_work(pictures):
     options = FineTuneConfig(recipe="kdep_cub", **SHORT)
     with pytest.raises(UserError, match=r"class number 0 .* single labelled .* finetune\.lr "):
-        evaluate_backbone(
+        evaluated(
             vit(),
             open_source(pictures),
             protocols=("knn", "finetune"),
             budgets=("1/class",),
             finetune=options,
-            **QUIET,
         )
 
 
@@ -154,7 +153,7 @@ def test_a_class_of_which_all_are_trained_on_is_told(pictures, tmp_path):
             (tmp_path / name).mkdir(exist_ok=True)
             source = Path(pictures) / ("green" if name == "rare" else name) / f"{number:02}.png"
             (tmp_path / name / source.name).write_bytes(source.read_bytes())
-    run = {"protocols": ("knn",), "train_first": 11, **QUIET}
-    (found,) = evaluate_backbone(vit(), open_source(str(tmp_path)), **run)
+    run = {"protocols": ("knn",), "train_first": 11}
+    (found,) = evaluated(vit(), open_source(str(tmp_path)), **run)
     assert (found.labels_used, found.n_test, found.untested) == (33, 4, ("rare",))
     assert found.mean_per_class == pytest.approx(found.top1)  # two classes of two pictures

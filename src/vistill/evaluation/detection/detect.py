@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from vistill.config.clip_recipes import ClipSettings
 from vistill.config.detection import DetectionConfig
+from vistill.config.evaluation import EvaluateConfig
 from vistill.config.optim import OptimConfig
 from vistill.data.broken import BrokenFiles
-from vistill.data.loader import TIMEOUT
 from vistill.errors import UserError
 from vistill.evaluation.classifier import fixed_table, prepare_backbone
 from vistill.evaluation.detection.ava import KeyFrame
@@ -28,8 +29,9 @@ from vistill.evaluation.detection.detector import PIXELS, ActionDetector, Detect
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
 from vistill.evaluation.finetune import fitting_micro_batch, unprobed
+from vistill.evaluation.inputs import workers_of
 from vistill.evaluation.lengths import fitting_length
-from vistill.image_size import ImageSize, height_width, shown_size
+from vistill.image_size import height_width, shown_size
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
@@ -85,15 +87,9 @@ class Reading(NamedTuple):
 def evaluate_detection(
     backbone: Backbone,
     data: DetectionData,
-    options: DetectionConfig,
+    config: EvaluateConfig,
+    clips: ClipSettings,
     *,
-    stride: int,
-    frames: int | None = None,
-    image_size: ImageSize | None = None,
-    seeds: Sequence[int] = (0,),
-    workers: int = 0,
-    timeout: float = TIMEOUT,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
 ) -> list[DetectionScore]:
     """Train a detector for every seed and test it.
@@ -101,33 +97,28 @@ def evaluate_detection(
     Args:
         backbone: takes clips; it is left as it is.
         data: lists and videos.
-        options: recipe.
-        stride: frames of the video per frame of a clip.
-        frames: per clip; None: the backbone's own.
-        image_size: side of the training crops, or (height, width); None: the backbone's own.
-        seeds: of head, order and crops.
-        workers: loader processes.
-        timeout: seconds that reading one key frame may take.
-        device: where to compute.
+        config: `detection`, and how samples are read.
+        clips: how a clip is taken around a key frame.
         progress: whether to show anything.
 
     Raises:
         UserError: the backbone takes no clips or cannot do what is asked.
     """
-    kind = device_kind(device, "device")
+    options, kind = config.detection, device_kind(config.device, "device")
     require_precision(options.precision, kind, "detection.precision")
-    size = height_width(backbone.image_size if image_size is None else image_size)
-    clips = _require_clips(prepare_backbone(backbone, size, "avg", frames))
+    size = height_width(config.image_size or backbone.image_size)
+    model = _require_clips(prepare_backbone(backbone, size, "avg", clips.frames))
     short_side = options.short_side or round(_SHORT_SIDE * min(size))
     if short_side < min(size):
         raise UserError(
             f"detection.short_side={short_side} is less than the crop of {shown_size(size)} pixels"
         )
-    reading = Reading(workers, timeout, kind)
+    reading = Reading(workers_of(config), config.timeout, kind)
     told: set[str] = set()
-    cut = View(clips.num_frames, stride, short_side, size, False, clips.patch_size, options.flip)
+    frames, patch = model.num_frames, model.patch_size
+    cut = View(frames, clips.stride, short_side, size, False, patch, options.flip)
     scores = []
-    for seed in seeds:
+    for seed in config.seeds:
         start = time.monotonic()
 
         def reader(frames: list[KeyFrame], view: View, seed: int = seed) -> KeyFrameReader:
@@ -143,7 +134,7 @@ def evaluate_detection(
             )
 
         detector = _train(
-            clips, reader(data.train, cut), options, seed, reading, told, progress=progress
+            model, reader(data.train, cut), options, seed, reading, told, progress=progress
         )
         asked = reader(data.asked, cut._replace(whole=True))
         broken = BrokenFiles(len(data.asked), max_share=1.0, told=told, noun=_NOUN)

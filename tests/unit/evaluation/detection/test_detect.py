@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vistill.config.clip_recipes import ClipSettings
 from vistill.config.detection import DetectionConfig
+from vistill.config.evaluation import EvaluateConfig
 from vistill.data.broken import BrokenFiles
 from vistill.data.motion_clips import write_video
 from vistill.data.video.reader import VideoReader
@@ -63,19 +65,24 @@ def vit() -> VisionTransformer:
     )  # fmt: skip
 
 
-QUIET = {"stride": 1, "device": "cpu", "progress": False}
+EVERY_FRAME = ClipSettings(4, 1, "stretched", 1, 1)
+
+
+def detected(vit, data, options, seeds=(0,)):
+    config = EvaluateConfig(device="cpu", workers=0, seeds=seeds, detection=options)
+    return evaluate_detection(vit, data, config, EVERY_FRAME, progress=False)
 
 
 def test_training_beats_a_detector_that_knows_nothing(folder, vit):
     options = DetectionConfig(epochs=1, min_steps=90, global_batch_size=8, lr=4e-3, drop_path=0.0)
     data = open_detection(folder, options)
     before = {k: v.clone() for k, v in vit.state_dict().items()}
-    (score,) = evaluate_detection(vit, data, options, **QUIET)
+    (score,) = detected(vit, data, options)
     assert (score.key_frames, score.people, score.boxes) == (10, 20, "true")
     assert set(score.precisions) == {"1", "3"}
     assert score.mean_precision > 0.8
     idle = DetectionConfig(epochs=1, min_steps=0, global_batch_size=24, lr=1e-12)
-    (untaught,) = evaluate_detection(vit, data, idle, **QUIET)
+    (untaught,) = detected(vit, data, idle)
     assert untaught.mean_precision < score.mean_precision - 0.1
     assert all(torch.equal(before[k], v) for k, v in vit.state_dict().items())
 
@@ -96,7 +103,7 @@ def test_detected_people_exclusions_and_broken_videos(folder, vit, caplog):
     )  # fmt: skip
     data = open_detection(folder, options)
     assert (len(data.truth), len(data.asked), data.num_actions) == (9, 9, 3)
-    scores = evaluate_detection(vit, data, options, seeds=(0, 1), **QUIET)
+    scores = detected(vit, data, options, seeds=(0, 1))
     (folder / "videos" / "val4.mp4").write_bytes(whole)
     assert [set(score.precisions) for score in scores] == [{"move"}] * 2
     assert scores[0].broken == ("val4 at 1 s",)
@@ -159,11 +166,21 @@ def test_mistakes_are_told_before_any_work(folder, options, message):
         open_detection(folder, DetectionConfig(**options))
 
 
-def test_a_backbone_of_pictures_is_refused(folder):
-    pictures = VisionTransformer(image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ({}, "needs a backbone of clips"),
+        (
+            {"num_frames": 4, "tubelet_size": 2, "class_token": False, "position": "learned"},
+            "needs vistill's own ViT of clips",
+        ),
+    ],
+)
+def test_another_backbone_is_refused(folder, kind, why):
+    sizes = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
     data = open_detection(folder, DetectionConfig())
-    with pytest.raises(UserError, match="needs vistill's own ViT of clips"):
-        evaluate_detection(pictures, data, DetectionConfig(), **QUIET)
+    with pytest.raises(UserError, match=why):
+        detected(VisionTransformer(**sizes, **kind), data, DetectionConfig())
 
 
 def test_odd_rows_and_missing_videos_do_not_end_an_evaluation(folder, vit, tmp_path):
@@ -191,5 +208,5 @@ def test_odd_rows_and_missing_videos_do_not_end_an_evaluation(folder, vit, tmp_p
         "1 × left out, a key frame without people (line 22)",
         "1 of 34 videos of the lists are not in videos, and their 1 key frames are left out: val0",
     ]
-    (score,) = evaluate_detection(vit, data, options, **QUIET)
+    (score,) = detected(vit, data, options)
     assert (score.key_frames, score.people, score.broken) == (9, 19, ())
