@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,7 @@ from vistill.batch import Batch
 from vistill.config.finetune import FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
+from vistill.config.section import Section
 from vistill.data import Source, TrainStream
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs
@@ -95,15 +96,11 @@ def fine_tune(
         seed=seed,
         num_frames=None if inputs.clips is None else inputs.clips.frames,
     )
-    given = options.model_dump(include=set(OptimConfig.model_fields))
-    optim = OptimConfig(
-        **given
-        | {
-            "step_epochs": options.step_epochs or math.ceil(epochs / 3),
-            "warmup_epochs": length.warmup_epochs,
-            "peak_in_warmup": inputs.clips is not None,
-            "betas": (0.9, 0.999),
-        }
+    optim = optim_of(
+        options,
+        step_epochs=options.step_epochs or math.ceil(epochs / 3),
+        warmup_epochs=length.warmup_epochs,
+        peak_in_warmup=inputs.clips is not None,
     )
     train = unprobed(
         epochs, batch, micro_batch, options.precision, device, every=options.test_every
@@ -121,6 +118,12 @@ def fine_tune(
     )
     stream.close()
     return classifier
+
+
+def optim_of(options: Section, **other: Any) -> OptimConfig:
+    """The loop's section of what `options` say, but for `other` settings."""
+    given = options.model_dump(include=set(OptimConfig.model_fields))
+    return OptimConfig(**given | {"betas": (0.9, 0.999)} | other)
 
 
 def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ import torch
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.detection import DetectionConfig
 from vistill.config.evaluation import EvaluateConfig
-from vistill.config.optim import OptimConfig
 from vistill.data.broken import BrokenFiles
 from vistill.errors import UserError
 from vistill.evaluation.classifier import fixed_table, prepare_backbone
@@ -28,7 +27,7 @@ from vistill.evaluation.detection.dataset import DetectionData
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
-from vistill.evaluation.finetune import fitting_micro_batch, unprobed
+from vistill.evaluation.finetune import fitting_micro_batch, optim_of, unprobed
 from vistill.evaluation.inputs import workers_of
 from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import height_width, shown_size
@@ -209,25 +208,14 @@ def _train(
         broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
     )
     detector = build_detector(backbone, reader.num_actions, options, seed)
-    shared: dict[str, Any] = {"weight_decay": options.weight_decay}
-    optim = OptimConfig(
-        base_lr=options.base_lr,
-        lr=options.lr,
-        min_lr=options.min_lr,
-        warmup_epochs=length.warmup_epochs,
-        betas=(0.9, 0.999),
-        clip_norm=options.clip_norm,
-        peak_in_warmup=True,
-        layer_decay=options.layer_decay,
-        **shared,
-    )
+    optim = optim_of(options, warmup_epochs=length.warmup_epochs, peak_in_warmup=True)
     train = unprobed(epochs, batch, micro_batch, options.precision, reading.device)
     groups = layer_decay_groups(
         detector,
+        weight_decay=options.weight_decay,
         layer_decay=options.layer_decay,
         depth=backbone.depth,
         layer_of=detector.student.parameter_layers().__getitem__,
-        **shared,
     )
     fit(detector, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
     return detector
