@@ -137,6 +137,15 @@ def test_api_is_signatures() -> None:
     assert lines <= 900
 
 
+def test_a_command_loads_no_library_of_models_and_no_compiler_to_begin_with() -> None:
+    names = ["runs.pretraining", "runs.measuring", "runs.inference", "evaluation.evaluate"]
+    heavy = {"torch._dynamo", "sympy", "pyarrow", "av", *HEAVY}
+    check = f"import {', '.join(f'vistill.{name}' for name in names)}, sys; "
+    check += f"print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
 def test_loader_processes_start_light() -> None:
     for module in MODULES:
         if room(module) == "data":

@@ -6,10 +6,10 @@ how to normalise inputs, and where the weights come from. What timm can build lo
 """
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         **own,
         "timm": None if form is None else form.arguments,
         "feature": None if form is None else form.feature,
-        "timm_version": timm.__version__,
+        "timm_version": version("timm"),
         "normalization": {
             "mean": list(backbone.normalization.mean),
             "std": list(backbone.normalization.std),
@@ -97,7 +97,7 @@ def save_timm_classifier(
         "format": FORMAT,
         "build": backbone.build,
         "timm": form.arguments,
-        "timm_version": timm.__version__,
+        "timm_version": version("timm"),
         "normalization": {
             "mean": list(backbone.normalization.mean),
             "std": list(backbone.normalization.std),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -102,6 +100,10 @@ class SwinBackbone(Backbone):
                 f"{2 * pitch}, not {shown_size(image_size)}; "
                 f"{nearest_fitting(enough, pitch)} would do"
             )
+        # Here, since it takes longer than all else that a run without a Swin imports.
+        from timm.models.swin_transformer import SwinTransformer
+        from timm.models.swin_transformer_v2 import SwinTransformerV2
+
         kind = SwinTransformer if version == 1 else SwinTransformerV2
         scaled: dict[str, Any] = {}
         if pretrained_windows is not None:

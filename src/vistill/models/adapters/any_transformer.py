@@ -158,10 +158,18 @@ class ModuleBackbone(Backbone):
     def _projects(self, qkv: str) -> bool:
         return isinstance(self._blocks[0].get_submodule(qkv), nn.Linear)
 
-    # Tracing would leave out hooks that come and go, and the exception that ends the pass.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tap(
         self, images: Images, taps: Taps, *, visible: Visible = None, drop_path_noise: Draws = None
+    ) -> dict[Tap, Tensor]:
+        read: Any = self._tap
+        if torch.compiler.is_compiling():
+            # Tracing would leave out hooks that come and go, and the exception that ends the pass.
+            # No decorator, which loads the compiler: a second of every start.
+            read = torch.compiler.disable(read)
+        return read(images, taps, visible, drop_path_noise)
+
+    def _tap(
+        self, images: Images, taps: Taps, visible: Visible, drop_path_noise: Draws
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a module behind hooks cannot be shown some of its tokens only")
@@ -378,6 +386,7 @@ def same_outputs(
         theirs = hooked.tap(image, [last, *([logits] if scored else [])])
     else:
         seen = hooked.watch(image, run)
+        assert seen.own.tokens is not None
         theirs = {last: seen.signals[last], norm: seen.own.tokens}
         if scored:
             theirs |= hooked.tap(image, [logits])
