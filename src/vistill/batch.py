@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 
@@ -40,7 +40,8 @@ class Batch:
             cannot change a run (see `vistill.random`).
         ids: int64 `[B]`, the position of each sample in its source.
         labels: int64 `[B]` class indices (-1: unknown), or None.
-        text: one string per sample, or None.
+        inputs: what a method's data holds beside pixels, by name, first dimension B (see
+            `vistill.data.inputs`).
         cached: what a cache knows about the teacher's outputs for this view, or None.
     """
 
@@ -48,7 +49,7 @@ class Batch:
     seeds: Int[Tensor, " b"]
     ids: Int[Tensor, " b"]
     labels: Int[Tensor, " b"] | None = None
-    text: list[str] | None = None
+    inputs: dict[str, Shaped[Tensor, "b *_"]] = field(default_factory=dict)
     cached: CachedFeatures | None = None
 
     def __len__(self) -> int:
@@ -66,6 +67,9 @@ class Batch:
             seeds=self.seeds.to(device, non_blocking=True),
             ids=self.ids.to(device, non_blocking=True),
             labels=move(self.labels),
+            inputs={
+                name: value.to(device, non_blocking=True) for name, value in self.inputs.items()
+            },
             cached=None if self.cached is None else self.cached.to(device),
         )
 
@@ -77,7 +81,7 @@ class Batch:
             seeds=self.seeds[rows],
             ids=self.ids[rows],
             labels=None if self.labels is None else self.labels[rows],
-            text=None if self.text is None else [self.text[i] for i in rows.tolist()],
+            inputs={name: value[rows] for name, value in self.inputs.items()},
             cached=None if self.cached is None else self.cached.take(rows),
         )
 

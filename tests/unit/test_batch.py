@@ -21,7 +21,7 @@ def batch(tmp_path) -> Batch:
         seeds=ids * 10,
         ids=ids,
         labels=ids % 3,
-        text=[str(i) for i in ids.tolist()],
+        inputs={"text": torch.stack([ids, ids + 1], dim=1), "item": -ids},
         cached=cache.for_batch(0, ids, seeds, cache.read(0, ids.numpy())),
     )
 
@@ -33,7 +33,8 @@ def test_rows_stay_together(batch):
         assert part.pixels[:, 0, 0, 0].tolist() == ids
         assert part.seeds.tolist() == [10 * i for i in ids]
         assert part.labels.tolist() == [i % 3 for i in ids]
-        assert part.text == [str(i) for i in ids]
+        assert part.inputs["text"].tolist() == [[i, i + 1] for i in ids]
+        assert part.inputs["item"].tolist() == [-i for i in ids]
         assert part.cached.ids.tolist() == ids
         found = part.cached.features(lambda rows: pytest.fail("everything is known"))
         assert found.tolist() == [[2.0 * i, 2.0 * i + 1] for i in ids]
@@ -46,7 +47,9 @@ def test_moving_keeps_every_field(batch):
     moved = batch.to("cpu")
     assert torch.equal(moved.labels, batch.labels)
     assert torch.equal(moved.seeds, batch.seeds)
-    assert moved.text == batch.text
+    assert moved.inputs.keys() == batch.inputs.keys()
+    assert torch.equal(moved.inputs["text"], batch.inputs["text"])
+    assert batch.to("meta").inputs["text"].is_meta
     assert torch.equal(moved.cached.raw, batch.cached.raw)
 
 

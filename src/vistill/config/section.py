@@ -134,7 +134,9 @@ class MethodSection(Section):
     Attributes:
         needs_teacher: whether it has one; None: as its builder likes.
         takes_clips: whether it learns from clips, too.
+        reads_inputs: what of `Batch.inputs` it reads, such as `item`.
     """
 
     needs_teacher: ClassVar[bool | None] = True
     takes_clips: ClassVar[bool] = True
+    reads_inputs: ClassVar[tuple[str, ...]] = ()

@@ -1,7 +1,7 @@
 """From samples to batches: what is read of a picture or clip, and the account of broken ones."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -14,6 +14,7 @@ from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
 from vistill.data.cache import TeacherCache
 from vistill.data.decode import EndMissing, decode_image
+from vistill.data.inputs import Inputs, inputs_rng, stacked
 from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.processes import beat
 from vistill.data.source import Source
@@ -47,6 +48,7 @@ class SampleReader:
         decode: what is read of a sample.
         repeats: copies of every sample, decoded once, which lie side by side in the batch; each has
             its own seed and its own random view.
+        inputs: makes what a batch holds beside pixels; None: nothing.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class SampleReader:
         cache: TeacherCache | None = None,
         decode: Decoder = decode_picture,
         repeats: int = 1,
+        inputs: Inputs | None = None,
     ) -> None:
-        self.cache, self.decode, self.repeats = cache, decode, repeats
+        self.cache, self.decode, self.repeats, self.inputs = cache, decode, repeats, inputs
         self.source = source
         self.transform = transform
         self.seed = seed
@@ -77,6 +80,7 @@ class SampleReader:
         row_seeds: list[int] = []
         view_seeds: list[int] = []
         ids: list[int] = []
+        inputs: list[Mapping[str, np.ndarray]] = []
         shipped: list[UInt8[Tensor, "3 t h w"]] = []
         crops: list[list[int]] = []
         read = 0
@@ -110,6 +114,9 @@ class SampleReader:
                         crops.append([len(shipped) - 1, *self.transform.draw(decoded, rng)])
                     else:
                         views = _views(self.transform(decoded, rng))
+                    if self.inputs is not None:
+                        own_rng = inputs_rng(copy_seed(seed, copy))
+                        inputs += [self.inputs(self.source, sample, own_rng)] * len(views)
                     for view in views:
                         # Memory with channels last stacks by plain copies.
                         rows.append(view.movedim(0, -1))
@@ -130,6 +137,8 @@ class SampleReader:
                 answer["pixels"] = torch.stack(rows).movedim(-1, 1)
             answer["seeds"] = torch.tensor(row_seeds)
             answer["ids"] = torch.tensor(ids)
+            if inputs:
+                answer["inputs"] = stacked(inputs)
             if self.source.labels is not None:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
             if self.cache is not None and request.view is not None:
@@ -181,6 +190,7 @@ def eval_batches(
     cache: TeacherCache | None = None,
     view: int | None = None,
     decode: Decoder = decode_picture,
+    inputs: Inputs | None = None,
     timeout: float = TIMEOUT,
 ) -> Iterator[Batch]:
     """Every sample once and in order; broken ones are left out and noted in `broken`.
@@ -192,7 +202,7 @@ def eval_batches(
     indices = np.asarray(indices, dtype=np.int64)
     starts = range(0, len(indices), batch_size)
     requests = [Request(0, indices[start : start + batch_size], view) for start in starts]
-    reader = SampleReader(source, transform, seed=0, cache=cache, decode=decode)
+    reader = SampleReader(source, transform, seed=0, cache=cache, decode=decode, inputs=inputs)
     with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
         yield from read_batches(loader.answers(requests), broken, whole=False, cache=cache)
 

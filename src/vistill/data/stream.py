@@ -8,6 +8,7 @@ from jaxtyping import Int
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles
 from vistill.data.cache import TeacherCache
+from vistill.data.inputs import Inputs
 from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.loading import (
     Decoder,
@@ -139,6 +140,10 @@ class TrainStream:
     def use(self, cache: TeacherCache) -> None:
         """Show the fixed views of `cache`, one after the other from epoch to epoch."""
         self._reader.cache, self._requests.views = cache, cache.views
+
+    def use_inputs(self, inputs: Inputs | None) -> None:
+        """Let `inputs` make what batches hold beside pixels, from the next call of `iterate` on."""
+        self._reader.inputs = inputs
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).

@@ -5,9 +5,10 @@ no module, so that it is never saved, never wrapped and never trained.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,12 +57,15 @@ class Method(nn.Module, ABC):
         no_decay: parts of names of parameters that the paper exempts from weight decay.
         peak_scale: factor of the run's peak learning rate.
         teacher_rests: leave the teacher where it is until it is asked.
+        inputs: makes, in loader processes, what it reads in `Batch.inputs` (a
+            `vistill.data.inputs.Inputs`); None: what its section of the configuration asks for.
     """
 
     student: Backbone
     no_decay: ClassVar[tuple[str, ...]] = ()
     peak_scale: float = 1.0
     teacher_rests: bool = False
+    inputs: Callable[..., Mapping[str, np.ndarray]] | None = None
 
     def __init__(self, student: Backbone, teacher: Backbone | None = None) -> None:
         super().__init__()

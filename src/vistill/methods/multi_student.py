@@ -38,6 +38,7 @@ class MultiStudent(SharedView):
         self.part = nn.ModuleDict(methods)
         # Registered above, once.
         vars(self).update(student=first.student, ours=first.ours, _theirs=first.theirs)
+        self.inputs = first.inputs
 
     @property
     def methods(self) -> dict[str, SharedView]:

@@ -49,7 +49,7 @@ def fit_to_place(
         UserError: see `vistill.api.pretrain`.
     """
     world = connect(config.train.device)
-    reading = open_samples(config.data)
+    reading = open_samples(config.data, config.method)
     say_notes(reading.source.name, reading.source.notes)
     train, _ = split_held_out(len(reading.source), config.data.held_out, config.seed)
     marker = None if overwrite else world.once(lambda: read_marker(out))

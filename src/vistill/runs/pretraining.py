@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,9 @@ def prepare(
         method = build(config, teacher=teacher, student=student, num_classes=classes)
     else:
         method = build_several(config, teacher=teacher, num_classes=classes)
+    if method.inputs is not None:
+        reading = replace(reading, inputs=method.inputs)
+    stream.use_inputs(reading.inputs)
     target_fit = method.target_fit(len(train))
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
@@ -290,6 +293,7 @@ def _fit_targets(prepared: Prepared, target_fit: TargetFit, run: RunFolder) -> s
             mine[mine > after],
             reading.train if train_view else reading.test,
             decode=reading.decode_train if train_view else reading.decode_test,
+            inputs=reading.inputs,
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=_workers(config, world),
             timeout=data.timeout,

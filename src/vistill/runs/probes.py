@@ -111,6 +111,7 @@ class Probes:
             cache=cache,
             view=None if cache is None else cache.test_view,
             decode=self.reading.decode_test,
+            inputs=self.reading.inputs,
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.

@@ -1,11 +1,12 @@
 """How the samples of a run are read and cropped, by its configuration: pictures or clips."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from vistill.config.schema import DataConfig
+from vistill.config.section import MethodSection
 from vistill.data import (
     Decoding,
     EvalTransform,
@@ -14,6 +15,7 @@ from vistill.data import (
     open_source,
     require_readable,
 )
+from vistill.data.inputs import Inputs, Items
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.transforms import Transform
 
@@ -30,6 +32,7 @@ class Reading:
         train, test: from what is decoded to pixels.
         decode_train, decode_test: what is decoded of a sample.
         repeats: copies of a sample in a training batch.
+        inputs: makes what batches hold beside pixels.
     """
 
     source: Source
@@ -38,14 +41,26 @@ class Reading:
     decode_train: Decoder = decode_picture
     decode_test: Decoder = decode_picture
     repeats: int = 1
+    inputs: Inputs | None = None
 
 
-def open_samples(data: DataConfig) -> Reading:
+def open_samples(data: DataConfig, method: MethodSection | None = None) -> Reading:
     """Open the pictures or clips at `data.train`, before any of them is decoded.
+
+    Args:
+        data: where they are and how they are cropped.
+        method: section of the method, which tells what it reads beside pixels.
 
     Raises:
         UserError: there are none, see `vistill.data.open_source`.
     """
+    reading = _open(data)
+    if method is not None and {"item", "source"} & set(method.reads_inputs):
+        return replace(reading, inputs=Items())
+    return reading
+
+
+def _open(data: DataConfig) -> Reading:
     assert data.train is not None
     if data.frames is None:
         crop = TrainTransform(
