@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vistill.api.inference import predict as predict
     from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
+    from vistill.api.search import index as index
+    from vistill.api.search import search as search
 
 __all__ = [
     "__version__",
@@ -25,12 +27,14 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "index",
     "load_backbone",
     "load_classifier",
     "predict",
     "prepare",
     "pretrain",
     "recipes",
+    "search",
 ]
 
 

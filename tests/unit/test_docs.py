@@ -85,7 +85,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("vistill.runs.chain.run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
-    for name, schema in (("predict", SamplesConfig), ("embed", EmbedConfig)):
+    readers = {"predict": SamplesConfig, "embed": EmbedConfig}
+    readers |= {"index": EmbedConfig, "search": EmbedConfig}
+    for name, schema in readers.items():
 
         def infer(
             *_: Any, overrides: Any, name: str = name, schema: Any = schema, **__: Any
@@ -120,7 +122,18 @@ def test_every_command_is_understood(
 def test_the_readme_has_commands_of_every_kind() -> None:
     used = {words[0] for words in commands(ROOT / "README.md")}
     assert used == {
-        *("demo", "pretrain", "prepare", "evaluate", "export", "predict", "embed", "recipes")
+        *(
+            "demo",
+            "pretrain",
+            "prepare",
+            "evaluate",
+            "export",
+            "predict",
+            "embed",
+            "index",
+            "search",
+            "recipes",
+        )
     }
 
 

@@ -17,7 +17,7 @@ FLOORS = [
     {"cli"},
     {"api"},
     {"runs"},
-    {"training", "evaluation", "analysis"},
+    {"training", "evaluation", "analysis", "search"},
     {"methods"},
     {"models", "heads", "tokens", "augment", "targets", "losses"},
 ]

@@ -13,6 +13,8 @@ from vistill.api.inference import embed as embed
 from vistill.api.inference import predict as predict
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
+from vistill.api.search import index as index
+from vistill.api.search import search as search
 from vistill.runs.inference import InferenceResult as InferenceResult
 from vistill.runs.results import EvaluateResult as EvaluateResult
 from vistill.runs.results import PretrainResult as PretrainResult

@@ -10,8 +10,9 @@ from vistill.api.pretrain import read_overrides
 from vistill.config.loading import build_config
 from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.errors import UserError
+from vistill.runs.embedding import feature_job
 from vistill.runs.inference import InferenceResult, Job, check_out
-from vistill.runs.reference import backbone_reference, require_trained, with_module
+from vistill.runs.reference import backbone_reference
 from vistill.runs.samples import clips_of
 
 if TYPE_CHECKING:
@@ -66,14 +67,17 @@ def predict(
     def compute(batch: "Batch") -> "Tensor":
         return trained(batch.unit_pixels()).double().softmax(dim=1)
 
-    job = Job(config, trained, trained.backbone, compute, clips, str(reference))
     interpolation = "bicubic" if trained.head is None else trained.head.interpolation
+    width, seen = len(trained.classes), trained.backbone
+    job = Job(
+        config, trained, seen, compute, clips, str(reference), width, "predictions", interpolation
+    )
 
     def write(rows: "Rows", source: "Source", _: Path) -> None:
         most = min(top_k, len(trained.classes))
         write_predictions(rows, source, trained.classes, most, file)
 
-    return job.run(os.fspath(data), file, write, len(trained.classes), interpolation, "predictions")
+    return job.run(os.fspath(data), file, write)
 
 
 def embed(
@@ -106,31 +110,11 @@ def embed(
     """
     config = build_config(EmbedConfig, {}, read_overrides(overrides))
     file = check_out(Path(out), (".parquet", ".npy", ".npz"), overwrite=overwrite)
-    reference, into = with_module(backbone_reference(model), into)
-    # An object is left as it is: a copy is resized.
-    size = config.image_size if isinstance(reference, str) else None
-    backbone = load_backbone(reference, image_size=size, into=into)
-    require_trained(backbone, model)
+    job = feature_job(config, model, into)
 
-    from vistill.evaluation.classifier import prepare_backbone
-    from vistill.evaluation.features import pooling
     from vistill.evaluation.row_files import write_features
-
-    source_name = reference if isinstance(reference, str) else "an object"
-    clips = clips_of(config, backbone, source_name, "")
-    if clips is not None:
-        clips = clips._replace(clips=config.clips or 1, crops=config.crops or 1)
-    if config.pool == "cls" and ("norm" not in backbone.taps or not backbone.num_prefix_tokens):
-        raise UserError(
-            f"this backbone ({backbone.origin}) has no class token behind a final norm; "
-            "set pool=avg"
-        )
-    frames = None if clips is None else clips.frames
-    size = config.image_size or backbone.image_size
-    ready = prepare_backbone(backbone, size, config.pool, frames)
-    job = Job(config, ready, ready, pooling(ready, config.pool), clips, source_name)
 
     def write(rows: "Rows", source: "Source", folder: Path) -> None:
         write_features(rows, source, file, folder)
 
-    return job.run(os.fspath(data), file, write, ready.feature_width, "bicubic", "features")
+    return job.run(os.fspath(data), file, write)

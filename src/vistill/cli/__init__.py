@@ -12,6 +12,7 @@ from vistill.cli.evaluate import evaluate
 from vistill.cli.prepare import prepare
 from vistill.cli.pretrain import demo, pretrain
 from vistill.cli.recipes import recipes
+from vistill.cli.search import index, search
 from vistill.cli.use import embed, export, predict
 from vistill.errors import Failure, UserError
 from vistill.stopping import Interrupted, heard_or_not
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (pretrain, evaluate, export, predict, embed, prepare, demo):
+for command in (pretrain, evaluate, export, predict, embed, index, search, prepare, demo):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -199,6 +199,26 @@ class PackedNames:
             ends.append(len(text))
         self._text = np.frombuffer(bytes(text), dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)
+
+    @classmethod
+    def of(cls, text: np.ndarray, ends: np.ndarray) -> Self:
+        """The strings whose `arrays` these are.
+
+        Raises:
+            ValueError: they do not belong together.
+        """
+        if text.dtype != np.uint8 or ends.dtype != np.int64 or text.ndim + ends.ndim != 2:
+            raise ValueError("names are bytes and their ends")
+        if not len(ends) or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise ValueError("ends of names are not in order")
+        names = cls(())
+        names._text, names._ends = text, ends
+        return names
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 bytes of all strings, and int64 `[n + 1]` where each of them ends, 0 in front."""
+        return self._text, self._ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -144,6 +144,7 @@ def fill(
     timeout: float,
     world: World,
     what: str,
+    needed: bool = True,
 ) -> Rows:
     """Compute the rows that are not there yet, all ranks together.
 
@@ -159,9 +160,10 @@ def fill(
         timeout: seconds that reading one sample may take.
         world: the ranks.
         what: is computed, for the line that tells progress.
+        needed: whether it is an error if no sample can be read.
 
     Raises:
-        UserError: no sample can be read.
+        UserError: none can, and one is needed.
         Interrupted: a signal; the same command goes on from here.
     """
     file.open(world.rank)
@@ -201,7 +203,7 @@ def fill(
     file.commit()
     world.gather(None)
     rows = file.finished(source)
-    if not len(rows.ids):
+    if needed and not len(rows.ids):
         if world.main:
             file.delete()
         raise UserError(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.samples import SamplesConfig
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from vistill.batch import Batch
     from vistill.data import Source
+    from vistill.evaluation.inputs import Inputs
     from vistill.evaluation.rows import Rows
-    from vistill.models.backbone import Backbone
+    from vistill.models.backbone import Normalization
     from vistill.training.distributed import World
 
 _SHOWN = 10
@@ -43,63 +44,119 @@ class InferenceResult:
     broken: Mapping[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{self._counted(self.samples)}: {self.out}"]
-        if self.broken:
-            lines.append(f"left out, since unreadable: {self._counted(len(self.broken))}")
-            shown = list(self.broken.items())[:_SHOWN]
-            lines += [f"  {name}: {reason}" for name, reason in shown]
-            if len(self.broken) > _SHOWN:
-                lines.append(f"  and {len(self.broken) - _SHOWN} more")
-        return "\n".join(lines)
+        first = f"{counted(self.samples, self.noun)}: {self.out}"
+        return "\n".join([first, *left_out(self.broken, self.noun)])
 
-    def _counted(self, count: int) -> str:
-        return f"{count} {self.noun}{'' if count == 1 else 's'}"
+
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def left_out(broken: Mapping[str, str], noun: str) -> list[str]:
+    """Lines on samples that cannot be read."""
+    if not broken:
+        return []
+    lines = [f"left out, since unreadable: {counted(len(broken), noun)}"]
+    lines += [f"  {name}: {reason}" for name, reason in list(broken.items())[:_SHOWN]]
+    return lines + ([f"  and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else [])
+
+
+class Seen(Protocol):
+    """What a job has to know of a model."""
+
+    image_size: tuple[int, int]
+    normalization: "Normalization"
 
 
 @dataclass
 class Job:
-    """A model that looks at every sample once, on all ranks."""
+    """A model that looks at every sample once, on all ranks.
+
+    Attributes:
+        config: how samples are read.
+        module: moved to the device.
+        model: tells what is shown to it.
+        compute: one row of numbers per view of a batch.
+        clips: how clips are taken; None for pictures.
+        reference: of the model.
+        width: numbers of a row.
+        interpolation: how pictures are resized.
+        what: a row is, for people; it also tells rows of one kind from others.
+    """
 
     config: SamplesConfig
     module: "nn.Module"
-    backbone: "Backbone"
+    model: Seen
     compute: "Callable[[Batch], Tensor]"
     clips: ClipSettings | None
     reference: str
+    width: int
+    what: str
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
-    def run(
-        self,
-        data: str,
-        out: Path,
-        write: "Callable[[Rows, Source, Path], None]",
-        width: int,
-        interpolation: Literal["bicubic", "bilinear"],
-        what: str,
-    ) -> InferenceResult:
-        """Compute what is missing and write the file."""
-        from vistill.data import default_workers
+    def __post_init__(self) -> None:
+        if self.clips is None:
+            self.config = as_trained(self.config, self.reference)
+
+    @property
+    def inputs(self) -> "Inputs":
+        """How samples are shown."""
         from vistill.evaluation.inputs import Inputs
-        from vistill.evaluation.rows import RowFile, fill, unfinished
-        from vistill.locking import locked
+
+        return Inputs(self.model.image_size, self.clips, self.config.timeout)
+
+    @property
+    def world(self) -> "World":
+        """The ranks."""
         from vistill.training.distributed import connect
 
-        config, size = self.config, self.backbone.image_size
-        if self.clips is None:
-            config = as_trained(config, self.reference)
-        world = connect(config.device)
-        source = open_samples(config, data, "image" if self.clips is None else "video")
-        inputs = Inputs(size, self.clips, config.timeout)
-        inputs.require(source)
-        samples = max(1, (config.batch_size or inputs.at_once) // inputs.views)
-        made_for = {
-            "weights": _digest(self.module),
-            "source": source.fingerprint(),
-            "inputs": [plain_size(size), list(self.clips or ()), interpolation, config.value_range],
-            "options": [config.allow_truncated, getattr(config, "pool", None), samples, what],
-            "normalization": [self.backbone.normalization.mean, self.backbone.normalization.std],
+        return connect(self.config.device)
+
+    def made_with(self) -> tuple[str, dict[str, Any]]:
+        """A hash of the weights, and what else makes the numbers."""
+        config, normalization = self.config, self.model.normalization
+        return digest(self.module), {
+            "size": plain_size(self.model.image_size),
+            "clips": list(self.clips or ()),
+            "interpolation": self.interpolation,
+            "value_range": config.value_range and list(config.value_range),
+            "pool": getattr(config, "pool", None),
+            "normalization": [list(normalization.mean), list(normalization.std)],
+            "what": self.what,
         }
-        folder = unfinished(out)
-        file = RowFile(folder, made_for, len(source), width)
+
+    def open(self, data: str) -> "Source":
+        """The samples at a path, of which a few are looked at."""
+        self.world  # noqa: B018, CUDA that is missing is told before anything is read
+        source = open_samples(self.config, data, "image" if self.clips is None else "video")
+        self.inputs.require(source)
+        return source
+
+    def fill(
+        self,
+        source: "Source",
+        folder: Path,
+        finish: "Callable[[Rows], None]",
+        *,
+        needed: bool = True,
+    ) -> "Rows":
+        """Compute the rows that are not in `folder` yet, and delete it once rank 0 is through with
+        `finish`; with `needed` it is an error if none of the samples can be read."""
+        from vistill.data import default_workers
+        from vistill.evaluation.rows import RowFile, fill
+        from vistill.locking import locked
+
+        config, inputs, world = self.config, self.inputs, self.world
+        samples = max(1, (config.batch_size or inputs.at_once) // inputs.views)
+        weights, made = self.made_with()
+        made_for = {
+            "weights": weights,
+            "source": source.fingerprint(),
+            "inputs": made,
+            "options": [config.allow_truncated, samples],
+        }
+        file = RowFile(folder, made_for, len(source), self.width)
         with locked(folder if world.main else None):
             there = world.once(file.prepare)
             if there:
@@ -109,20 +166,30 @@ class Job:
                 self.module,
                 self.compute,
                 source,
-                view=inputs.testing(interpolation),
+                view=inputs.testing(self.interpolation),
                 views=inputs.views,
                 samples=samples,
                 workers=default_workers(world.size) if config.workers is None else config.workers,
                 timeout=config.timeout,
                 world=world,
-                what=what,
+                what=self.what,
+                needed=needed,
             )
-            world.once(lambda: write(rows, source, folder))
-            result = InferenceResult(out, len(rows.ids), source.media.noun, rows.broken)
+            world.once(lambda: finish(rows))
             _let_go(world)
         if world.main:
             file.delete()
-        return result
+        return rows
+
+    def run(
+        self, data: str, out: Path, write: "Callable[[Rows, Source, Path], None]"
+    ) -> InferenceResult:
+        """Compute what is missing and write the file."""
+        from vistill.evaluation.rows import unfinished
+
+        source, folder = self.open(data), unfinished(out)
+        rows = self.fill(source, folder, lambda rows: write(rows, source, folder))
+        return InferenceResult(out, len(rows.ids), source.media.noun, rows.broken)
 
 
 def _let_go(world: "World") -> None:
@@ -154,7 +221,7 @@ def check_out(out: Path, kinds: tuple[str, ...], *, overwrite: bool) -> Path:
     return out
 
 
-def _digest(module: "nn.Module") -> str:
+def digest(module: "nn.Module") -> str:
     """A hash of all weights."""
     import torch
 

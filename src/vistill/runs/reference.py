@@ -10,11 +10,12 @@ from vistill.models.sizes import LIBRARIES, is_function
 
 if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
+    from vistill.models.joint import JointModel
 
 _KINDS = ("run:", "file:", *LIBRARIES)
 
 
-def require_trained(backbone: "Backbone", given: Any, *, or_say: str = "") -> None:
+def require_trained(backbone: "Backbone | JointModel", given: Any, *, or_say: str = "") -> None:
     """Raise a UserError if nobody trained `backbone`, which the user named as `given`; `or_say` is
     a flag that allows it."""
     if backbone.untrained:

@@ -1,4 +1,4 @@
-"""The picture side of open_clip's models as backbones; the text side is never built.
+"""The picture side of open_clip's models as backbones, without the text side.
 
 Plain vision transformers become our own ViT, others are read by hooks, timm's towers as timm's
 models and CLIP's ResNets by the map in front of their attention pooling.
@@ -45,17 +45,11 @@ def open_clip_backbone(
     Raises:
         UserError: there is no such model or tag, or the weights do not fit.
     """
-    if find_spec("open_clip") is None:
-        raise UserError("open_clip/ models need an extra: pip install 'vistill[teachers]'")
+    model = model_config(name)
     import open_clip
 
-    names = open_clip.list_models()
-    if name not in names:
-        near = get_close_matches(name, names, n=3, cutoff=0.3)
-        raise UserError(f"open_clip has no model {name!r}; near: {', '.join(near)}")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    known = _known(name, weights, tags)
-    model = open_clip.get_model_config(name)
+    known = known_weights(name, weights, tags)
     if quick_gelu is None:
         quick_gelu = known.get("quick_gelu", False) if weights in tags else None
         quick_gelu = model.get("quick_gelu", False) if quick_gelu is None else quick_gelu
@@ -66,7 +60,7 @@ def open_clip_backbone(
         tower = open_clip.model._build_vision_tower(model["embed_dim"], vision, quick_gelu)
     origin = f"open_clip/{name}, random"
     if weights:
-        path = _weight_file(name, weights, tags)
+        path = weight_file(name, weights, tags)
         state = read_weights(Path(path), prefixes=partial(prefixes_of, ["logit_scale"])).state
         seen = {k.removeprefix(_TOWER): v.float() for k, v in state.items() if k.startswith(_TOWER)}
         load_named(tower, seen, f"open_clip/{name}:{weights}")
@@ -88,7 +82,24 @@ def open_clip_backbone(
     return backbone
 
 
-def _known(name: str, weights: str, tags: list[str]) -> dict[str, Any]:
+def model_config(name: str) -> dict[str, Any]:
+    """What open_clip builds a model from.
+
+    Raises:
+        UserError: there is no such model, or no open_clip.
+    """
+    if find_spec("open_clip") is None:
+        raise UserError("open_clip/ models need an extra: pip install 'vistill[teachers]'")
+    import open_clip
+
+    names = open_clip.list_models()
+    if name not in names:
+        near = get_close_matches(name, names, n=3, cutoff=0.3)
+        raise UserError(f"open_clip has no model {name!r}; near: {', '.join(near)}")
+    return open_clip.get_model_config(name)
+
+
+def known_weights(name: str, weights: str, tags: list[str]) -> dict[str, Any]:
     """What open_clip knows of the weights that are asked for, else of the first for this model."""
     import open_clip
 
@@ -96,7 +107,12 @@ def _known(name: str, weights: str, tags: list[str]) -> dict[str, Any]:
     return open_clip.get_pretrained_cfg(name, tag)
 
 
-def _weight_file(name: str, weights: str, tags: list[str]) -> str:
+def weight_file(name: str, weights: str, tags: list[str]) -> str:
+    """The path of published weights, which may have to be fetched, or of a file.
+
+    Raises:
+        UserError: there are none.
+    """
     import open_clip
 
     tag = next(iter(tags), weights) if weights == "pretrained" else weights

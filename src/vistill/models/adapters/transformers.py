@@ -67,19 +67,7 @@ def transformers_backbone(
     Raises:
         UserError: there is no such model, it is none of pictures, or its weights do not fit.
     """
-    require_library()
-    folder = Path(name).expanduser()
-    local = folder.is_dir()
-    if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise UserError(f"there is no folder {name}{near_path(folder)}")
-    if local and not (folder / "config.json").is_file():
-        raise UserError(f"{name} holds no config.json, so it is no model of transformers")
-    stored = local and any(folder.glob("*.safetensors"))
-    pickled = local and any(folder.glob("pytorch_model*"))
-    if local and not stored and (weights == "pretrained" or (weights == "own" and pickled)):
-        why = ", only pickled ones, which are never read" if pickled else ""
-        raise UserError(f"{name} holds no weights as model.safetensors{why}")
-    source = str(folder.absolute()) if local else name
+    source, stored = place_of(name, weights)
     with quiet(HUB), without_remarks():
         config = read_config(source, name)
         kind = class_of(config, name, classifier)
@@ -92,13 +80,34 @@ def transformers_backbone(
             with in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be built"):
                 module = kind(config, **poolers(kind, config)[0])
         shown = shown_by_processor(source, name, channels) or usual_processing(config)
-    found = f"of {source}" if local else "published weights"
+    found = f"of {source}" if Path(source).is_dir() else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
     backbone.untrained = not load
     if load:
         backbone.pool_itself()
     return backbone
+
+
+def place_of(name: str, weights: Literal["none", "own", "pretrained"]) -> tuple[str, bool]:
+    """The absolute path of a folder, or the name on the hub, and whether a folder has weights.
+
+    Raises:
+        UserError: there is no such folder, it is none of a model, or lacks weights that are wanted.
+    """
+    require_library()
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if not local and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise UserError(f"there is no folder {name}{near_path(folder)}")
+    if local and not (folder / "config.json").is_file():
+        raise UserError(f"{name} holds no config.json, so it is no model of transformers")
+    stored = local and any(folder.glob("*.safetensors"))
+    pickled = local and any(folder.glob("pytorch_model*"))
+    if local and not stored and (weights == "pretrained" or (weights == "own" and pickled)):
+        why = ", only pickled ones, which are never read" if pickled else ""
+        raise UserError(f"{name} holds no weights as model.safetensors{why}")
+    return (str(folder.absolute()) if local else name), stored
 
 
 def transformers_from_config(

@@ -1,0 +1,39 @@
+"""Long videos cut into spans of one length."""
+
+from vistill.data.source import Source, Stretch
+from vistill.data.video.frames import RATE, FrameFolder, open_video
+
+
+def windows(length: float, window: float, stride: float) -> list[tuple[float, float]]:
+    """Spans `(start, end)` of `length`: one every `stride`, the last at the very end.
+
+    All of them are `window` long, and what is shorter is one span.
+    """
+    if length <= window:
+        return [(0.0, length)]
+    # What lacks a thousandth of a span is rounding.
+    count = int((length - window) / stride + 1e-3)
+    starts = [k * stride for k in range(count + 1)]
+    if length - window - starts[-1] > 1e-3 * window:
+        starts.append(length - window)
+    return [(start, start + window) for start in starts]
+
+
+def windows_of(source: Source, sample: int, window: float, stride: float) -> list[Stretch]:
+    """The spans of a video; of a folder of frames by their numbers, at 25 frames per second.
+
+    Args:
+        source: of videos.
+        sample: which of them.
+        window, stride: seconds.
+
+    Raises:
+        BrokenImage: it cannot be read.
+    """
+    with open_video(source.place(sample), source.proof(sample)) as video:
+        if isinstance(video, FrameFolder):
+            cut = windows(video.num_frames, round(window * RATE), round(stride * RATE))
+            return [Stretch(start, end, "frames") for start, end in cut]
+        length = float(video.times[-1]) + (1 / video.fps if video.fps else 0.0)
+        cut = windows(length, window, stride)
+        return [Stretch(round(start, 3), round(end, 3)) for start, end in cut]

@@ -1,0 +1,1 @@
+"""Embeddings of a folder of pictures or clips, kept so that they can be searched."""
