@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parent
 @functools.cache
 def cases(golden_set: str) -> dict[str, dict]:
     index = json.loads((FOLDER / golden_set / "index.json").read_text())
-    return {case["case"]: case for case in index["cases"]}
+    listed = index if isinstance(index, list) else index["cases"]
+    return {case["case"]: case for case in listed}
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """No golden case lies idle: each of a set's index is named by some test of this folder."""
 
 import ast
-import json
 import re
 from pathlib import Path
 
 import pytest
+
+from conftest import cases
 
 FOLDER = Path(__file__).parent
 ELSEWHERE = {
@@ -14,6 +15,33 @@ ELSEWHERE = {
         "diag_attention_nocls",
         "diag_landscape",
         "diag_model_student_vit",
+    },
+    "umt": {  # of parts that vistill does not have yet
+        "ava_box_jitter",
+        "ava_detector",
+        "ava_frame_sampling",
+        "ft_checkpoint_import",
+        "ft_video_sampling",
+        "ft_view_aggregation",
+        "ft_vit_forward",
+        "s2_bert",
+        "s2_frame_indices",
+        "s2_full_step",
+        "s2_mlm_mask",
+        "s2_multiple_choice",
+        "s2_param_groups",
+        "s2_pos_interp",
+        "s2_rerank",
+        "s2_retrieval_metrics",
+        "s2_schedule",
+        "s2_teacher",
+        "s2_text_cleanup",
+        "s2_uta",
+        "s2_vision_encoder",
+        "s2_vqa",
+        "s2_vtc",
+        "s2_vtc_two_ranks",
+        "s2_vtm",
     },
 }
 
@@ -42,9 +70,8 @@ def names() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("golden_set", ["tinymim", "kdep", "fd", "amd"])
+@pytest.mark.parametrize("golden_set", ["tinymim", "kdep", "fd", "amd", "umt"])
 def test_every_case_is_named_by_a_test(golden_set):
-    index = json.loads((FOLDER / golden_set / "index.json").read_text())
     used = re.compile("|".join(names()))
-    idle = {case["case"] for case in index["cases"] if not used.fullmatch(case["case"])}
+    idle = {case for case in cases(golden_set) if not used.fullmatch(case)}
     assert idle <= ELSEWHERE.get(golden_set, set())

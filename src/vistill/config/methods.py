@@ -1,7 +1,7 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from vistill.config.section import (
     Width,
     unique,
 )
+from vistill.config.umt import UMTConfig
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -332,6 +333,7 @@ MethodConfig = Annotated[
     MAEConfig
     | VideoMAEConfig
     | AMDConfig
+    | UMTConfig
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig
@@ -339,3 +341,10 @@ MethodConfig = Annotated[
     | CustomConfig,
     Field(discriminator="name"),
 ]
+
+
+def student_defaults(name: str) -> dict[str, Any]:
+    """Settings of the student that are others than usual with a method."""
+    union, _ = get_args(MethodConfig)
+    found = (one for one in get_args(union) if one.model_fields["name"].default == name)
+    return dict(next((one.student_defaults for one in found), {}))

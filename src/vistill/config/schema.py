@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from vistill.config.methods import MethodConfig, TinyMIMConfig
+from vistill.config.methods import MethodConfig, TinyMIMConfig, student_defaults
 from vistill.config.optim import OptimConfig
 from vistill.config.section import (
     Blocks,
@@ -83,7 +83,7 @@ class StudentConfig(Section):
     tubelet_size: Frames = Field(
         default=2, json_schema_extra=needs({"data.frames": GIVEN}, model=VIT)
     )
-    """Frames per token of a student of clips."""
+    """Frames per token of a student of clips; with `umt` 1 by default."""
     class_token: bool | None = Field(default=None, json_schema_extra=needs(model=VIT))
     """Whether a class token leads the sequence; default: for pictures, not for clips."""
     position: Literal["sincos", "learned", "none"] = Field(
@@ -270,6 +270,15 @@ class RunConfig(Section):
     )
     """Students that learn together from one pass of the teacher, by name: settings of `student`,
     which count over those given there, and an `lr` of their own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _students_as_the_method_has_them(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("method"), dict):
+            return values
+        usual = student_defaults(str(values["method"].get("name")))
+        student = values.get("student", {})
+        return values | {"student": usual | student} if isinstance(student, dict) else values
 
     @model_validator(mode="after")
     def _clips_have_frames(self) -> Self:

@@ -135,8 +135,10 @@ class MethodSection(Section):
         needs_teacher: whether it has one; None: as its builder likes.
         takes_clips: whether it learns from clips, too.
         reads_inputs: what of `Batch.inputs` it reads, such as `item`.
+        student_defaults: settings of the student that are others than usual where none are given.
     """
 
     needs_teacher: ClassVar[bool | None] = True
     takes_clips: ClassVar[bool] = True
     reads_inputs: ClassVar[tuple[str, ...]] = ()
+    student_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -11,6 +11,7 @@ from vistill.methods.kdep import KDEP
 from vistill.methods.mae import MAE
 from vistill.methods.supervised import Supervised
 from vistill.methods.tinymim import TinyMIM
+from vistill.methods.umt import UMT
 from vistill.methods.videomae import VideoMAE
 
 
@@ -28,6 +29,7 @@ METHODS: dict[str, Buildable] = {
     "mae": MAE,
     "supervised": Supervised,
     "tinymim": TinyMIM,
+    "umt": UMT,
     "videomae": VideoMAE,
 }
 

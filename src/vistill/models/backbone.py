@@ -51,6 +51,7 @@ class Backbone(nn.Module, ABC):
         pools_after_norm: whether its classifiers average tokens behind the final norm (Swin).
         pools_itself: whether the pooled feature is what layers of its own behind the last tokens or
             map make of them, as in its library; see `pool_itself`.
+        projection: `[D, C]`, from the final norm to the space of pictures and text; CLIP's alone.
         feature_width: channels of that feature; D where it is a mean.
         origin: where the weights came from, one line for logs and run folders.
         untrained: whether they are random ones that nobody trained.
@@ -168,6 +169,22 @@ class Backbone(nn.Module, ABC):
         """Tokens of any block behind the final norm; as they are where there is none."""
         norm: Any = getattr(self, "norm", None)
         return tokens if norm is None else norm(tokens)
+
+    @property
+    def projection(self) -> Float[Tensor, "d c"] | None:
+        """What `keep_projection` was given."""
+        return getattr(self, "_projection", None)
+
+    def keep_projection(self, weight: Float[Tensor, "d c"]) -> None:
+        """Know the map into the space of pictures and text that CLIP has behind its final norm.
+
+        It is no part of the weights: no student learns it, and no file of ours holds it.
+        """
+        self.register_buffer("_projection", weight.detach().float(), persistent=False)
+
+    def project(self, tokens: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
+        """Tokens behind the final norm through that map; as they are where there is none."""
+        return tokens if self.projection is None else tokens @ self.projection.to(tokens.dtype)
 
     def forward(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b n d"]:
         """All tokens after the final norm."""

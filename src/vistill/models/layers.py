@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.models.backbone import TapKind
@@ -127,6 +127,18 @@ class Attention(nn.Module):
         mixed = attend(q, k, v, None if bias is None else bias.to(q.dtype), self.qk_scale)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
+    def mix_rows(
+        self,
+        qkv: Float[Tensor, "b n 3 d"],
+        rows: Int[Tensor, "b k"],
+        bias: Float[Tensor, "m n n"] | None,
+    ) -> Float[Tensor, "b k d"]:
+        """`mix` for the tokens `rows` alone, which attend to all."""
+        _, k, v = self.heads(qkv)
+        q = gather_tokens(qkv[:, :, 0], rows).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        mine = None if bias is None else bias.to(q.dtype)[:, rows].transpose(0, 1)
+        return self.proj(attend(q, k, v, mine, self.qk_scale).transpose(1, 2).flatten(2))
+
     def class_attention(
         self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "*b m n n"] | None
     ) -> Float[Tensor, "b m n"]:
@@ -239,6 +251,20 @@ class Block(nn.Module):
         if "block" in taps:
             found["block"] = x
         return x, found
+
+    def finish(
+        self,
+        x: Float[Tensor, "b n d"],
+        qkv: Float[Tensor, "b n 3 d"],
+        bias: Float[Tensor, "m n n"] | None = None,
+        rows: Int[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b k d"]:
+        """The output from tokens and their queries, keys and values, of `rows` alone if given."""
+        if rows is None:
+            x = x + self.ls1(self.attn.mix(qkv, bias))
+        else:
+            x = gather_tokens(x, rows) + self.ls1(self.attn.mix_rows(qkv, rows, bias))
+        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 def drop_path_keep(

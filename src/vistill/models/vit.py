@@ -377,6 +377,22 @@ class VisionTransformer(Backbone):
                 found[tap] = self._classify(self.norm(found[Tap("block", self.depth)]))
         return {tap: found[tap] for tap in taps}
 
+    def finish_block(
+        self, number: int, x: Tensor, qkv: Tensor, rows: Int[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """What a block gives, of some of its tokens or all, without drop path.
+
+        Args:
+            number: of the block, counted from 1.
+            x: `[B, N, D]`, all tokens in front of it.
+            qkv: `[B, N, 3, D]`, what its `qkv` tap gave.
+            rows: the tokens that are wanted, prefix counted in; they attend to all.
+        """
+        block = self._typed_blocks[number - 1]
+        shared = self._bias(self.rel_pos_bias, None)
+        bias = shared if shared is not None else self._bias(block.attn.rel_pos_bias, None)
+        return block.finish(x, qkv, bias, rows)
+
     def _classify(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b c"]:
         """Scores of the class token (DeiT: and of the distillation token), or of the mean patch."""
         if self.dist_token is not None:

@@ -77,6 +77,9 @@ def open_clip_backbone(
         backbone = _adapt(tower, vision, image_size, build, "quick_gelu" if quick_gelu else "gelu")
     backbone.normalization, backbone.origin = normalization, origin
     backbone.untrained = not weights
+    projection = getattr(tower, "proj", None)
+    if isinstance(projection, Tensor):
+        backbone.keep_projection(projection)
     if weights:
         backbone.pool_itself()
     return backbone

@@ -10,7 +10,12 @@ from torch import Tensor
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
 from vistill.models.files.beit import is_beit, own_names
-from vistill.models.files.clip import CLIP_NORMALIZATION, clip_names, is_clip
+from vistill.models.files.clip import (
+    CLIP_NORMALIZATION,
+    clip_names,
+    clip_projection,
+    is_clip,
+)
 from vistill.models.files.cnn import cnn_from_state, is_cnn
 from vistill.models.files.named_weights import listed, load_named
 from vistill.models.files.swin import is_swin, swin_from_state
@@ -261,6 +266,7 @@ def vit_from_state(
             unexpected names are listed.
     """
     clip = is_clip(state)
+    projection = clip_projection(state) if clip else None
     if clip:
         state, position_rule = clip_names(state), "bicubic"
     missing = [k for k in ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight") if k not in state]
@@ -319,6 +325,8 @@ def vit_from_state(
         normalization=CLIP_NORMALIZATION if clip else None,
     )
     load_named(model, weights, source, optional=("norm.weight", "norm.bias"))
+    if projection is not None:
+        model.keep_projection(projection)
     return model
 
 

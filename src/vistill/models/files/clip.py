@@ -26,19 +26,32 @@ _RULES = (
 
 def is_clip(state: dict[str, Tensor]) -> bool:
     """Whether a state dict holds CLIP's vision transformer under OpenAI's names."""
-    return "visual.class_embedding" in state
+    bare = {"class_embedding", "transformer.resblocks.0.ln_1.weight"} <= state.keys()
+    return bare or "visual.class_embedding" in state
+
+
+def clip_projection(state: dict[str, Tensor]) -> Tensor | None:
+    """From the width of the tower to the space of pictures and text; None where there is none."""
+    return state.get("visual.proj", state.get("proj"))
 
 
 def clip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower under vistill's names; the text tower and the projection are left out."""
+    """The image tower under vistill's names; the text tower and the projection are left out.
+
+    UMT's files hold the tower alone, without a prefix, and may have a time axis of one frame.
+    """
+    tower = "visual." if "visual.class_embedding" in state else ""
     renamed = {}
     for name, value in state.items():
-        inner = name.removeprefix("visual.")
+        inner = name.removeprefix(tower)
         for pattern, replacement in _RULES:
             new, found = re.subn(pattern, replacement, inner)
-            if found and inner != name:
+            if found and name.startswith(tower):
                 # Released weights are half precision.
                 renamed[new] = value.to(torch.promote_types(value.dtype, torch.float32))
+    kernel = renamed["patch_embed.proj.weight"]
+    if kernel.dim() == 5 and kernel.shape[2] == 1:
+        renamed["patch_embed.proj.weight"] = kernel[:, :, 0]
     renamed["cls_token"] = renamed["cls_token"][None, None]
     renamed["pos_embed"] = renamed["pos_embed"][None]
     return renamed

@@ -1,0 +1,155 @@
+"""An image model that looks at a clip frame by frame (UMT, section 3.1; spec umt 2, 16).
+
+It stops where no loss reads further: of its last block the tokens that stay visible alone are
+mixed, and only those are normed and projected.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vistill.config.umt import UMTConfig
+from vistill.errors import UserError
+from vistill.heads.alignment_decoder import unit
+from vistill.methods.side import Side
+from vistill.models.backbone import Tap
+from vistill.models.vit import VisionTransformer
+from vistill.tokens.masks import gather_tokens
+
+Choose = Callable[[Float[Tensor, "b s n"] | None], Int[Tensor, "b v"] | None]
+"""From the importance of every token of every slot (None where none is read) to the tokens of the
+clip that stay visible (None: all)."""
+
+
+class FrameTeacher:
+    """See `UMTConfig` for the switches.
+
+    Args:
+        side: the teacher.
+        slots: time slots S of the student's tokens.
+        grid: its rows and columns.
+        blocks: of the teacher that are aligned, ascending, counted from 1; the last one is read.
+        config: the switches.
+
+    Raises:
+        UserError: the teacher takes clips, has no class token, or another grid.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        *,
+        slots: int,
+        grid: tuple[int, int],
+        blocks: Sequence[int],
+        config: UMTConfig,
+    ) -> None:
+        model = side.model
+        if not model.depth:
+            raise UserError("umt aligns transformer blocks, and the teacher has none")
+        if model.num_frames > 1:
+            raise UserError("umt's teacher looks at single frames, and this one takes clips")
+        self.model, self.slots, self.blocks, self.config = model, slots, list(blocks), config
+        self.attentive = config.mask in ("semantic", "attention")
+        if self.attentive and not ("cls_attention" in model.taps and model.has_class_token):
+            raise UserError(
+                f"method.mask={config.mask} follows the attention of the teacher's class token, "
+                "and this teacher has none; set method.mask=random or method.mask=tube"
+            )
+        if config.visible_only and not isinstance(model, VisionTransformer):
+            raise UserError("method.visible_only needs a plain ViT as a teacher")
+        theirs = model.shape(side.tap("block"))
+        if theirs.grid != grid:
+            patch = model.image_size[0] // theirs.grid[0], model.image_size[1] // theirs.grid[1]
+            size = grid[0] * patch[0], grid[1] * patch[1]
+            wanted = str(size[0]) if size[0] == size[1] else f"[{size[0]},{size[1]}]"
+            raise UserError(
+                f"the student has {grid[0]}x{grid[1]} patches a frame and the teacher "
+                f"{theirs.grid[0]}x{theirs.grid[1]} (rows x columns): teacher.image_size={wanted} "
+                "gives it as many"
+            )
+        self.positions, self.prefix = grid[0] * grid[1], model.num_prefix_tokens
+        self.width = model.width if model.projection is None else model.projection.shape[1]
+
+    def frames(self, clips: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "f 3 h w"]:
+        """One picture for each time slot, at the teacher's size: of a slot of several frames the
+        middle one, or their mean."""
+        if clips.dim() == 4:
+            frames = clips
+        else:
+            tubes = clips.transpose(1, 2).unflatten(1, (self.slots, -1))
+            middle = self.config.slot == "middle"
+            frames = (tubes[:, :, tubes.shape[2] // 2] if middle else tubes.mean(2)).flatten(0, 1)
+        if tuple(frames.shape[-2:]) != tuple(self.model.image_size):
+            frames = F.interpolate(frames, self.model.image_size, mode="bicubic")
+        return frames.to(next(self.model.parameters()).dtype)
+
+    def look(
+        self, clips: Float[Tensor, "b 3 *size"], choose: Choose
+    ) -> tuple[Int[Tensor, "b v"] | None, Float[Tensor, "k b v c"]]:
+        """What stays visible, and what the aligned blocks say about that.
+
+        Args:
+            clips: normalised as the teacher is to see them.
+            choose: draws what stays visible.
+        """
+        frames, batch = self.frames(clips), len(clips)
+        if not self.attentive:
+            return self._look_at(frames, choose(None), batch)
+        last = self.model.depth
+        taps = [Tap("block", block) for block in self.blocks[:-1]]
+        importance = Tap("cls_attention", last)
+        if not isinstance(self.model, VisionTransformer) or last == 1:
+            taps.append(Tap("block", last))
+            found = self.model.tap(frames, [*taps, importance])
+            visible = choose(self._importance(found[importance], batch))
+            return visible, self._targets([found[tap] for tap in taps], visible, batch)
+        before, qkv = Tap("block", last - 1), Tap("qkv", last)
+        found = self.model.tap(frames, [*{*taps, before}, qkv, importance])
+        visible = choose(self._importance(found[importance], batch))
+        tokens = [found[tap] for tap in taps]
+        finish = partial(self.model.finish_block, last, found[before], found[qkv])
+        if visible is None or visible.shape[1] >= self.slots * self.positions:
+            return visible, self._targets([*tokens, finish()], visible, batch)
+        # Every mask shows as many tokens of every frame: [B, masks, slots, V] to [frames, masks V].
+        shown = visible.reshape(batch, self.config.masks, self.slots, -1)
+        rows = (shown % self.positions + self.prefix).transpose(1, 2)
+        finished = finish(rows.flatten(2).flatten(0, 1)).unflatten(1, (self.config.masks, -1))
+        chosen = finished.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 3)
+        return visible, self._targets(tokens, visible, batch, chosen)
+
+    def _look_at(
+        self, frames: Tensor, visible: Tensor | None, batch: int
+    ) -> tuple[Tensor | None, Tensor]:
+        taps = [Tap("block", block) for block in self.blocks]
+        if not self.config.visible_only or visible is None:
+            found = self.model.tap(frames, taps)
+            return visible, self._targets([found[tap] for tap in taps], visible, batch)
+        rows = visible.reshape(len(frames), -1) % self.positions
+        found = self.model.tap(frames, taps, visible=rows)
+        return visible, self._targets([found[tap] for tap in taps], None, batch)
+
+    def _importance(self, attention: Float[Tensor, "f m n"], batch: int) -> Float[Tensor, "b s n"]:
+        mean = attention.float().mean(dim=1)[:, self.prefix :]
+        return mean.unflatten(0, (batch, self.slots))
+
+    def _targets(
+        self,
+        blocks: Sequence[Float[Tensor, "f n w"]],
+        visible: Int[Tensor, "b v"] | None,
+        batch: int,
+        finished: Float[Tensor, "b v w"] | None = None,
+    ) -> Float[Tensor, "k b v c"]:
+        """Normed, projected tokens of the blocks; those of `finished` are chosen already."""
+        chosen = []
+        for tokens in blocks:
+            clip = tokens[:, self.prefix :].reshape(batch, -1, tokens.shape[2])
+            chosen.append(clip if visible is None else gather_tokens(clip, visible))
+        if finished is not None:
+            chosen.append(finished)
+        stacked = self.model.project(self.model.final_norm(torch.stack(chosen)))
+        return unit(stacked) if self.config.norm == "l2" else stacked

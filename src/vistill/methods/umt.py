@@ -1,0 +1,144 @@
+"""UMT, stage 1 (Li et al., arXiv 2303.16058; spec umt 2-5): what an image teacher says of whole
+frames is learned at the few tokens that a student of clips sees; nothing is reconstructed."""
+
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vistill.batch import Batch, Losses
+from vistill.config.umt import UMTConfig
+from vistill.errors import UserError
+from vistill.heads.alignment_decoder import AlignmentDecoders
+from vistill.losses.alignment import ALIGNMENTS
+from vistill.methods.base import Method, weighted
+from vistill.methods.frame_teacher import FrameTeacher
+from vistill.methods.ingredients import Ingredients
+from vistill.methods.side import Side, rising
+from vistill.methods.videomae import check_mask_sizes
+from vistill.models.backbone import Backbone, Tap
+from vistill.models.vit import VisionTransformer
+from vistill.random.streams import Stream, per_sample_uniform
+from vistill.tokens.masks import clip_mask_sizes
+from vistill.tokens.semantic import exponential, frame_visible, of_clip, sampling_order
+
+
+class UMT(Method):
+    """See `UMTConfig` for the switches.
+
+    Args:
+        student: a plain ViT of clips (or of pictures), mostly without a class token.
+        teacher: a frozen image transformer with the same grid of patches.
+        config: the switches.
+        drop_path: rate of the student's last block, rising linearly from 0 in the first.
+
+    Raises:
+        UserError: teacher, student and switches do not fit together.
+    """
+
+    student: VisionTransformer
+
+    def __init__(
+        self,
+        student: Backbone,
+        teacher: Backbone,
+        config: UMTConfig | None = None,
+        *,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.config = config = config or UMTConfig()
+        if not isinstance(student, VisionTransformer):
+            raise UserError("umt hides tokens from its student, which has to be a plain ViT")
+        positions = student.grid[0] * student.grid[1]
+        tube = config.mask != "random"
+        self.sizes = clip_mask_sizes(student.slots, positions, config.mask_ratio, tube=tube)
+        if config.mask in ("semantic", "attention"):
+            self.sizes = self.sizes._replace(visible=frame_visible(positions, config.mask_ratio))
+        if config.mask != "none":
+            check_mask_sizes(self.sizes, "method.mask_ratio", config.mask_ratio)
+        blocks = returned(self.theirs, config.layers, config.teacher_interval, "teacher")
+        self.looks = FrameTeacher(
+            self.theirs, slots=student.slots, grid=student.grid, blocks=blocks, config=config
+        )
+        ours = returned(self.ours, config.layers, config.student_interval, "student")
+        self.taps = [Tap("block", block) for block in ours]
+        self.decoders = AlignmentDecoders(
+            student.width,
+            self.looks.width,
+            config.layers,
+            student.num_patches,
+            norm_eps=student.norm_eps,
+            unit_length=config.norm == "l2",
+        )
+        self.ours.drop_path(rising(drop_path, student.depth))
+
+    @classmethod
+    def build(cls, given: Ingredients) -> Self:
+        """From a configuration."""
+        rate = given.student_drop_path or 0.0
+        return cls(given.student, given.teacher, given.config, drop_path=rate)
+
+    def choose(
+        self, batch: Batch, importance: Float[Tensor, "b s n"] | None
+    ) -> Int[Tensor, "b v"] | None:
+        """What stays visible of every clip, by all masks one after the other; None: everything."""
+        masks, mask = self.config.masks, self.config.mask
+        if mask == "none":
+            return None
+        if importance is None:
+            drawn = per_sample_uniform(batch.seeds, masks * self.sizes.positions, Stream.MASK)
+            chosen = self.sizes.mask(drawn.reshape(-1, self.sizes.positions)).visible
+            return chosen.reshape(len(batch), -1)
+        _, slots, positions = importance.shape
+        drawn = per_sample_uniform(batch.seeds, masks * slots * positions, Stream.MASK)
+        noise = exponential(drawn).reshape(-1, masks, slots, positions)
+        noise = noise if mask == "semantic" else torch.ones_like(noise)
+        order = sampling_order(importance[:, None], noise)[..., : self.sizes.visible]
+        return of_clip(order.flatten(0, 1), positions).reshape(len(batch), -1)
+
+    def see(
+        self, batch: Batch, images: Tensor, visible: Int[Tensor, "m n"] | None
+    ) -> list[Float[Tensor, "m n d"]]:
+        """The student's aligned layers behind its final norm, without prefix tokens; a row for
+        every clip and mask."""
+        model, masks = self.student, self.config.masks
+        draws = model.num_drop_path_draws
+        noise = None
+        if draws:
+            drawn = per_sample_uniform(batch.seeds, masks * draws, self.ours.stream)
+            noise = drawn.reshape(-1, draws).T
+        shown = images.repeat_interleave(masks, dim=0) if masks > 1 else images
+        found = model.tap(shown, self.taps, visible=visible, drop_path_noise=noise)
+        return [model.final_norm(found[tap])[:, model.num_prefix_tokens :] for tap in self.taps]
+
+    def forward(self, batch: Batch) -> Losses:
+        images = self.ours.images(batch)
+        frames = images
+        if self.config.pixels == "own":
+            frames = self.theirs.model.normalization(batch.unit_pixels())
+        with torch.no_grad():
+            visible, targets = self.looks.look(frames, lambda found: self.choose(batch, found))
+        if visible is not None:
+            visible = visible.reshape(len(batch) * self.config.masks, -1)
+            targets = targets.reshape(len(targets), *visible.shape, -1)
+        predictions = self.decoders(self.see(batch, images, visible), visible)
+        loss = ALIGNMENTS[self.config.loss](predictions, targets)
+        return weighted({"alignment": (self.config.weight, loss)})
+
+
+def returned(side: Side, layers: int, interval: float, setting: str) -> list[int]:
+    """Blocks that are aligned, ascending and counted from 1: depth - ⌊i · interval⌋ (spec umt 2.4).
+
+    Raises:
+        UserError: the model has not so many.
+    """
+    depth = side.model.depth
+    blocks = [depth - int(i * interval) for i in reversed(range(layers))]
+    if blocks[0] < 1 or len(set(blocks)) < layers:
+        raise UserError(
+            f"method.layers={layers} in steps of method.{setting}_interval={interval:g} do not fit "
+            f"into the {side.name}'s {depth} blocks; take fewer"
+        )
+    return blocks
