@@ -46,6 +46,7 @@ BESIDE: list[Words] = [
     [("method.target", "feature")],
     [("method.target", "class_token")],
     [("method.target", "logits")],
+    [("method.mask", "tube")],
     [("method.input", "masked")],
     [("method.input", "masked"), ("method.aux_mim.weight", 1.0)],
     [("method.align", "channel_random")],
