@@ -55,7 +55,7 @@ def umt_of(case, states):
     """The method with a case's weights; without a teacher's, one that nothing is asked of."""
     config = case.config
     settings = UMTConfig(
-        layers=config["ret_layers"], mask_ratio=config["mask_ratio"], norm=config["norm"]
+        aligned_layers=config["ret_layers"], mask_ratio=config["mask_ratio"], norm=config["norm"]
     )
     student = student_of(case, states["student"])
     if "teacher" in states:
@@ -93,8 +93,8 @@ def close(case, actual, name, **other):
 
 def look(case, teacher, **settings):
     """The teacher's features and importance of everything it sees."""
-    config = UMTConfig(**{"layers": case.config["ret_layers"], **settings})
-    blocks = returned(Side(teacher, "teacher", 0), config.layers, 1, "teacher")
+    config = UMTConfig(**{"aligned_layers": case.config["ret_layers"], **settings})
+    blocks = returned(Side(teacher, "teacher", 0), config.aligned_layers, 1, "teacher")
     grid = teacher.grid
     looks = FrameTeacher(
         Side(teacher, "teacher", 0),
@@ -149,7 +149,7 @@ def test_teacher_of_another_size(golden):
         slots=frames,
         grid=(4, 4),
         blocks=[1],
-        config=UMTConfig(layers=1),
+        config=UMTConfig(aligned_layers=1),
     )
     shown = looks.frames(case.inputs["video"]).unflatten(0, (-1, frames)).transpose(1, 2)
     close(case, shown, "clip_video")
@@ -181,7 +181,7 @@ def test_a_teacher_of_tubes_sees_the_middle_or_the_mean_of_them(middle):
         inflated[:] = kernel[:, :, None] / 2
     bias = teacher.patch_embed.proj.bias
     wanted = torch.nn.functional.conv3d(clips, inflated, bias, stride=(2, 8, 8))
-    config = UMTConfig(layers=1, slot="middle" if middle else "mean")
+    config = UMTConfig(aligned_layers=1, slot="middle" if middle else "mean")
     looks = FrameTeacher(
         Side(teacher, "teacher", 0), slots=3, grid=(2, 2), blocks=[1], config=config
     )

@@ -25,7 +25,7 @@ class UMTConfig(MethodSection):
     """Share of tokens hidden from the student."""
     masks: int = Field(default=1, ge=1, le=64, json_schema_extra=needs(mask=DRAWN))
     """Masks drawn for each look of the teacher, which every clip is shown by."""
-    layers: Blocks = Field(default=6)
+    aligned_layers: Blocks = Field(default=6)
     """Aligned layers, counted from the last on both sides."""
     teacher_interval: Positive = Field(default=1.0)
     """Blocks from one of the teacher's aligned layers to the next; fractions are rounded down."""

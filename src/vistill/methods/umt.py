@@ -58,16 +58,16 @@ class UMT(Method):
             self.sizes = self.sizes._replace(visible=frame_visible(positions, config.mask_ratio))
         if config.mask != "none":
             check_mask_sizes(self.sizes, "method.mask_ratio", config.mask_ratio)
-        blocks = returned(self.theirs, config.layers, config.teacher_interval, "teacher")
+        blocks = returned(self.theirs, config.aligned_layers, config.teacher_interval, "teacher")
         self.looks = FrameTeacher(
             self.theirs, slots=student.slots, grid=student.grid, blocks=blocks, config=config
         )
-        ours = returned(self.ours, config.layers, config.student_interval, "student")
+        ours = returned(self.ours, config.aligned_layers, config.student_interval, "student")
         self.taps = [Tap("block", block) for block in ours]
         self.decoders = AlignmentDecoders(
             student.width,
             self.looks.width,
-            config.layers,
+            config.aligned_layers,
             student.num_patches,
             norm_eps=student.norm_eps,
             unit_length=config.norm == "l2",
@@ -138,7 +138,7 @@ def returned(side: Side, layers: int, interval: float, setting: str) -> list[int
     blocks = [depth - int(i * interval) for i in reversed(range(layers))]
     if blocks[0] < 1 or len(set(blocks)) < layers:
         raise UserError(
-            f"method.layers={layers} in steps of method.{setting}_interval={interval:g} do not fit "
+            f"method.aligned_layers={layers} in steps of method.{setting}_interval={interval:g} do not fit "
             f"into the {side.name}'s {depth} blocks; take fewer"
         )
     return blocks
