@@ -138,7 +138,7 @@ def returned(side: Side, layers: int, interval: float, setting: str) -> list[int
     blocks = [depth - int(i * interval) for i in reversed(range(layers))]
     if blocks[0] < 1 or len(set(blocks)) < layers:
         raise UserError(
-            f"method.aligned_layers={layers} in steps of method.{setting}_interval={interval:g} do not "
-            f"fit into the {side.name}'s {depth} blocks; take fewer"
+            f"method.aligned_layers={layers} in steps of method.{setting}_interval={interval:g} "
+            f"do not fit into the {side.name}'s {depth} blocks; take fewer"
         )
     return blocks
