@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import timm  # noqa: F401  for all forks, as those of timm's models load it
+from forked import Forked
+
+from vistill.cli import main
+
 CELLS = Path(__file__).parents[1] / "data" / "cells"
 SIZES = [
     "student.embed_dim=48",
@@ -35,17 +40,41 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def start(*words: object, cwd: Path | None = None) -> Forked:
+    """Begin `vistill WORDS...` in a fork of this process."""
+
+    def work() -> int:
+        os.environ |= environment()
+        sys.argv = ["vistill", *map(str, words)]
+        return main([*map(str, words)])
+
+    return Forked(work, cwd)
+
+
 def run(
-    *words: object, expect: int = 0, cwd: Path | None = None, timeout: float = 600
+    *words: object, expect: int = 0, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `vistill WORDS...` and check its exit code."""
-    done = subprocess.run(
-        command(*words),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=cwd,
-        timeout=timeout,
-    )
+    """Run `vistill WORDS...` in a fork of this process and check its exit code.
+
+    `run_afresh` starts an interpreter, as a shell does.
+    """
+    process = start(*words, cwd=cwd)
+    said = process.communicate()
+    assert process.returncode is not None
+    return _checked(subprocess.CompletedProcess(words, process.returncode, *said), expect)
+
+
+def run_afresh(
+    *words: object, expect: int = 0, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same in an interpreter of its own."""
+    settings = {"capture_output": True, "text": True, "env": environment(), "cwd": cwd}
+    done = subprocess.run(command(*words), **settings)  # type: ignore[call-overload]
+    return _checked(done, expect)
+
+
+def _checked(
+    done: subprocess.CompletedProcess[str], expect: int
+) -> subprocess.CompletedProcess[str]:
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

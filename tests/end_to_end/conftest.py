@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from command_line import CELLS, MAE, run
+from command_line import CELLS, MAE, run_afresh
 
 
 @pytest.fixture(scope="session")
 def mae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished MAE run of two epochs."""
     out = tmp_path_factory.mktemp("runs") / "mae"
-    done = run("pretrain", "mae", "--data", CELLS / "train", "--out", out, *MAE, "train.epochs=2")
+    words = ["--data", CELLS / "train", "--out", out, *MAE, "train.epochs=2"]
+    done = run_afresh("pretrain", "mae", *words)
     (out / "stdout.txt").write_text(done.stdout)
     return out

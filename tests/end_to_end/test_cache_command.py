@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, command, environment, run
+from command_line import CELLS, command, environment, run, start
 from safetensors.torch import load_file
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -53,9 +53,7 @@ def test_a_cache_survives_a_kill_and_serves_others(tmp_path: Path) -> None:
     assert written["written-0.bin"].count(1) == written["written-2.bin"].count(1) == 22
     assert written["written-test.bin"].count(1) == 5
 
-    process = subprocess.Popen(
-        command(*kdep(half, tmp_path / "c2")), env=environment(), stderr=subprocess.DEVNULL
-    )
+    process = start(*kdep(half, tmp_path / "c2"))
     metrics = half / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n")):
         time.sleep(0.002)

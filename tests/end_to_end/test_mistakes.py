@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from command_line import CELLS, MAE, SIZES, run
+from command_line import CELLS, MAE, SIZES, run_afresh
 
 from vistill.cli import main
 
@@ -20,7 +20,8 @@ def instead(words: list[str], word: str) -> list[str]:
 
 
 def test_the_shell_sees_exit_code_2_and_one_line(tmp_path: Path) -> None:
-    done = run("pretrain", "mae", "--data", "nowhere", "--out", "out", expect=2, cwd=tmp_path)
+    words = ["pretrain", "mae", "--data", "nowhere", "--out", "out"]
+    done = run_afresh(*words, expect=2, cwd=tmp_path)
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "nowhere" in done.stderr

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import CELLS, MAE, SIZES, command, environment, run
+from command_line import CELLS, MAE, SIZES, command, environment, run, start
 from safetensors.torch import load_file
 
 from vistill.config.loading import load_config
@@ -31,8 +31,8 @@ def tinymim(teacher: Path, out: Path, *words: str) -> list[object]:
 
 def test_mae_leaves_a_folder_that_explains_itself(mae_run: Path) -> None:
     printed = (mae_run / "stdout.txt").read_text()
-    for start in ("method   mae", "student  vit: ", "data     ", "train    2 epochs of 2 steps"):
-        assert re.search(f"^{re.escape(start)}", printed, re.MULTILINE), printed
+    for line in ("method   mae", "student  vit: ", "data     ", "train    2 epochs of 2 steps"):
+        assert re.search(f"^{re.escape(line)}", printed, re.MULTILINE), printed
     assert "27 pictures, 3 classes, 5 held out" in printed
     assert str(mae_run / "export" / "best") in printed
 
@@ -93,9 +93,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     settings = [*MAE, "train.epochs=40", "train.evaluate_every=20", "train.knn_probe=false"]
     words = ["pretrain", "mae", "--data", CELLS / "train", *settings, "--out"]
     out = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(*words, out), stderr=subprocess.PIPE, text=True, env=environment()
-    )
+    process = start(*words, out)
     deadline = time.monotonic() + 600
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,28 +4,24 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
+from forked import Forked
 
-SCRIPT = Path(__file__).parent.parent / "unit" / "training" / "tiny_run.py"
 # Four megabytes in every checkpoint make kills inside a write likely.
 OPTIONS = ["--epochs", "6", "--cadence", "2", "--wide", "4", "--micro", "4"]
 
 
 def start(out, *options):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out), *OPTIONS, *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        # Ignored under nohup, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+    def work():
+        sys.argv = ["tiny_run.py", str(out), *OPTIONS, *options]
+        return tiny_run.main()
+
+    return Forked(work)
 
 
 def finish(out, *options):
@@ -42,7 +38,7 @@ def steps(out):
 def wait(process, condition):
     while process.poll() is None and not condition():
         time.sleep(0.0005)
-    assert process.returncode is None, process.stderr.read()
+    assert process.returncode is None, process.said()[1]
 
 
 def weights(out):
