@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
+from vistill.methods.ranks import OneRank, Ranks
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone
 from vistill.random import Stream
@@ -59,6 +60,7 @@ class Method(nn.Module, ABC):
         teacher_rests: leave the teacher where it is until it is asked.
         inputs: makes, in loader processes, what it reads in `Batch.inputs` (a
             `vistill.data.inputs.Inputs`); None: what its section of the configuration asks for.
+        ranks: the processes that share a step; itself alone outside of training steps.
     """
 
     student: Backbone
@@ -66,6 +68,7 @@ class Method(nn.Module, ABC):
     peak_scale: float = 1.0
     teacher_rests: bool = False
     inputs: Callable[..., Mapping[str, np.ndarray]] | None = None
+    ranks: Ranks = OneRank()
 
     def __init__(self, student: Backbone, teacher: Backbone | None = None) -> None:
         super().__init__()

@@ -223,6 +223,12 @@ class Sharded(Replicated):
         from torch.distributed.fsdp import fully_shard
 
         self.method, self.world = method, world
+        for name, parameter in method.named_parameters():
+            if not parameter.ndim:
+                raise UserError(
+                    f"train.strategy=fsdp2 cannot share out the single number '{name}' of the "
+                    "method; give it the shape [1], or use ddp"
+                )
         twin = copy.deepcopy(method, {id(method.teacher): method.teacher})
         mesh = init_device_mesh(world.device.type, (world.size,))
         for student in twin.exports.values():

@@ -27,6 +27,7 @@ from vistill.training.optim import (
     set_weight_decay,
     trainable,
 )
+from vistill.training.ranks import ranks_of
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 2.0**-14
@@ -101,6 +102,7 @@ class Learner:
         self.dtype = _AUTOCAST[train.precision]
         self.scaled = train.precision == "fp16"
         cleanup.enter_context(_switches(method, train))
+        cleanup.enter_context(ranks_of(method, world))
         self.frozen = cleanup.enter_context(_frozen(method, sample.first(2).to(world.device)))
 
         chosen = trainable(self._pretraining() if groups is None else groups)

@@ -25,6 +25,7 @@ from vistill.training.measure import Feed, RankReport, Sums, merge_totals, peak_
 from vistill.training.non_finite import refuse_non_finite
 from vistill.training.optim import Group, peak_lr
 from vistill.training.progress import Meter, opening_lines, status
+from vistill.training.ranks import ranks_of
 from vistill.training.run_folder import RunFolder
 from vistill.training.schedule import decay_at, rate_at
 from vistill.training.state import FitResult, State, Stream
@@ -337,7 +338,8 @@ class _Loop:
     def _end_epoch(self) -> dict[str, float]:
         """Evaluate and export; the numbers of the evaluation."""
         epoch = self.state.step // self.per_epoch
-        with self.learner.strategy.unwrapped():
+        # Rank 0 alone evaluates: it must not wait for rows of others.
+        with self.learner.strategy.unwrapped(), ranks_of(self.learner.method, None):
             values, self.state.best, self.state.doubts = self.world.once(
                 lambda: self.epoch_end(epoch, self.state)
             )

@@ -15,23 +15,25 @@ import torch
 from torch import nn
 
 from vistill.errors import UserError
+from vistill.methods.ranks import OneRank
 from vistill.training.distributed import World, connect
+from vistill.training.ranks import ranks_of
 
 OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
 
 
 def train(out, ranks, *options):
-    """One session of `tiny_run.py`; ranks are forks of this process, which need not import torch
-    again."""
-    if ranks == 1:
-        return session([out, *OPTIONS, *options], {})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    return session([out, *OPTIONS, *options], place, ranks)
+    """One session of `tiny_run.py`."""
+    return session([out, *OPTIONS, *options], ranks)
 
 
-def session(words, place, ranks=1):
+def session(words, ranks=1, main=tiny_run.main):
+    """`main` on ranks that are forks of this process, which need not import torch again."""
+    place = {}
+    if ranks > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     said = Path(tempfile.mkdtemp(dir=Path(words[0]).parent))
     pids = []
     for rank in range(ranks):
@@ -44,7 +46,7 @@ def session(words, place, ranks=1):
                 sys.stdout = sys.stderr = (said / str(rank)).open("w", buffering=1)
                 os.environ |= place | {name: str(value) for name, value in known.items()}
                 sys.argv = ["tiny_run.py", *map(str, words)]
-                code = tiny_run.main()
+                code = main()
             except SystemExit as end:
                 code = end.code
             except BaseException:
@@ -91,6 +93,63 @@ def test_two_ranks_equal_one_even_after_moving_between_them(one_rank, tmp_path, 
     done = train(out, 2, "--strategy", strategy)
     assert done.returncode == 0, done.stderr
     assert_same(out, one_rank)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strategy):
+    one, two = tmp_path / "one", tmp_path / "two"
+    # The last micro counts: two samples of each of two ranks are the four of one.
+    for out, ranks, options in ((one, 1, ["--micro", "4", "--interleave"]), (two, 2, [])):
+        done = train(out, ranks, "--in-batch", "--strategy", strategy, *options)
+        assert done.returncode == 0, done.stderr
+    first, *_, last = (loss for loss, _ in losses(one).values())
+    assert last < 0.9 * first
+    assert_same(two, one)
+
+
+def test_a_single_number_is_not_sharded(tmp_path):
+    done = train(tmp_path / "out", 2, "--in-batch", "--scalar", "--strategy", "fsdp2")
+    assert done.returncode == 1
+    assert "cannot share out the single number 'scale'" in done.stderr
+
+
+def gathers():
+    """Row r of rank r is told by every rank s with the factor 10 ** s."""
+    world = connect("cpu")
+    method = tiny_run.TinyMethod()
+    assert (method.ranks.rank, method.ranks.size) == (0, 1)
+    with ranks_of(method, world):
+        ranks = method.ranks
+        assert (ranks.rank, ranks.size) == (world.rank, 2)
+        for grad, back in (("none", None), ("local", [1.0, 10.0]), ("full", [11.0, 11.0])):
+            rows = torch.full((2, 3), float(world.rank), requires_grad=True)
+            found = ranks.gather(rows.mT.contiguous().mT, grad)
+            assert found[:, 0].tolist() == [0, 0, 1, 1]
+            assert found.requires_grad == (grad != "none")
+            if back is not None:
+                (found.sum() * 10**world.rank).backward()
+                assert rows.grad.tolist() == [[back[world.rank]] * 3] * 2
+            with torch.no_grad():
+                assert not ranks.gather(rows, grad).requires_grad
+        for dtype in (torch.bool, torch.int64, torch.uint8, torch.bfloat16, torch.float16):
+            mine = torch.tensor([0, 1, 1], dtype=dtype) * world.rank
+            found = ranks.gather(mine.to(dtype), "full")
+            assert found.dtype == dtype
+            assert found.tolist() == [0, 0, 0, 0, 1, 1]
+        with ranks_of(method, None):
+            assert method.ranks.size == 1
+        assert method.ranks is ranks
+    assert method.ranks.size == 1
+    return 0
+
+
+def test_gathered_rows_and_what_comes_back_of_their_gradient(tmp_path):
+    done = session([tmp_path / "out"], 2, gathers)
+    assert done.returncode == 0, done.stderr
+    alone = OneRank()
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert not alone.gather(rows).requires_grad
+    assert alone.gather(rows, "full") is alone.gather(rows, "local") is rows
 
 
 def test_a_fault_on_one_rank_stops_all_with_the_ids_of_all(tmp_path):

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 from torch.utils.checkpoint import checkpoint
 
 from vistill.batch import Batch, Losses
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
+from vistill.errors import UserError
 from vistill.methods.base import Method, weighted
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Normalization, Tap
@@ -90,6 +92,29 @@ class TinyMethod(Method):
         return weighted({"mse": (1.0, error.square().mean()), "l1": (0.1, error.abs().mean())})
 
 
+class InBatch(TinyMethod):
+    """Tells every picture's feature from the teacher's of all others in the batch of all ranks."""
+
+    def __init__(self, dropout: float = 0.1, scale: tuple[float, ...] | float = (5.0,)) -> None:
+        super().__init__(dropout=dropout)
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, batch: Batch) -> Losses:
+        self.seen += 1
+        with torch.no_grad():
+            theirs = self.teacher(batch.unit_pixels()).mean(dim=1)
+        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
+        ours = normalize(self.head(x).mean(dim=1), dim=1)
+        theirs = normalize(theirs - theirs.mean(dim=1, keepdim=True), dim=1)
+        all_ours = self.ranks.gather(ours, "full")
+        all_theirs, ids = self.ranks.gather(theirs), self.ranks.gather(batch.ids)
+        assert len(ids) == len(ids.unique()) == self.ranks.size * len(batch)
+        own = torch.arange(len(batch)) + self.ranks.rank * len(batch)
+        there = cross_entropy(self.scale * ours @ all_theirs.mT, own)
+        back = cross_entropy(self.scale * theirs @ all_ours.mT, own)
+        return weighted({"there": (0.5, there), "back": (0.5, back)})
+
+
 class NoBroken:
     noun = "picture"
 
@@ -122,6 +147,7 @@ class SyntheticStream:
         full_from: int | None = None,
         stop_at: int | None = None,
         slow_from: int | None = None,
+        interleave: bool = False,
     ) -> None:
         self.global_batch_size = global_batch_size
         self.per_rank = global_batch_size // world_size
@@ -130,12 +156,15 @@ class SyntheticStream:
         self.accumulation = self.per_rank // self.micro
         self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
         self.full_from, self.stop_at, self.slow_from = full_from, stop_at, slow_from
+        self.interleave = interleave
         self.broken = NoBroken()
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for step in range(start_step, stop_step):
             epoch, within = divmod(step, self.steps_per_epoch)
             order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(epoch))
+            if self.interleave:  # micro-batches are those of two ranks together
+                order = order.view(-1, 2, 2, 2).transpose(1, 2).reshape(-1)
             start = within * self.global_batch_size + self.rank * self.per_rank
             for first in range(start, start + self.per_rank, self.micro):
                 ids = order[first : first + self.micro]
@@ -214,6 +243,9 @@ def main() -> int:
     parser.add_argument("--micro", type=int)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--sgd", action="store_true", help="by which a factor of the loss shows")
+    parser.add_argument("--in-batch", action="store_true", help="a loss over all of a batch")
+    parser.add_argument("--scalar", action="store_true")
+    parser.add_argument("--interleave", action="store_true")
     parser.add_argument("--poison", type=int)
     parser.add_argument("--wide", type=int, default=0, help="megabytes that a checkpoint weighs")
     parser.add_argument("--die-in", choices=["fsync", "replace"])
@@ -225,7 +257,9 @@ def main() -> int:
     if args.die_in:
         die_in(args.die_in, args.die_at_step)
     world = connect("cpu")
-    method = TinyMethod(dropout=args.dropout)
+    method: Method = TinyMethod(dropout=args.dropout)
+    if args.in_batch:
+        method = InBatch(args.dropout, 5.0 if args.scalar else (5.0,))
     if args.wide:
         method.register_buffer("weight", torch.zeros(args.wide * 250_000))
     stream = SyntheticStream(
@@ -238,6 +272,7 @@ def main() -> int:
         full_from=args.full_from_step,
         stop_at=args.stop_at_step,
         slow_from=args.slow_from,
+        interleave=args.interleave,
     )
     run = open_run(args.out, world)
     try:
@@ -264,7 +299,7 @@ def main() -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
-    except TrainingError as error:
+    except (TrainingError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
     if world.main:
