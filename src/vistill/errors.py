@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class WrongSize(UserError):
+    """An input of a size that a model cannot take; the sentence names the nearest that it can."""
+
+
 class Failure(Exception):
     """Work that was under way cannot go on; the message says where and why.
 

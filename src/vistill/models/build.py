@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from vistill.errors import UserError
+from vistill.errors import UserError, WrongSize
 from vistill.image_size import ImageSize, height_width, plain_size, shown_size
 from vistill.models.adapters.own_modules import made_backbone
 from vistill.models.backbone import Backbone
@@ -335,7 +335,7 @@ def _from_library(spec: str, image_size: ImageSize | None, *, fresh: bool = Fals
     try:
         return _built(spec, image_size, fresh=fresh)
     except UserError as error:
-        if image_size is None:
+        if image_size is None or isinstance(error, WrongSize):
             raise
         name = spec.partition(":")[0]
         hint = size_instead(image_size, lambda other: _built(name, other, fresh=True))

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import get_model, get_model_weights, list_models
 
-from vistill.errors import UserError
-from vistill.image_size import ImageSize, plain_size
+from vistill.errors import UserError, WrongSize
+from vistill.image_size import ImageSize, height_width, plain_size
 from vistill.models.adapters.admission import admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
+from vistill.tokens.patches import require_whole_tokens
 
 # A ViT's names to vistill's own.
 _VIT = (
@@ -65,6 +66,11 @@ def torchvision_backbone(
     if name not in names:
         near = get_close_matches(name, names, n=3, cutoff=0.3)
         raise UserError(f"torchvision has no model {name!r}; near: {', '.join(near)}")
+    if name.startswith("vit_") and image_size is not None:
+        try:
+            require_whole_tokens(height_width(image_size), int(name.rpartition("_")[2]))
+        except ValueError as error:
+            raise WrongSize(f"torchvision/{name} cannot be read: {error}") from error
     classes = {} if num_classes is None else {"num_classes": num_classes}
     what = f"the weights of torchvision/{name} could not be loaded"
     with in_one_sentence(what if pretrained else f"torchvision/{name} cannot be built"):

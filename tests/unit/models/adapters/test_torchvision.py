@@ -39,7 +39,11 @@ def test_a_vit_by_name(tmp_path) -> None:
     save_backbone(model, tmp_path)
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(read_backbone(tmp_path).eval()(images), model(images))
-    with pytest.raises(UserError, match="multiple of the patch size"):
+
+
+def test_a_size_of_a_vit_is_refused_before_anything_is_built(monkeypatch) -> None:
+    monkeypatch.setattr("vistill.models.adapters.torchvision.get_model", None)
+    with pytest.raises(UserError, match=r"no multiple of the patch size 16; 64 or 48 would do$"):
         load_backbone("torchvision/vit_b_16", image_size=60)
 
 
