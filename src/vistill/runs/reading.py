@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vistill.config.schema import DataConfig
+from vistill.config.data import DataConfig
 from vistill.config.section import MethodSection
 from vistill.data import (
     Decoding,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import vistill
+from vistill.config.data import DataConfig
 from vistill.config.loading import load_config
 from vistill.config.overrides import parse_overrides
-from vistill.config.schema import DataConfig
 from vistill.data.motion_clips import write_video
 from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
