@@ -140,10 +140,8 @@ def direction(
 
     # The lower and the upper middle of the drawn ranks, as they are sorted.
     reached = weights.cumsum(axis=1)
-    middles = [
-        ranked[(reached > place[:, None]).argmax(axis=1)]
-        for place in ((total - 1) // 2, total // 2)
-    ]
+    halves = ((total - 1) // 2, total // 2)
+    middles = [ranked[(reached > half[:, None]).argmax(axis=1)] for half in halves]
     return Direction(
         recall(1),
         recall(5),
