@@ -5,22 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistill.api.export import load_backbone
 from vistill.api.pretrain import read_overrides
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
 from vistill.errors import UserError
-from vistill.files import local_path
-from vistill.runs.measuring import classify, detect, fresh
-from vistill.runs.reference import backbone_reference, require_trained, with_module
+from vistill.files import local_path, write_atomic
+from vistill.runs.measuring import Asked, measure
+from vistill.runs.reference import backbone_reference, with_module
 from vistill.runs.results import EvaluateResult
-from vistill.runs.samples import as_trained, clips_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from vistill.evaluation.detection.detect import DetectionScore
-    from vistill.evaluation.metrics import Score
     from vistill.models.backbone import Backbone
 
 
@@ -45,7 +41,8 @@ def evaluate(
             or `test/` is split that way; otherwise, without `test`, a stratified fifth is tested.
         test: labelled pictures to test on.
         protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
-            fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format.
+            fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format;
+            or `retrieval` alone, of a model of pictures and text, for which `data` has captions.
             None: `knn` and `linear`.
         labels: shares of the training labels, or `N/class`; None: all of them.
         seeds: each draws the labels, the head and the order; None: 0 alone.
@@ -90,35 +87,7 @@ def evaluate(
     if out is not None:
         _check_file(Path(out))
 
-    from vistill.evaluation.metrics import summarize
-    from vistill.files import write_atomic
-
-    # An object is left as it is: its copies are resized.
-    size = config.image_size if isinstance(reference, str) else None
-    measured = load_backbone(reference, image_size=size, into=model)
-    if random_init:
-        measured = fresh(measured, config.seeds[0], model)
-    else:
-        require_trained(measured, backbone, or_say="--random-init")
-    source = reference if isinstance(reference, str) else "a model given as an object"
-    clips = clips_of(config, measured, source, config.finetune.recipe)
-    if clips is not None:
-        config = config.model_copy(update=clips._asdict())
-    else:
-        config = as_trained(config, source)
-    scores: tuple[Score, ...] = ()
-    detection: tuple[DetectionScore, ...] = ()
-    if "detection" in config.protocols:
-        detection = detect(config, measured, clips, os.fspath(data))
-    else:
-        scores = classify(config, measured, clips, source)
-    result = EvaluateResult(
-        config=config.model_dump(mode="json"),
-        weights=measured.origin,
-        scores=scores,
-        summaries=tuple(summarize(scores)),
-        detection=detection,
-    )
+    result = measure(Asked(config, backbone, reference, model, os.fspath(data), random_init))
     if out is not None:
         write_atomic(Path(out), result.to_json())
     return result

@@ -20,14 +20,19 @@ def evaluate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Labelled pictures; subfolders train/ and val/ or test/ are used."),
+        typer.Option(
+            help="Labelled pictures, for retrieval with captions; subfolders train/ and val/ or "
+            "test/ are used."
+        ),
     ] = None,
     test: Annotated[
         str | None, typer.Option(help="Test pictures; default: a stratified part of --data.")
     ] = None,
     protocols: Annotated[
         str | None,
-        typer.Option(help="Any of knn,linear,finetune; test; or detection; default: knn,linear."),
+        typer.Option(
+            help="Any of knn,linear,finetune; test; detection; or retrieval; default: knn,linear."
+        ),
     ] = None,
     labels: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from pydantic import (
 from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.detection import DetectionConfig
 from vistill.config.finetune import FineTuneConfig
+from vistill.config.retrieval import RetrievalConfig
 from vistill.config.samples import Pool, SamplesConfig
 from vistill.config.section import (
     Count,
@@ -26,7 +27,12 @@ from vistill.config.section import (
 )
 from vistill.config.suggest import shown
 
-Protocol = Literal["knn", "linear", "finetune", "test", "detection"]
+Protocol = Literal["knn", "linear", "finetune", "test", "detection", "retrieval"]
+_ALONE = {
+    "detection": "has data of its own kind",
+    "retrieval": "has captions for labels",
+    "test": "learns nothing",
+}
 
 
 def check_budget(budget: float | str) -> float | str:
@@ -114,11 +120,12 @@ class EvaluateConfig(SamplesConfig):
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
 
     @field_validator("protocols")
     @classmethod
     def _some_alone(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
-        for name, why in (("detection", "has data of its own kind"), ("test", "learns nothing")):
+        for name, why in _ALONE.items():
             if name in protocols and len(protocols) > 1:
                 raise ValueError(f"{name} {why}, so it cannot share a run with others")
         return protocols
@@ -135,7 +142,7 @@ class EvaluateConfig(SamplesConfig):
     def idle(self, whole: Any) -> Mapping[str, str]:
         found: dict[str, str] = {}
         said = f"with protocols={shown(self.protocols)}"
-        for name in {"knn", "linear", "finetune", "detection"} - set(self.protocols):
+        for name in {"knn", "linear", "finetune", "detection", "retrieval"} - set(self.protocols):
             found[name] = f"{said}; it needs {name} among them"
         if self.finetune.recipe in CLIP_RECIPES and "finetune" in found:
             why = found.pop("finetune")  # the recipe says how clips are taken in every protocol
@@ -145,6 +152,9 @@ class EvaluateConfig(SamplesConfig):
         if "detection" in self.protocols:
             idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size")
             idle += ("sampling", "clips", "crops")
+        elif "retrieval" in self.protocols:
+            idle = ("test", "test_share", "train_first", "budgets", "seeds", "pool", "image_size")
+            idle += ("clips", "crops")
         elif "test" in self.protocols:
             idle = ("test_share", "train_first", "budgets", "seeds", "pool")
         elif "finetune" not in self.protocols:

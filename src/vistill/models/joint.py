@@ -32,6 +32,14 @@ class JointModel(nn.Module, ABC):
     def see(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b e"]:
         """Embeddings of normalised pictures or clips, of any length."""
 
+    def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:
+        """Embeddings of pictures, or of every frame of clips `[B, 3, T, H, W]`; a model of clips
+        may have one for all of a clip."""
+        if images.dim() == 4 or self.num_frames > 1:
+            return self.see(images)[:, None]
+        frames = images.transpose(1, 2)
+        return self.see(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
     @abstractmethod
     def read(self, sentences: Sequence[str]) -> Float[Tensor, "b e"]:
         """Embeddings of sentences, of any length; what is too long is cut."""

@@ -1,13 +1,16 @@
 """A backbone measured by the protocols that a configuration names, or built afresh to compare."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
-from vistill.runs.results import say_notes
-from vistill.runs.samples import open_samples
+from vistill.runs.reference import require_trained
+from vistill.runs.results import EvaluateResult, say_notes
+from vistill.runs.samples import as_trained, clips_of, open_samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +18,109 @@ if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score
     from vistill.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured.
+
+    Attributes:
+        config: how.
+        given: the model as the user named it.
+        reference: the same as `vistill.models.build` reads it.
+        own: the module of the user's that it becomes.
+        data: where the samples are.
+        random_init: whether fresh weights are measured instead.
+    """
+
+    config: EvaluateConfig
+    given: Any
+    reference: Any
+    own: "nn.Module | str | None"
+    data: str
+    random_init: bool
+
+
+def measure(asked: Asked) -> EvaluateResult:
+    """Let the evaluator of the protocols measure.
+
+    Raises:
+        UserError: something that does not go together.
+    """
+    return EVALUATORS[asked.config.protocols[0]](asked)
+
+
+def _on_backbone(asked: Asked) -> EvaluateResult:
+    """Protocols that look at features, or train from a backbone."""
+    from vistill.evaluation.metrics import summarize
+
+    config, measured, source = asked.config, *_backbone(asked)
+    clips = clips_of(config, measured, source, config.finetune.recipe)
+    if clips is not None:
+        config = config.model_copy(update=clips._asdict())
+    else:
+        config = as_trained(config, source)
+    scores: tuple[Score, ...] = ()
+    detection: tuple[DetectionScore, ...] = ()
+    if "detection" in config.protocols:
+        detection = detect(config, measured, clips, asked.data)
+    else:
+        scores = classify(config, measured, clips, source)
+    return EvaluateResult(
+        config=config.model_dump(mode="json"),
+        weights=measured.origin,
+        scores=scores,
+        summaries=tuple(summarize(scores)),
+        detection=detection,
+    )
+
+
+def _backbone(asked: Asked) -> "tuple[Backbone, str]":
+    from vistill.models.build import load_backbone
+
+    # An object is left as it is: its copies are resized.
+    size = asked.config.image_size if isinstance(asked.reference, str) else None
+    model = load_backbone(asked.reference, image_size=size, into=asked.own).eval()
+    if asked.random_init:
+        model = fresh(model, asked.config.seeds[0], asked.own)
+    else:
+        require_trained(model, asked.given, or_say="--random-init")
+    named = asked.reference if isinstance(asked.reference, str) else "a model given as an object"
+    return model, named
+
+
+def _by_retrieval(asked: Asked) -> EvaluateResult:
+    from vistill.models.joint import load_joint
+    from vistill.runs.retrieving import retrieve
+
+    model = load_joint(asked.reference) if isinstance(asked.reference, str) else None
+    if model is None:
+        raise UserError(
+            f"retrieval needs a model that reads text, and {asked.given} does not; give "
+            "open_clip/NAME:TAG, hf/NAME:pretrained or hf/FOLDER of CLIP, SigLIP and the like"
+        )
+    if not asked.random_init:
+        require_trained(model, asked.given, or_say="--random-init")
+    elif not model.untrained:
+        raise UserError(
+            f"retrieval measures {asked.given} as it was trained; leave out --random-init"
+        )
+    scores, broken = retrieve(asked.config, model, asked.data)
+    return EvaluateResult(
+        config=asked.config.model_dump(mode="json"),
+        weights=model.origin,
+        scores=(),
+        summaries=(),
+        retrieval=tuple(scores),
+        broken=tuple(broken),
+    )
+
+
+EVALUATORS: Mapping[str, Callable[[Asked], EvaluateResult]] = {
+    **dict.fromkeys(("knn", "linear", "finetune", "test", "detection"), _on_backbone),
+    "retrieval": _by_retrieval,
+}
+"""By protocol; the options of one stand in its section of the settings."""
 
 
 def classify(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
+    from vistill.evaluation.retrieval import RetrievalScore
 
 
 _INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
@@ -129,6 +130,29 @@ def _best(best: Mapping[str, Any] | None, doubt: str | None) -> str:
     return text
 
 
+def retrieval_table(
+    scores: "Sequence[RetrievalScore]", broken: Sequence[str], of_clips: bool
+) -> str:
+    """Both directions by each ranking, with intervals."""
+    noun = "clip" if of_clips else "picture"
+    head = ("query", "ranking", "R@1 %", "R@5 %", "R@10 %", "median rank", "mean rank")
+    lines = ["{:<8} {:<11} {:>19} {:>19} {:>19} {:>19} {:>21}".format(*head)]
+    for score in scores:
+        for query, found in (("text", score.text_to_media), (noun, score.media_to_text)):
+            figures = (found.r1, found.r5, found.r10, found.median_rank, found.mean_rank)
+            cells = " ".join(f"{figure!s:>19}" for figure in figures[:-1])
+            lines.append(f"{query:<8} {score.ranking:<11} {cells} {figures[-1]!s:>21}")
+    texts, media = scores[0].text_to_media.queries, scores[0].media_to_text.queries
+    lines.append(
+        f"{texts} texts, {media} {noun}s; by chance R@1 would be {100 / media:.2g} %; 95 % "
+        f"intervals by bootstrap over {noun}s"
+    )
+    if broken:
+        few = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        lines.append(f"left out, since unreadable: {len(broken)}: {few}")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class EvaluateResult:
     """What an evaluation came to.
@@ -139,6 +163,8 @@ class EvaluateResult:
         scores: one per protocol, label budget and seed.
         summaries: one per protocol and label budget, over all seeds.
         detection: one per seed where people's actions were detected.
+        retrieval: where captions and what they describe found each other, by each ranking.
+        broken: what could not be read there, and why.
     """
 
     config: Mapping[str, Any]
@@ -146,10 +172,14 @@ class EvaluateResult:
     scores: "tuple[Score, ...]"
     summaries: "tuple[Summary, ...]"
     detection: "tuple[DetectionScore, ...]" = ()
+    retrieval: "tuple[RetrievalScore, ...]" = ()
+    broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.detection:
             return "\n".join(map(str, self.detection))
+        if self.retrieval:
+            return retrieval_table(self.retrieval, self.broken, bool(self.config.get("frames")))
         head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
         lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
         for one in self.summaries:

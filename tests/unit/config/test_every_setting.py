@@ -55,6 +55,7 @@ BESIDE: list[Words] = [
     [("method.transform", "sm_linear")],
     [("method.stages", [["a", "b"]])],
     [("method.logits_weight", 1.0)],
+    [("protocols", ["retrieval"])],
     [("protocols", ["detection"])],
     [("protocols", ["detection"]), ("detection.detections", "x.csv")],
     [("finetune.optimizer", "sgd")],
