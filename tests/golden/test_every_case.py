@@ -21,8 +21,6 @@ ELSEWHERE = {
         "ava_detector",
         "ava_frame_sampling",
         "ft_checkpoint_import",
-        "ft_video_sampling",
-        "ft_view_aggregation",
         "ft_vit_forward",
         "s2_bert",
         "s2_frame_indices",

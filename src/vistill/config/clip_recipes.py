@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Sampling = Literal["dense", "stretched", "segments", "sparse"]
+Sampling = Literal["dense", "stretched", "segments", "slices", "sparse"]
 
 
 class ClipSettings(NamedTuple):
@@ -103,5 +103,5 @@ def clip_settings(
     published = next((v for k, v in _PUBLISHED.items() if k in recipe.split("_")), None)
     known_stride, known_sampling = published or (trained.get("stride"), trained.get("sampling"))
     stride, sampling = stride or known_stride or 4, sampling or known_sampling or "stretched"
-    clips = clips or trained.get("clips") or (2 if sampling in ("segments", "sparse") else 5)
+    clips = clips or trained.get("clips") or (5 if sampling in ("dense", "stretched") else 2)
     return ClipSettings(frames, stride, sampling, clips, crops or trained.get("crops") or 3)

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vistill.config.clip_recipes import Sampling
 from vistill.config.section import (
     Frames,
     PartRange,
@@ -44,12 +45,10 @@ class DataConfig(Section):
         default=4, json_schema_extra=needs(frames=GIVEN, sampling=("dense", "stretched"))
     )
     """Frames of the video per frame of a clip, for `dense` and `stretched`."""
-    sampling: Literal["dense", "stretched", "segments", "sparse"] = Field(
-        default="dense", json_schema_extra=needs(frames=GIVEN)
-    )
+    sampling: Sampling = Field(default="dense", json_schema_extra=needs(frames=GIVEN))
     """Which frames make a clip: every `stride`-th from a random start; the same stretch with both
-    ends, as AMD on SSV2; a random one of each of `frames` segments of the video; or evenly spaced
-    over the video."""
+    ends, as AMD on SSV2; a random one of each of `frames` segments of the video, or of slices,
+    which leave no frame at its end out, as UMT on Kinetics; or evenly spaced over the video."""
     repeats: Frames = Field(default=1)
     """Copies of every sample in a batch, each with its own crop and mask, decoded once (repeated
     augmentation). Batch sizes do not count them."""

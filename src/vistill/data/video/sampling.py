@@ -1,4 +1,5 @@
-"""Which frames of a video make a clip, in training and in testing: spec amd 10.3, 11.2 and 11.3.
+"""Which frames of a video make a clip, in training and in testing: spec amd 10.3, 11.2 and 11.3;
+spec umt 7.
 
 Pure index arithmetic. `n` is the number of frames of the video, at least one.
 """
@@ -8,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-Sampling = Literal["dense", "stretched", "segments", "sparse"]
+Sampling = Literal["dense", "stretched", "segments", "slices", "sparse"]
 
 
 def dense_clip(
@@ -55,6 +56,22 @@ def segment_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarra
     return np.arange(frames) * length + rng.integers(0, length, size=frames)
 
 
+def _slices(n: int, frames: int) -> tuple[float, Int[np.ndarray, " frames"]]:
+    """Length of `frames` equal slices from the first frame to the last, and where each begins.
+
+    Halves are rounded to even numbers.
+    """
+    length = (n - 1) / frames
+    return length, np.round(length * np.arange(frames + 1)).astype(np.int64)
+
+
+def slice_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray, " frames"]:
+    """A random frame of each of `frames` equal slices, both borders included (UMT's fine-tuning on
+    Kinetics); unlike segments, slices leave no frame at the end out."""
+    _, borders = _slices(n, frames)
+    return rng.integers(borders[:-1], borders[1:], endpoint=True)
+
+
 def sparse_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray, " frames"]:
     """Evenly spaced over the whole video, with one random phase for all frames."""
     return ((np.arange(frames) + rng.random()) * (n / frames)).astype(np.int64)
@@ -63,7 +80,7 @@ def sparse_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray
 def training_clip(
     n: int, frames: int, stride: int, sampling: Sampling, rng: np.random.Generator
 ) -> Int[np.ndarray, " frames"]:
-    """Frame indices of a random clip by any of the four ways; `stride` counts for the first two."""
+    """Frame indices of a random clip by any of the five ways; `stride` counts for the first two."""
     match sampling:
         case "dense":
             return dense_clip(n, frames, stride, rng)
@@ -71,6 +88,8 @@ def training_clip(
             return stretched_clip(n, frames, stride, rng)
         case "segments":
             return segment_clip(n, frames, rng)
+        case "slices":
+            return slice_clip(n, frames, rng)
         case "sparse":
             return sparse_clip(n, frames, rng)
 
@@ -96,12 +115,30 @@ def segment_views(n: int, frames: int, clips: int) -> Int[np.ndarray, "clips fra
     return np.stack([chosen[k::clips] for k in range(clips)])
 
 
+def middle_of_segments(n: int, frames: int) -> Int[np.ndarray, "1 frames"]:
+    """The middle frame of each of `frames` segments (SSV2's validation)."""
+    tick = n / frames
+    return (tick / 2 + tick * np.arange(frames)).astype(np.int64)[None]
+
+
+def slice_views(n: int, frames: int, clips: int) -> Int[np.ndarray, "clips frames"]:
+    """One frame of each of `frames` equal slices, the clips' spread evenly inside them; of a single
+    clip the middle ones (UMT's tests on Kinetics)."""
+    length, borders = _slices(n, frames)
+    steps = (length / (clips + 1) * np.arange(1, clips + 1)).astype(np.int64)
+    return borders[:-1] + steps[:, None]
+
+
 def clip_views(
     n: int, frames: int, stride: int, sampling: Sampling, clips: int
 ) -> Int[np.ndarray, "clips frames"]:
     """Frame indices of the clips to test on, by the way the model was trained."""
     if sampling in ("dense", "stretched"):
         return dense_views(n, frames, stride, clips)
+    if sampling == "slices":
+        return slice_views(n, frames, clips)
+    if clips == 1:
+        return middle_of_segments(n, frames)
     return segment_views(n, frames, clips)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from vistill.data.video.sampling import clip_views, dense_views, segment_views, training_clip
 
-WAYS = ["dense", "stretched", "segments", "sparse"]
+WAYS = ["dense", "stretched", "segments", "slices", "sparse"]
 
 
 @pytest.mark.parametrize("sampling", WAYS)
@@ -29,6 +29,16 @@ def test_a_single_dense_view_lies_in_the_middle():
 def test_segment_views_share_the_segments_out():
     assert segment_views(12, 4, 1).tolist() == [[0, 3, 6, 9]]
     assert segment_views(12, 4, 2).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10]]
+
+
+def test_a_single_view_of_segments_lies_in_their_middle():
+    for sampling in ("segments", "sparse", "slices"):
+        assert abs(clip_views(120, 4, 1, sampling, 1)[0] - [15, 45, 75, 105]).max() <= 2
+
+
+def test_slices_leave_no_frame_out():
+    drawn = [training_clip(31, 8, 1, "slices", np.random.default_rng(s)) for s in range(200)]
+    assert set(np.concatenate(drawn)) == set(range(31))
 
 
 def test_sparse_clips_move_with_their_phase():
