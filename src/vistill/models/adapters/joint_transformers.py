@@ -46,13 +46,13 @@ class TransformersJoint(JointModel):
         size = config.vision_config.image_size
         self.image_size = height_width(size if isinstance(size, int) else tuple(size))
         self.longest = config.text_config.max_position_embeddings
-        # SigLIP learned sentences with their padding, and says so by having no mask.
-        masked = "attention_mask" in self.tokenizer.model_input_names
-        self.padding = True if masked else "max_length"
+        # SigLIP learned sentences with all of their padding, which it does not mask.
+        self.padded = "siglip" in config.model_type
         self.origin = f"hf/{source}, {'its weights' if load else 'random'}"
         self.untrained = not load
-        with torch.no_grad():
+        with torch.no_grad(), in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be used"):
             self.width = self.read(["a"]).shape[1]
+            self.see(torch.zeros(1, 3, *self.image_size))
 
     def see(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b e"]:
         return _pooled(self.model.get_image_features(pixel_values=images))  # type: ignore[operator]
@@ -60,11 +60,13 @@ class TransformersJoint(JointModel):
     def read(self, sentences: Sequence[str]) -> Float[Tensor, "b e"]:
         words = self.tokenizer(
             list(sentences),
-            padding=self.padding,
+            padding="max_length" if self.padded else True,
             truncation=True,
             max_length=self.longest,
             return_tensors="pt",
         )
+        if self.padded:
+            words.pop("attention_mask", None)
         device = next(self.model.parameters()).device
         return _pooled(self.model.get_text_features(**words.to(device)))  # type: ignore[operator]
 
