@@ -15,6 +15,7 @@ from torch import Tensor
 from vistill.config.umt import UMTConfig
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import unit
+from vistill.losses.distances import at_least_fp32
 from vistill.methods.side import Side
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
@@ -49,8 +50,6 @@ class FrameTeacher:
         config: UMTConfig,
     ) -> None:
         model = side.model
-        if not model.depth:
-            raise UserError("umt aligns transformer blocks, and the teacher has none")
         if model.num_frames > 1:
             raise UserError("umt's teacher looks at single frames, and this one takes clips")
         self.model, self.slots, self.blocks, self.config = model, slots, list(blocks), config
@@ -151,5 +150,5 @@ class FrameTeacher:
             chosen.append(clip if visible is None else gather_tokens(clip, visible))
         if finished is not None:
             chosen.append(finished)
-        stacked = self.model.project(self.model.final_norm(torch.stack(chosen)))
-        return unit(stacked) if self.config.norm == "l2" else stacked
+        said = at_least_fp32(self.model.project(self.model.final_norm(torch.stack(chosen))))
+        return unit(said) if self.config.norm == "l2" else said

@@ -135,6 +135,8 @@ def returned(side: Side, layers: int, interval: float, setting: str) -> list[int
         UserError: the model has not so many.
     """
     depth = side.model.depth
+    if not depth:
+        raise UserError(f"umt aligns transformer blocks, and the {side.name} has none")
     blocks = [depth - int(i * interval) for i in reversed(range(layers))]
     if blocks[0] < 1 or len(set(blocks)) < layers:
         raise UserError(

@@ -74,6 +74,18 @@ def test_clips(name):
     assert watch.found == []
 
 
+@pytest.mark.parametrize("mask", ["semantic", "random", "none"])
+def test_frames(mask):
+    torch.manual_seed(0)
+    method = build("umt", clip_vit(24), vit(48, 6), aligned_layers=2, mask=mask, drop_path=0.1)
+    method.train()
+    pixels = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    batch = Batch(pixels=pixels, seeds=torch.arange(2), ids=torch.arange(2))
+    with Watch() as watch:
+        method(batch).total.backward()
+    assert watch.found == []
+
+
 def test_sums_of_the_loop():
     sums, value = Sums(torch.device("cpu")), torch.ones(())
     with Watch() as watch:

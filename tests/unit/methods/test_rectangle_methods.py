@@ -55,6 +55,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | Non
     "amd": ("amd", {"reconstruction": {"decoder": DECODER}}, CLIP, CLIP_TEACHER),
     "amd-random": ("amd", {"mask": "random"}, CLIP, CLIP_TEACHER),
     "videomae": ("videomae", {"decoder": DECODER}, CLIP, None),
+    "umt": ("umt", {"aligned_layers": 2, "mask_ratio": 0.5}, CLIP, {}),
+    "umt-random": ("umt", {"aligned_layers": 2, "mask": "random"}, CLIP, {}),
+    "umt-pictures": ("umt", {"aligned_layers": 2}, {}, {}),
     "videomae-random": ("videomae", {"decoder": DECODER, "mask": "random"}, CLIP, None),
 }
 

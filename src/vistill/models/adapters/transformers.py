@@ -27,6 +27,7 @@ from vistill.models.adapters.transformers_library import (
     num_channels,
     of_pictures,
     poolers,
+    projection_of,
     read_config,
     require_library,
     usual_processing,
@@ -80,8 +81,11 @@ def transformers_backbone(
             with in_one_sentence(f"hf/{name}, a {config.model_type}, cannot be built"):
                 module = kind(config, **poolers(kind, config)[0])
         shown = shown_by_processor(source, name, channels) or usual_processing(config)
+        projection = None if classifier else projection_of(config, source, load)
     found = f"of {source}" if Path(source).is_dir() else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
+    if projection is not None:
+        backbone.keep_projection(projection)
     backbone.origin = f"hf/{source}, {found if load else 'random'}"
     backbone.untrained = not load
     if load:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vistill.errors import UserError, first_line
 from vistill.models.adapters.processors import Shown
@@ -135,6 +135,23 @@ def load_module(kind: Any, config: Any, source: str, name: str) -> nn.Module:
             f"{f'and {len(missing) - 3} more ' if len(missing) > 3 else ''}missing"
         )
     return module
+
+
+def projection_of(config: Any, source: str, load: bool) -> Tensor | None:
+    """`[D, C]`: what CLIP's tower has behind its final norm and pooling; None where there is none.
+
+    The library builds the tower without it, so that a folder's weights are read once more.
+    """
+    if config.model_type != "clip_vision_model":
+        return None
+    from transformers import CLIPVisionModelWithProjection
+
+    if not load:
+        return CLIPVisionModelWithProjection(config).visual_projection.weight.T
+    module, report = CLIPVisionModelWithProjection.from_pretrained(
+        source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    return None if report["missing_keys"] else module.visual_projection.weight.T
 
 
 def usual_processing(config: Any) -> Shown:
