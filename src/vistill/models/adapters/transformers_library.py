@@ -146,9 +146,10 @@ def projection_of(config: Any, source: str, load: bool) -> Tensor | None:
         return None
     from transformers import CLIPVisionModelWithProjection
 
+    kind: Any = CLIPVisionModelWithProjection
     if not load:
-        return CLIPVisionModelWithProjection(config).visual_projection.weight.T
-    module, report = CLIPVisionModelWithProjection.from_pretrained(
+        return kind(config).visual_projection.weight.T
+    module, report = kind.from_pretrained(
         source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     return None if report["missing_keys"] else module.visual_projection.weight.T
