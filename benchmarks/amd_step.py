@@ -48,7 +48,7 @@ class Plain:
         self.teacher = PlainViT(method.teacher, blocks).to(device).eval().requires_grad_(False)
 
     def loss(self, batch: Batch) -> Tensor:
-        noise = per_sample_uniform(batch.seeds, self.trained.sight.positions, Stream.MASK)
+        noise = per_sample_uniform(batch.seeds, self.trained.mask_sizes.positions, Stream.MASK)
         return self.trained.loss(self.teacher, batch.unit_pixels(), noise)
 
 
