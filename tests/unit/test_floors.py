@@ -25,7 +25,13 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 EVERYWHERE = {
     *("batch", "errors", "files", "image_size", "locking", "nearest", "random", "stopping"),
 }
-WAITING = {"vistill.analysis.compactness", "vistill.losses.flow", "vistill.models.pspnet"}
+WAITING = {
+    "vistill.losses.video_text",
+    "vistill.models.text.bert",
+    "vistill.analysis.compactness",
+    "vistill.losses.flow",
+    "vistill.models.pspnet",
+}
 """Modules that only Python code reaches so far; their docstrings say what they wait for."""
 HEAVY = {"torchvision", "timm", "transformers", "open_clip"}
 
