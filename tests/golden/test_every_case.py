@@ -17,9 +17,6 @@ ELSEWHERE = {
         "diag_model_student_vit",
     },
     "umt": {  # of parts that vistill does not have yet
-        "ava_box_jitter",
-        "ava_detector",
-        "ava_frame_sampling",
         "ft_checkpoint_import",
         "ft_vit_forward",
         "s2_frame_indices",

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vistill.data.video.sampling import clip_views, segment_clip, segment_views
+from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, moved_sides
+from vistill.evaluation.detection.clips import View, frames_of_span
+from vistill.evaluation.detection.detector import ActionDetector, action_loss, within
 from vistill.evaluation.metrics import top_k_hits
 from vistill.evaluation.views import merge_views
+from vistill.models.vit import VisionTransformer
 
 
 class Drawn:
@@ -54,3 +59,52 @@ def test_views_are_merged(golden):
     for k in (1, 5):
         share = 100 * top_k_hits(merged.probabilities, labels, k) / videos
         assert share == pytest.approx(float(case.output[f"top{k}"]), rel=1e-9)
+
+
+def test_frames_about_a_key_frame(golden):
+    case = golden("ava_frame_sampling", "umt")
+    for number, (n, frames, stride) in enumerate(case.config["rows"]):
+        for sampling, flag in (("uniform", "false"), ("legacy_sparse", "true")):
+            found = frames_of_span(n, frames, stride, sampling)
+            assert found.tolist() == case.output[f"sparse_{flag}_{number}"].tolist()
+            view = View(frames, stride, 256, (224, 224), False, 16, 0.5, sampling, n)
+            assert (view.steps + n // 2).tolist() == found.tolist()
+
+
+def test_box_jitter(golden):
+    case = golden("ava_box_jitter", "umt")
+    boxes = moved_sides(case.inputs["boxes"], case.inputs["u"][..., 0].T)
+    boxes = clip_boxes(boxes, case.config["H"], case.config["W"])
+    torch.testing.assert_close(boxes, case.output["boxes"], atol=case.atol, rtol=case.rtol)
+
+
+def test_detector(golden):
+    case = golden("ava_detector", "umt")
+    config, close = case.config, {"atol": case.atol, "rtol": case.rtol}
+    backbone = VisionTransformer(
+        image_size=config["res"], patch_size=config["patch"], embed_dim=config["dim"],
+        depth=config["depth"], num_heads=config["heads"], class_token=False, tubelet_size=1,
+        num_frames=config["frames"], qkv_bias="no_key",
+    )  # fmt: skip
+    detector = ActionDetector(backbone, config["classes"]).eval()
+    state = {k if k.startswith("head.") else f"student.{k}": v for k, v in case.state.items()}
+    missing, unexpected = detector.load_state_dict(state, strict=False)
+    assert (missing, unexpected) == (["student.pos_embed"], [])
+    clips = case.inputs["video"]
+    given = [case.inputs[f"boxes_{i}"] for i in range(len(clips))]
+    numbered = torch.cat([F.pad(boxes, (1, 0), value=i) for i, boxes in enumerate(given)])
+    enlarged = within(enlarge_boxes(numbered[:, 1:]), numbered, clips)
+    torch.testing.assert_close(enlarged[:, 1:], case.output["extended_boxes"], **close)
+    regions = []
+    detector.head.register_forward_pre_hook(lambda _, seen: regions.append(seen[0]))
+    logits = detector.detect(clips, numbered)
+    torch.testing.assert_close(regions[0], case.output["roi_features"], **close)
+    torch.testing.assert_close(logits, case.output["logits"], **close)
+    torch.testing.assert_close(logits.sigmoid(), case.output["probabilities"], **close)
+    loss = action_loss(logits, case.inputs["labels"])
+    torch.testing.assert_close(loss, case.output["loss"], **close)
+    loss.backward()
+    parameters = {k.removeprefix("student."): p for k, p in detector.named_parameters()}
+    assert case.grad
+    for name, expected in case.grad.items():
+        torch.testing.assert_close(parameters[name].grad, expected, **close)

@@ -9,6 +9,7 @@ from pydantic import (
 
 from vistill.config.section import (
     Count,
+    Frames,
     Number,
     Pixels,
     Positive,
@@ -21,8 +22,10 @@ from vistill.config.section import (
 )
 from vistill.config.uses import GIVEN, needs
 
+DetectionSampling = Literal["dense", "uniform", "legacy_sparse"]
 
-def _published(epochs: int, base_lr: float, layer_decay: float) -> dict[str, Any]:
+
+def _published(epochs: int, base_lr: float, layer_decay: float, **other: Any) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "min_steps": 0,
@@ -31,6 +34,7 @@ def _published(epochs: int, base_lr: float, layer_decay: float) -> dict[str, Any
         "lr": None,
         "min_lr": 5e-7,
         "layer_decay": layer_decay,
+        **other,
     }
 
 
@@ -43,9 +47,12 @@ DETECTION_RECIPES: dict[str, dict[str, Any]] = {
     "ava_large": _published(30, 2.5e-4, 0.75),
     "ava_large_finetuned": _published(20, 5e-4, 0.8),
     "ava_huge_finetuned": _published(20, 5e-4, 0.8),
+    "ava_umt_base": _published(30, 2.5e-4, 0.75, sampling="uniform"),
+    "ava_umt_large": _published(25, 2.5e-4, 0.85, sampling="uniform", drop_path=0.4),
 }
 """What a recipe sets; the fields' own defaults are `small`. `finetuned` are those for a backbone
-that learned Kinetics' classes after its pre-training. AMD's authors published none of their own."""
+that learned Kinetics' classes after its pre-training; so are UMT's. AMD's authors published none of
+their own."""
 
 
 class DetectionConfig(Section):
@@ -59,7 +66,8 @@ class DetectionConfig(Section):
 
     recipe: str = Field(default="small")
     """`small`, ours for a few hundred key frames, or VideoMAE's: `ava_small`, `ava_base`,
-    `ava_large`, the same with `_finetuned`, and `ava_huge_finetuned`."""
+    `ava_large`, the same with `_finetuned`, and `ava_huge_finetuned`; or UMT's: `ava_umt_base`,
+    `ava_umt_large`."""
     videos: str = Field(default="videos")
     """Folder of the video files, or folders of frames, which are named like the videos of the
     lists."""
@@ -81,6 +89,14 @@ class DetectionConfig(Section):
     """Time in the lists at which the video files begin: 900 for AVA cut to the annotated part."""
     least_score: Share = Field(default=0.8, json_schema_extra=needs(detections=GIVEN))
     """Detected people below this score are left out."""
+    sampling: DetectionSampling = Field(default="dense")
+    """Which frames make a clip: every `stride`-th about the key frame; the middle ones of `frames`
+    equal parts of `span`; or every `stride`-th about the middle of `span`, which UMT's code does
+    where it is told to spread them."""
+    span: Frames = Field(
+        default=300, json_schema_extra=needs(sampling=("uniform", "legacy_sparse"))
+    )
+    """Frames of the video about the key frame."""
     short_side: Pixels | None = Field(default=None)
     """Shorter side of the frames in pixels; default: 8/7 of the backbone's (256 for 224)."""
     epochs: Count = Field(default=30)

@@ -48,6 +48,13 @@ def test_detection_recipes():
         2.5e-4, None, 128, 0.75,
     )  # fmt: skip
     assert config("detection.base_lr=1e-3", "protocols=[detection]").detection.lr is None
+    assert base.sampling == "dense"
+    for size, epochs, decay, drop_path in (("base", 30, 0.75, 0.2), ("large", 25, 0.85, 0.4)):
+        made = DetectionConfig(recipe=f"ava_umt_{size}")
+        assert (made.epochs, made.layer_decay, made.drop_path) == (epochs, decay, drop_path)
+        assert (made.base_lr, made.lr, made.global_batch_size) == (2.5e-4, None, 128)
+        assert (made.warmup_epochs, made.weight_decay) == (5, 0.05)
+        assert (made.sampling, made.span, made.precision) == ("uniform", 300, "fp32")
     for name in DETECTION_RECIPES:
         made = DetectionConfig(recipe=name)
         assert DetectionConfig.model_validate(made.model_dump()) == made

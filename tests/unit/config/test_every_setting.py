@@ -58,6 +58,7 @@ BESIDE: list[Words] = [
     [("protocols", ["retrieval"])],
     [("protocols", ["detection"])],
     [("protocols", ["detection"]), ("detection.detections", "x.csv")],
+    [("protocols", ["detection"]), ("detection.sampling", "uniform")],
     [("finetune.optimizer", "sgd")],
     [("finetune.schedule", "step")],
     [("finetune.lr", None)],

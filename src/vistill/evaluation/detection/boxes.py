@@ -39,10 +39,14 @@ def jitter_boxes(boxes: Float[Tensor, "k 4"], seeds: Int[Tensor, " k"]) -> Float
         boxes: of the ground truth.
         seeds: one per box.
     """
-    draws = per_sample_uniform(seeds, 4, Stream.BOX_JITTER).to(boxes.dtype)
+    return moved_sides(boxes, per_sample_uniform(seeds, 4, Stream.BOX_JITTER).to(boxes.dtype))
+
+
+def moved_sides(boxes: Float[Tensor, "k 4"], draws: Float[Tensor, "k 4"]) -> Float[Tensor, "k 4"]:
+    """Every side where its draw from [0, 1) puts it, from furthest left or up to the opposite."""
     out, into = boxes.new_tensor(_OUTWARDS), boxes.new_tensor(_INWARDS)
-    move = (draws.view(-1, 2, 2) * (out + into) - into) * _sides(boxes)[:, None]
-    return boxes + torch.cat([-move[:, 0], move[:, 1]], dim=1)
+    least = torch.cat([-out, -into])
+    return boxes + (least + draws * (out + into).repeat(2)) * _sides(boxes).repeat(1, 2)
 
 
 def overlaps(boxes: Float[Tensor, "k 4"], others: Float[Tensor, "m 4"]) -> Float[Tensor, "k m"]:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from vistill.config.detection import DetectionSampling
 from vistill.data.broken import BrokenFiles
 from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.loading import REPLACEMENTS
@@ -33,6 +34,8 @@ class View(NamedTuple):
     Attributes:
         frames: per clip, the key frame in the middle.
         stride: frames of the video per frame of the clip.
+        sampling: how they lie around the key frame, see `DetectionConfig`.
+        span: frames of the video that `uniform` and `legacy_sparse` choose from.
         short_side: to which frames are resized, or to more where they would not cover `size`.
         size: height and width of a random crop.
         whole: take the whole frame instead of a crop, padded to whole patches.
@@ -47,6 +50,25 @@ class View(NamedTuple):
     whole: bool
     patch_size: int
     flip: float
+    sampling: DetectionSampling = "dense"
+    span: int = 300
+
+    @property
+    def steps(self) -> Int[np.ndarray, " frames"]:
+        """Places of the clip's frames, counted from the key frame."""
+        if self.sampling == "dense":
+            return (np.arange(self.frames) - self.frames // 2) * self.stride
+        return frames_of_span(self.span, self.frames, self.stride, self.sampling) - self.span // 2
+
+
+def frames_of_span(
+    n: int, frames: int, stride: int, sampling: Literal["uniform", "legacy_sparse"]
+) -> Int[np.ndarray, " frames"]:
+    """Which of `n` frames are taken: the middle one of each of `frames` equal parts, or every
+    `stride`-th about the middle (spec umt 8)."""
+    if sampling == "uniform":
+        return (n / frames * (np.arange(frames) + 0.5)).astype(np.int64)
+    return (n - 1 - (frames - 1) * stride) // 2 + stride * np.arange(frames)
 
 
 class KeyFrameReader:
@@ -149,8 +171,7 @@ class KeyFrameReader:
             if not -step <= seconds <= video.times[-1] + step:
                 raise BrokenVideo(f"it ends at {self.start_seconds + video.times[-1]:.3g} s")
             middle = int(np.abs(video.times - seconds).argmin())
-            steps = np.arange(self.view.frames) - self.view.frames // 2
-            return video.read(np.clip(middle + steps * self.view.stride, 0, video.num_frames - 1))
+            return video.read(np.clip(middle + self.view.steps, 0, video.num_frames - 1))
 
     def _multi_hot(self, frame: KeyFrame) -> Float[Tensor, "k c"]:
         labels = torch.zeros(len(frame.actions), self.num_actions)

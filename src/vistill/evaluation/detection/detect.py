@@ -115,7 +115,17 @@ def evaluate_detection(
     reading = Reading(workers_of(config), config.timeout, kind)
     told: set[str] = set()
     frames, patch = model.num_frames, model.patch_size
-    cut = View(frames, clips.stride, short_side, size, False, patch, options.flip)
+    cut = View(
+        frames,
+        clips.stride,
+        short_side,
+        size,
+        False,
+        patch,
+        options.flip,
+        options.sampling,
+        options.span,
+    )
     scores = []
     for seed in config.seeds:
         start = time.monotonic()
