@@ -182,7 +182,9 @@ def _update(
         samples = np.array([sample for sample, _ in parts])
         stamps = plan.stamps[samples]
         chosen = PartSource(source, samples, [span for _, span in parts], stamps)
-        rows = job.fill(chosen, out / _UNFINISHED, finish, needed=False)
+        rows = job.fill(
+            chosen, out / _UNFINISHED, finish, needed=False, in_parts=window is not None
+        )
         broken |= rows.broken
     else:
         world.once(lambda: finish(None))

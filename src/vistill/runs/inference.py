@@ -140,15 +140,27 @@ class Job:
         finish: "Callable[[Rows], None]",
         *,
         needed: bool = True,
+        in_parts: bool = False,
     ) -> "Rows":
         """Compute the rows that are not in `folder` yet, and delete it once rank 0 is through with
-        `finish`; with `needed` it is an error if none of the samples can be read."""
+        `finish`.
+
+        With `needed` it is an error if none of the samples can be read; `in_parts` says that many
+        of them follow each other in one video.
+        """
         from vistill.data import default_workers
         from vistill.evaluation.rows import RowFile, fill
         from vistill.locking import locked
 
         config, inputs, world = self.config, self.inputs, self.world
         samples = max(1, (config.batch_size or inputs.at_once) // inputs.views)
+        transform, decode = inputs.testing(self.interpolation)
+        if in_parts:
+            from vistill.data.video.clips import ClipDecoder
+            from vistill.data.video.windows import KeptOpen
+
+            assert isinstance(decode, ClipDecoder)
+            decode = KeptOpen(decode)
         weights, made = self.made_with()
         made_for = {
             "weights": weights,
@@ -166,7 +178,7 @@ class Job:
                 self.module,
                 self.compute,
                 source,
-                view=inputs.testing(self.interpolation),
+                view=(transform, decode),
                 views=inputs.views,
                 samples=samples,
                 workers=default_workers(world.size) if config.workers is None else config.workers,

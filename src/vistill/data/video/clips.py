@@ -39,8 +39,14 @@ class ClipDecoder:
         self, source: Source, sample: int, rng: np.random.Generator
     ) -> UInt8[Tensor, "3 t h w"]:
         with open_video(source.place(sample), source.proof(sample)) as video:
-            part = part_of(video, source.span(sample))
-            return video.read(part.start + self._choose(len(part), rng))
+            return self.read(video, source.span(sample), rng)
+
+    def read(
+        self, video: VideoReader | FrameFolder, span: Stretch | None, rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 t h w"]:
+        """The same of a part of an open video; None: of all of it."""
+        part = part_of(video, span)
+        return video.read(part.start + self._choose(len(part), rng))
 
     def _choose(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, " t"]:
         if self.views is None:

@@ -1,7 +1,13 @@
 """Long videos cut into spans of one length."""
 
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
 from vistill.data.source import Source, Stretch
+from vistill.data.video.clips import ClipDecoder
 from vistill.data.video.frames import RATE, FrameFolder, open_video
+from vistill.data.video.reader import VideoReader
 
 
 def windows(length: float, window: float, stride: float) -> list[tuple[float, float]]:
@@ -17,6 +23,43 @@ def windows(length: float, window: float, stride: float) -> list[tuple[float, fl
     if length - window - starts[-1] > 1e-3 * window:
         starts.append(length - window)
     return [(start, start + window) for start in starts]
+
+
+class KeptOpen:
+    """Decodes parts of videos of which several follow each other: the last video stays open, so
+    that its packets are looked through once instead of once a part.
+
+    Args:
+        decoder: of one part.
+    """
+
+    def __init__(self, decoder: ClipDecoder) -> None:
+        self._decoder = decoder
+        self._open: tuple[str, VideoReader | FrameFolder] | None = None
+
+    def __reduce__(self) -> tuple[type["KeptOpen"], tuple[ClipDecoder]]:
+        return KeptOpen, (self._decoder,)
+
+    def __call__(
+        self, source: Source, sample: int, rng: np.random.Generator
+    ) -> UInt8[Tensor, "3 t h w"]:
+        place = source.place(sample)
+        if not isinstance(place, str):
+            return self._decoder(source, sample, rng)
+        try:
+            if self._open is None or self._open[0] != place:
+                self.close()
+                self._open = place, open_video(place, source.proof(sample))
+            return self._decoder.read(self._open[1], source.span(sample), rng)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the last video back."""
+        if self._open is not None:
+            self._open[1].close()
+        self._open = None
 
 
 def windows_of(source: Source, sample: int, window: float, stride: float) -> list[Stretch]:
