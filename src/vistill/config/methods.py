@@ -321,6 +321,7 @@ class CustomConfig(MethodSection):
     """A method of your own: a function in a file or module (docs/writing_a_method.md)."""
 
     needs_teacher = None
+    takes_mixed_media = True
 
     name: Literal["custom"] = "custom"
     builder: str | None = Field(default=None)

@@ -182,5 +182,21 @@ def _unknown_key(key: str, chosen: str | None, schema: type[BaseModel]) -> str:
         or name.partition(".")[0] != section
         or name.partition(".")[2] in set(setting_names(alternatives[chosen]))
     ]
-    best = nearest_setting(key, settings)
+    best = nearest_setting(key, [*_named(key, schema), *settings])
     return f"unknown setting {key}" + (f"; did you mean {best}?" if best else "")
+
+
+def _named(key: str, schema: type[BaseModel]) -> Iterator[str]:
+    """Settings of the section in a mapping of sections that `key` names: `students.small.depth`."""
+    parts, model = key.split("."), schema
+    for n, part in enumerate(parts[:-2], start=1):
+        field = model.model_fields.get(part)
+        if field is None:
+            return
+        inner = list(sections(field.annotation).values())
+        for kind in get_args(field.annotation):
+            if get_origin(kind) is dict and (named := sections(get_args(kind)[1])):
+                yield from setting_names(named[None], f"{'.'.join(parts[: n + 1])}.")
+        if len(inner) != 1:
+            return
+        model = inner[0]

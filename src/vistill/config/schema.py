@@ -218,6 +218,14 @@ class RunConfig(Section):
                     f"data.{name}={text} is for clips: say how many frames they have, such as "
                     "data.frames=16"
                 )
+        for source, own in (data.sources or {}).items():
+            for name in ("stride", "sampling", "crop") if own.frames is None else ():
+                value, usual = getattr(own, name), DataConfig.model_fields[name].default
+                if value != usual:
+                    raise ValueError(
+                        f"data.sources.{source}.{name}={value} is for clips: say how many frames "
+                        f"they have, such as data.sources.{source}.frames=16"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -134,11 +134,13 @@ class MethodSection(Section):
     Attributes:
         needs_teacher: whether it has one; None: as its builder likes.
         takes_clips: whether it learns from clips, too.
+        takes_mixed_media: whether a step may show pictures and the next one clips.
         reads_inputs: what of `Batch.inputs` it reads, such as `item`.
         student_defaults: settings of the student that are others than usual where none are given.
     """
 
     needs_teacher: ClassVar[bool | None] = True
     takes_clips: ClassVar[bool] = True
+    takes_mixed_media: ClassVar[bool] = False
     reads_inputs: ClassVar[tuple[str, ...]] = ()
     student_defaults: ClassVar[Mapping[str, Any]] = {}

@@ -60,17 +60,22 @@ class StepRequests:
             )
         self.start, self.stop = 0, 0
         self.views: int | None = None
+        self._epoch, self._shuffled = -1, self.indices
 
     def __iter__(self) -> Iterator[Request]:
-        shuffled = None
         for step in range(self.start, self.stop):
-            epoch, within = divmod(step, self.steps_per_epoch)
-            if shuffled is None or within == 0:
-                shuffled = self.indices[epoch_order(len(self.indices), self.seed, epoch)]
-            first = within * self.global_batch_size + self.rank * self.rank_batch_size
-            for start in range(first, first + self.rank_batch_size, self.micro_batch_size):
-                samples = shuffled[start : start + self.micro_batch_size]
-                yield Request(epoch, samples, self.views and epoch % self.views)
+            yield from self.of_step(step)
+
+    def of_step(self, step: int) -> Iterator[Request]:
+        """This rank's micro-batches of one step."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._shuffled = self.indices[epoch_order(len(self.indices), self.seed, epoch)]
+            self._epoch = epoch
+        first = within * self.global_batch_size + self.rank * self.rank_batch_size
+        for start in range(first, first + self.rank_batch_size, self.micro_batch_size):
+            samples = self._shuffled[start : start + self.micro_batch_size]
+            yield Request(epoch, samples, self.views and epoch % self.views)
 
 
 class TrainStream:
@@ -144,6 +149,10 @@ class TrainStream:
     def use_inputs(self, inputs: Inputs | None) -> None:
         """Let `inputs` make what batches hold beside pixels, from the next call of `iterate` on."""
         self._reader.inputs = inputs
+
+    def kinds(self) -> list[Batch]:
+        """None: every batch is like the first."""
+        return []
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).

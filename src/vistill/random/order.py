@@ -1,6 +1,7 @@
 """Which sample comes when, and with which random seed: pure functions of (seed, epoch, sample)."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -10,6 +11,7 @@ MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 HELD_OUT = 1
 TRAIN = 2
+MIXTURE = 3
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -46,6 +48,28 @@ def replacement(slot_seed: int, attempt: int, n: int) -> int:
 def epoch_order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     """A permutation of 0..n-1."""
     return np.random.default_rng([TRAIN, seed, epoch]).permutation(n)
+
+
+def mixture_steps(passes: Sequence[float], steps: Sequence[int]) -> list[int]:
+    """Steps of every source in an epoch of their mixture, at least one.
+
+    Args:
+        passes: how often an epoch goes through each source.
+        steps: that one pass takes.
+    """
+    return [max(1, round(w * n)) for w, n in zip(passes, steps, strict=True)]
+
+
+def mixture_order(steps: Sequence[int], seed: int, epoch: int) -> Int[np.ndarray, " steps"]:
+    """The source of every step of an epoch, each as often as `steps` says."""
+    sources = np.repeat(np.arange(len(steps)), steps)
+    return np.random.default_rng([MIXTURE, seed, epoch]).permutation(sources)
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed of something that has a name in a run, not negative."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest()) >> 1
 
 
 def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from vistill.config.schema import RunConfig
 from vistill.errors import UserError
-from vistill.random import split_held_out
 from vistill.runs.reading import Reading, open_samples
 from vistill.runs.results import say_notes
 from vistill.training.distributed import World, computes, connect, require_precision
@@ -51,10 +50,11 @@ def fit_to_place(
     world = connect(config.train.device)
     reading = open_samples(config.data, config.method)
     say_notes(reading.source.name, reading.source.notes)
-    train, _ = split_held_out(len(reading.source), config.data.held_out, config.seed)
+    train, _ = reading.split(config.data.held_out, config.seed)
+    samples = min([len(part.own(train)) for part in reading.parts] or [len(train)])
     marker = None if overwrite else world.once(lambda: read_marker(out))
     noun = reading.source.media.noun
-    fitting = adapt(config, said, world=world, samples=len(train), noun=noun, marker=marker)
+    fitting = adapt(config, said, world=world, samples=samples, noun=noun, marker=marker)
     return fitting, reading
 
 

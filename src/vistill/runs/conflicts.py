@@ -10,8 +10,18 @@ from vistill.errors import UserError
 def check_conflicts(config: RunConfig, *, student_given: bool) -> None:
     """What the schema cannot see: settings that need or exclude each other."""
     method, teacher, needs = config.method.name, config.teacher, config.method.needs_teacher
-    if config.data.train is None:
+    if config.data.train is None and config.data.sources is None:
         raise UserError(f"{method} needs pictures or clips: give --data PATH")
+    if config.data.mixed and not config.method.takes_mixed_media:
+        raise UserError(
+            f"{method} learns from pictures or from clips, and data.sources holds "
+            f"{config.data.mixed}; leave out the sources of one kind"
+        )
+    if config.data.sources is not None and config.cache.path is not None:
+        raise UserError(
+            f"cache={config.cache.path} keeps what a teacher said about one source; leave it out "
+            "for the mixture of data.sources"
+        )
     if needs is False and (teacher.model or config.chain):
         what = "a chain" if config.chain else f"the teacher {teacher.model}"
         raise UserError(f"{method} learns without a teacher, so {what} has no use; leave it out")

@@ -25,7 +25,7 @@ _VOLATILE = {
 }
 # Settings that came later: left at their default they say no more than a run without them.
 _LATER = {
-    "data": {"value_range", "allow_truncated"},
+    "data": {"value_range", "allow_truncated", "sources"},
     "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"},
     "student": {"qk_scale", "ape", "extra_norm_period"},
     "method": {"labels_weight", "logits_activation"},
@@ -49,7 +49,9 @@ def fingerprint(config: RunConfig) -> dict[str, Any]:
             for section in written:
                 if section.get(key) == ([] if usual == () else usual):
                     section.pop(key, None)  # then the run may be from before there was the setting
-    settings["data"]["train"] = os.path.abspath(settings["data"]["train"])
+    for read in settings["data"].get("sources", {"": settings["data"]}).values():
+        read["train"] = os.path.abspath(read["train"])
+        read.pop("root", None)
     for section in (
         settings["teacher"],
         settings["student"],

@@ -11,13 +11,13 @@ import numpy as np
 import vistill
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
-from vistill.data import BrokenFiles, TrainStream, default_workers, eval_batches
+from vistill.data import BrokenFiles, TrainStream, default_workers
+from vistill.data.mixture import MixtureStream
 from vistill.data.stamps import STAMPS, Stamps, write_stamps
 from vistill.files import write_atomic
 from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
-from vistill.random import split_held_out
 from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Pictures, Planned, plan_cache
@@ -45,7 +45,7 @@ class Prepared:
     train: np.ndarray
     held_out: np.ndarray
     method: Method
-    stream: TrainStream
+    stream: TrainStream | MixtureStream
     target_fit: TargetFit | None
     planned: Planned | None
     num_classes: int | str
@@ -85,7 +85,7 @@ def prepare(
     config = adapted.config
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
-    train, held_out = split_held_out(len(reading.source), config.data.held_out, config.seed)
+    train, held_out = reading.split(config.data.held_out, config.seed)
     stream = _stream(config, reading, train, world)
     say_notes(reading.source.name, require_samples(reading))
     classes = _num_classes(reading, train)
@@ -100,6 +100,7 @@ def prepare(
     pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
     planned = plan_cache(config, method, pictures, world)
     if planned is not None:
+        assert isinstance(stream, TrainStream)  # a mixture has no cache
         stream.use(planned.cache)
         say_notes(str(planned.cache.folder), planned.notes)
     built = method, stream, target_fit, planned
@@ -109,6 +110,8 @@ def prepare(
 def _num_classes(reading: Reading, train: np.ndarray) -> int | str:
     """How many classes the labels of the samples to train on tell apart; or why they do not."""
     source = reading.source
+    if reading.parts:
+        return "a mixture of sources has no classes of its own"
     if source.classes is None or source.labels is None or not (source.labels[train] >= 0).any():
         why = "" if source.unlabelled is None else f": {source.unlabelled.reason}"
         return f"{source.name} has none{why}; give one folder per class, or a list with labels"
@@ -253,23 +256,25 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
     return result
 
 
-def _stream(config: RunConfig, reading: Reading, indices: Any, world: World) -> TrainStream:
+def _stream(
+    config: RunConfig, reading: Reading, indices: np.ndarray, world: World
+) -> TrainStream | MixtureStream:
     data, train = config.data, config.train
-    return TrainStream(
-        reading.source,
-        indices,
-        on_device(reading, world.device) if data.device_crop else reading.train,
-        seed=config.seed,
-        global_batch_size=train.global_batch_size,
-        micro_batch_size=train.micro_batch_size or max(1, train.global_batch_size // world.size),
-        rank=world.rank,
-        world_size=world.size,
-        workers=_workers(config, world),
-        timeout=data.timeout,
-        max_broken=data.max_broken,
-        decode=reading.decode_train,
-        repeats=reading.repeats,
-    )
+    options: dict[str, Any] = {
+        "seed": config.seed,
+        "global_batch_size": train.global_batch_size,
+        "micro_batch_size": train.micro_batch_size or max(1, train.global_batch_size // world.size),
+        "rank": world.rank,
+        "world_size": world.size,
+        "workers": _workers(config, world),
+        "timeout": data.timeout,
+        "max_broken": data.max_broken,
+        "repeats": reading.repeats,
+    }
+    if reading.parts:
+        return MixtureStream(reading.parts, indices, **options)
+    crop = on_device(reading, world.device) if data.device_crop else reading.train
+    return TrainStream(reading.source, indices, crop, decode=reading.decode_train, **options)
 
 
 def _workers(config: RunConfig, world: World) -> int:
@@ -288,12 +293,9 @@ def _fit_targets(prepared: Prepared, target_fit: TargetFit, run: RunFolder) -> s
     cache = None if planned is None else planned.cache
 
     def batches(after: int) -> Iterator[Batch]:
-        return eval_batches(
-            reading.source,
+        return reading.eval_batches(
             mine[mine > after],
-            reading.train if train_view else reading.test,
-            decode=reading.decode_train if train_view else reading.decode_test,
-            inputs=reading.inputs,
+            train_view=train_view,
             batch_size=min(train.micro_batch_size or train.global_batch_size, 64),
             workers=_workers(config, world),
             timeout=data.timeout,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
-from vistill.data import BrokenFiles, eval_batches
+from vistill.data import BrokenFiles
 from vistill.data.cache import TeacherCache
 from vistill.evaluation.features import pooling
 from vistill.evaluation.knn import knn_votes
@@ -100,18 +100,14 @@ class Probes:
         return {name: total / count if count else float("nan") for name, total in totals.items()}
 
     def _batches(self, indices: np.ndarray, cache: TeacherCache | None = None) -> Iterator[Batch]:
-        batches = eval_batches(
-            self.source,
+        batches = self.reading.eval_batches(
             indices,
-            self.reading.test,
             batch_size=self.batch_size,
             workers=self.workers,
             timeout=self.config.data.timeout,
             broken=self.broken,
             cache=cache,
             view=None if cache is None else cache.test_view,
-            decode=self.reading.decode_test,
-            inputs=self.reading.inputs,
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.

@@ -1,10 +1,14 @@
 """How the samples of a run are read and cropped, by its configuration: pictures or clips."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
+from vistill.batch import Batch
 from vistill.config.data import DataConfig
 from vistill.config.section import MethodSection
 from vistill.data import (
@@ -12,12 +16,16 @@ from vistill.data import (
     EvalTransform,
     Source,
     TrainTransform,
+    eval_batches,
     open_source,
     require_readable,
 )
 from vistill.data.inputs import Inputs, Items
 from vistill.data.loading import Decoder, decode_picture
+from vistill.data.mixture import MixedSource, Part, eval_mixture
 from vistill.data.transforms import Transform
+from vistill.errors import UserError
+from vistill.random import split_held_out
 
 if TYPE_CHECKING:
     from vistill.data.video.device import DeviceCrop
@@ -33,6 +41,7 @@ class Reading:
         decode_train, decode_test: what is decoded of a sample.
         repeats: copies of a sample in a training batch.
         inputs: makes what batches hold beside pixels.
+        parts: of a mixture, whose samples they read instead.
     """
 
     source: Source
@@ -42,6 +51,39 @@ class Reading:
     decode_test: Decoder = decode_picture
     repeats: int = 1
     inputs: Inputs | None = None
+    parts: tuple[Part, ...] = ()
+
+    def split(
+        self, held_out: float, seed: int
+    ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " held"]]:
+        """Training and held-out samples, of a mixture those of every source."""
+        if not self.parts:
+            return split_held_out(len(self.source), held_out, seed)
+        splits = [
+            [part.first + own for own in split_held_out(len(part.source), held_out, seed)]
+            for part in self.parts
+        ]
+        train, held = zip(*splits, strict=True)
+        return np.concatenate(train), np.concatenate(held)
+
+    def eval_batches(
+        self, indices: Int[np.ndarray, " n"], *, train_view: bool = False, **options: Any
+    ) -> Iterator[Batch]:
+        """Every sample once, cropped as in tests or in training; see `eval_batches`."""
+        if self.parts:
+            options = {"cache": None, "view": None} | options
+            assert options.pop("cache") is options.pop("view") is None
+            return eval_mixture(
+                self.parts, indices, train_view=train_view, inputs=self.inputs, **options
+            )
+        return eval_batches(
+            self.source,
+            indices,
+            self.train if train_view else self.test,
+            decode=self.decode_train if train_view else self.decode_test,
+            inputs=self.inputs,
+            **options,
+        )
 
 
 def open_samples(data: DataConfig, method: MethodSection | None = None) -> Reading:
@@ -54,10 +96,29 @@ def open_samples(data: DataConfig, method: MethodSection | None = None) -> Readi
     Raises:
         UserError: there are none, see `vistill.data.open_source`.
     """
+    if data.sources is not None:
+        return _open_mixture(data)
     reading = _open(data)
     if method is not None and {"item", "source"} & set(method.reads_inputs):
         return replace(reading, inputs=Items())
     return reading
+
+
+def _open_mixture(data: DataConfig) -> Reading:
+    readings, passes = {}, {}
+    for name, source in (data.sources or {}).items():
+        try:
+            readings[name] = _open(data.of_source(name))
+        except UserError as error:
+            raise UserError(f"data.sources.{name}: {error}") from error
+        passes[name] = source.weight
+    mixed = MixedSource({name: one.source for name, one in readings.items()})
+    parts = tuple(
+        Part(name, mixed, one.train, one.test, one.decode_train, one.decode_test, passes[name])
+        for name, one in readings.items()
+    )
+    first = parts[0]
+    return Reading(mixed, first.train, first.test, repeats=data.repeats, parts=parts)
 
 
 def _open(data: DataConfig) -> Reading:
@@ -104,12 +165,24 @@ def require_samples(reading: Reading) -> list[str]:
     Raises:
         UserError: none of them can be read, or all videos are shorter than a clip.
     """
-    if reading.decode_train is decode_picture:
-        return require_readable(reading.source)
+    if not reading.parts:
+        return _require(reading.source, reading.decode_train, "data.")
+    notes = []
+    for part in reading.parts:
+        section = f"data.sources.{part.name}."
+        notes += [
+            f"{part.name}: {one}" for one in _require(part.source, part.decode_train, section)
+        ]
+    return notes
+
+
+def _require(source: Source, decode: Decoder, section: str) -> list[str]:
+    if decode is decode_picture:
+        return require_readable(source, section)
     from vistill.data.video.clips import ClipDecoder, require_clips
 
-    assert isinstance(reading.decode_train, ClipDecoder)
-    require_clips(reading.source, reading.decode_train)
+    assert isinstance(decode, ClipDecoder)
+    require_clips(source, decode)
     return []
 
 

@@ -175,7 +175,9 @@ class Replicated:
     module: Method
     collective = False
 
-    def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
+    def __init__(
+        self, method: Method, world: World, *, compiled: bool, uneven: bool = False
+    ) -> None:
         self.module = method
         self.called = cast(nn.Module, torch.compile(method)) if compiled else method
         if world.size > 1:
@@ -183,7 +185,10 @@ class Replicated:
                 # torch renames `broadcast_buffers`; the new name is missing from older versions.
                 warnings.simplefilter("ignore", FutureWarning)
                 self.called = DistributedDataParallel(
-                    self.called, broadcast_buffers=False, gradient_as_bucket_view=True
+                    self.called,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                    find_unused_parameters=uneven,
                 )
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
@@ -218,7 +223,9 @@ class Sharded(Replicated):
 
     collective = True
 
-    def __init__(self, method: Method, world: World, *, compiled: bool) -> None:
+    def __init__(
+        self, method: Method, world: World, *, compiled: bool, uneven: bool = False
+    ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -267,11 +274,19 @@ class Sharded(Replicated):
 
 
 def distribute(
-    method: Method, world: World, strategy: Literal["ddp", "fsdp2"], *, compiled: bool
+    method: Method,
+    world: World,
+    strategy: Literal["ddp", "fsdp2"],
+    *,
+    compiled: bool,
+    uneven: bool = False,
 ) -> Replicated:
-    """Put `method` under `strategy`; on one rank both leave it as it is."""
+    """Put `method` under `strategy`; on one rank both leave it as it is.
+
+    Where the steps are `uneven`, some of them reach parameters that others do not.
+    """
     kind = Sharded if strategy == "fsdp2" and world.size > 1 else Replicated
-    return kind(method, world, compiled=compiled)
+    return kind(method, world, compiled=compiled, uneven=uneven)
 
 
 def agree(module: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """A method ready to learn: frozen where nothing reaches, distributed, with optimiser and scaler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.errors import UserError
 from vistill.methods.base import Method
-from vistill.methods.unreached import freeze_unreached
+from vistill.methods.unreached import freeze_unreached_by_any
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
 from vistill.training.optim import (
@@ -60,12 +60,13 @@ def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(method: Method, batch: Batch) -> Iterator[list[str]]:
-    """Parameters of `method` that get no gradient, frozen as long as the run lasts."""
-    names = freeze_unreached(method, batch)
+def _frozen(method: Method, batches: Sequence[Batch]) -> Iterator[tuple[list[str], bool]]:
+    """Parameters of `method` that get no gradient, frozen as long as the run lasts; and whether
+    some kinds of batches reach more than others."""
+    names, uneven = freeze_unreached_by_any(method, batches)
     parameters = dict(method.named_parameters())
     try:
-        yield names
+        yield names, uneven
     finally:
         for name in names:
             parameters[name].requires_grad_(True)
@@ -76,7 +77,7 @@ class Learner:
 
     Args:
         method: on the device already, the same on every rank.
-        sample: a batch from which to learn which parameters get a gradient.
+        samples: one batch of every kind, from which to learn which parameters get a gradient.
         optim: optimiser settings.
         train: precision, compilation and strategy.
         groups: parameter groups; None: those of pre-training.
@@ -90,7 +91,7 @@ class Learner:
     def __init__(
         self,
         method: Method,
-        sample: Batch,
+        samples: Sequence[Batch],
         *,
         optim: OptimConfig,
         train: TrainConfig,
@@ -103,11 +104,14 @@ class Learner:
         self.scaled = train.precision == "fp16"
         cleanup.enter_context(_switches(method, train))
         cleanup.enter_context(ranks_of(method, world))
-        self.frozen = cleanup.enter_context(_frozen(method, sample.first(2).to(world.device)))
+        few = [batch.first(2).to(world.device) for batch in samples]
+        self.frozen, uneven = cleanup.enter_context(_frozen(method, few))
 
         chosen = trainable(self._pretraining() if groups is None else groups)
         names = {parameter: name for name, parameter in method.named_parameters()}
-        self.strategy = distribute(method, world, train.strategy, compiled=train.compile)
+        self.strategy = distribute(
+            method, world, train.strategy, compiled=train.compile, uneven=uneven
+        )
         cleanup.callback(self.strategy.close)
         distributed = dict(self.strategy.module.named_parameters())
         for group in chosen:

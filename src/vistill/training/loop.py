@@ -96,7 +96,7 @@ def fit(
         cleanup.callback(feed.close)
         learner = Learner(
             method,
-            feed.peek(),
+            stream.kinds() or [feed.peek()],
             optim=optim,
             train=train,
             groups=groups,

@@ -1,7 +1,7 @@
 """What a run is asked, what it remembers between sessions, and what it comes to."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -43,6 +43,9 @@ class Stream(Protocol):
     @property
     def accumulation(self) -> int:
         """Micro-batches per optimiser step and rank."""
+
+    def kinds(self) -> Sequence[Batch]:
+        """A small batch of each kind that there is; empty where all batches are of one."""
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Micro-batches of this rank from a global step on."""

@@ -101,7 +101,7 @@ def values(annotation: Any, default: Any) -> Iterator[Any]:
     elif annotation is str:
         yield from ("vit_tiny", "rand-m9", "mae_base", "ava_base", "tensorboard")
     elif origin is dict:
-        yield from ({"a": {"model": "vit_tiny"}}, {"a": 1})
+        yield from ({"a": {"model": "vit_tiny"}}, {"a": 1}, {"a": {"train": "x"}})
 
 
 def found(config: BaseModel, key: str) -> Any:

@@ -543,7 +543,7 @@ def test_exemptions_from_weight_decay(layer_decay):
     with ExitStack() as cleanup:
         learner = Learner(
             method,
-            sample,
+            [sample],
             optim=optim,
             train=train_config(),
             groups=None,

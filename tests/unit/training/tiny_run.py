@@ -159,6 +159,9 @@ class SyntheticStream:
         self.interleave = interleave
         self.broken = NoBroken()
 
+    def kinds(self) -> list[Batch]:
+        return []
+
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for step in range(start_step, stop_step):
             epoch, within = divmod(step, self.steps_per_epoch)

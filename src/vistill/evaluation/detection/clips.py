@@ -226,6 +226,10 @@ class KeyFrameStream:
         self.accumulation = global_batch_size // micro_batch_size
         self.broken = broken
 
+    def kinds(self) -> list[DetectionBatch]:
+        """None: every batch is like the first."""
+        return []
+
     def iterate(self, start_step: int, stop_step: int) -> Iterator[DetectionBatch]:
         """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).
 
