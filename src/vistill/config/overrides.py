@@ -20,7 +20,19 @@ Path = tuple[str, ...]
 Overrides = Iterable[tuple[str, Any]]
 """Dotted keys and their values, as they were written."""
 
-_MEANT = ("epochs", "lr", "train", "k", "pairs", "kind", "loss", "weight", "depth", "views", "image_size")
+_MEANT = (
+    "epochs",
+    "lr",
+    "train",
+    "k",
+    "pairs",
+    "kind",
+    "loss",
+    "weight",
+    "depth",
+    "views",
+    "image_size",
+)
 """Settings that a value given to their whole section was most likely meant for."""
 
 
