@@ -107,6 +107,22 @@ def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strateg
     assert_same(two, one)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
+    one, two = tmp_path / "one", tmp_path / "two"
+    # Stopped where the next batch is of the other kind: what learns does not hang on the first.
+    for out, ranks in ((one, 1), (two, 2)):
+        for options in (["--stop-at-step", "3"], []):
+            done = train(out, ranks, "--two-kinds", "--strategy", strategy, *options)
+            assert (done.returncode == 0) == (not options), done.stderr
+    assert_same(two, one)
+    trained = torch.load(two / "export" / "last.pt")
+    fresh = tiny_run.TwoKinds().state_dict()
+    for name in ("heads.0.weight", "heads.1.weight"):
+        assert not torch.equal(trained[name], fresh[name])
+    assert torch.equal(trained["student.norm.weight"], fresh["student.norm.weight"])
+
+
 def test_a_single_number_is_not_sharded(tmp_path):
     done = train(tmp_path / "out", 2, "--in-batch", "--scalar", "--strategy", "fsdp2")
     assert done.returncode == 1

@@ -115,6 +115,21 @@ class InBatch(TinyMethod):
         return weighted({"there": (0.5, there), "back": (0.5, back)})
 
 
+class TwoKinds(TinyMethod):
+    """Batches of the second source go through a map of their own."""
+
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__(dropout=dropout)
+        self.heads = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, batch: Batch) -> Losses:
+        (source,) = set(batch.inputs["source"].tolist())
+        with torch.no_grad():
+            target = self.teacher(batch.unit_pixels())
+        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
+        return weighted({"mse": (1.0, (self.head(self.heads[source](x)) - target).square().mean())})
+
+
 class NoBroken:
     noun = "picture"
 
@@ -148,6 +163,7 @@ class SyntheticStream:
         stop_at: int | None = None,
         slow_from: int | None = None,
         interleave: bool = False,
+        mixed: bool = False,
     ) -> None:
         self.global_batch_size = global_batch_size
         self.per_rank = global_batch_size // world_size
@@ -156,11 +172,11 @@ class SyntheticStream:
         self.accumulation = self.per_rank // self.micro
         self.rank, self.samples, self.delay, self.poison = rank, samples, delay, poison
         self.full_from, self.stop_at, self.slow_from = full_from, stop_at, slow_from
-        self.interleave = interleave
+        self.interleave, self.mixed = interleave, mixed
         self.broken = NoBroken()
 
     def kinds(self) -> list[Batch]:
-        return []
+        return [self.batch(torch.arange(2), 0, 3 * kind) for kind in range(2 * self.mixed)]
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for step in range(start_step, stop_step):
@@ -192,7 +208,8 @@ class SyntheticStream:
             os.kill(os.getpid(), signal.SIGTERM)
         if step == self.poison and self.rank == 0:
             pixels[0, 0, 0, 0] = float("nan")  # one sample of one rank
-        return Batch(pixels=pixels, seeds=ids + 1000 * epoch, ids=ids)
+        inputs = {"source": torch.full((len(ids),), step // 3 % 2)} if self.mixed else {}
+        return Batch(pixels=pixels, seeds=ids + 1000 * epoch, ids=ids, inputs=inputs)
 
 
 def open_run(path: Path, world=None, **options) -> RunFolder:
@@ -247,6 +264,7 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--sgd", action="store_true", help="by which a factor of the loss shows")
     parser.add_argument("--in-batch", action="store_true", help="a loss over all of a batch")
+    parser.add_argument("--two-kinds", action="store_true", help="of batches, three steps each")
     parser.add_argument("--scalar", action="store_true")
     parser.add_argument("--interleave", action="store_true")
     parser.add_argument("--poison", type=int)
@@ -261,6 +279,8 @@ def main() -> int:
         die_in(args.die_in, args.die_at_step)
     world = connect("cpu")
     method: Method = TinyMethod(dropout=args.dropout)
+    if args.two_kinds:
+        method = TwoKinds(args.dropout)
     if args.in_batch:
         method = InBatch(args.dropout, 5.0 if args.scalar else (5.0,))
     if args.wide:
@@ -276,6 +296,7 @@ def main() -> int:
         stop_at=args.stop_at_step,
         slow_from=args.slow_from,
         interleave=args.interleave,
+        mixed=args.two_kinds,
     )
     run = open_run(args.out, world)
     try:
