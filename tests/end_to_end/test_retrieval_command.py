@@ -1,5 +1,6 @@
 """`vistill evaluate --protocols retrieval`: captions and what they describe find each other."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,8 @@ import torch
 from command_line import CELLS
 from tiny_clip import write_tiny_clip
 
-import vistill.runs.retrieving
 from vistill.cli import main
-from vistill.data import EvalTransform, Source, decode_image
+from vistill.data import EvalTransform, decode_image
 from vistill.data.motion_clips import write_motion_clips
 from vistill.data.opening import open_source
 from vistill.models.joint import load_joint
@@ -26,18 +26,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"hf/{write_tiny_clip(tmp_path_factory.mktemp('models') / 'clip')}"
 
 
-@pytest.fixture
-def captioned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every sample has one or two captions."""
-    opened = vistill.runs.retrieving.open_samples
+def listed(folder: Path, out: Path, *, per_line: bool) -> Path:
+    """A list of the samples below a folder, each with one or two captions."""
+    media = "video" if any(folder.rglob("*.mp4")) else "image"
+    source = open_source(str(folder), media)  # type: ignore[arg-type]
+    rows = [
+        {media: str(source.place(i)), "caption": text if per_line else captions_of(i)}
+        for i in range(len(source))
+        for text in (captions_of(i) if per_line else [""])
+    ]
+    if per_line:
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [media, "caption"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        out.write_text(json.dumps(rows))
+    return out
 
-    def with_captions(*words: object) -> Source:
-        source = opened(*words)  # type: ignore[arg-type]
-        told = [TEXTS[i % 6 : i % 6 + 1 + i % 2] for i in range(len(source))]
-        source.captions = told  # type: ignore[attr-defined]
-        return source
 
-    monkeypatch.setattr(vistill.runs.retrieving, "open_samples", with_captions)
+def captions_of(i: int) -> list[str]:
+    return TEXTS[i % 6 : i % 6 + 1 + i % 2]
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -50,7 +59,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> s
 def ranks_by_hand(model: str, paths: Sequence[Path]) -> tuple[list[int], list[int]]:
     joint = load_joint(model)
     assert joint is not None
-    captions = [TEXTS[i % 6 : i % 6 + 1 + i % 2] for i in range(len(paths))]
+    captions = [captions_of(i) for i in range(len(paths))]
     with torch.no_grad():
         pixels = torch.stack([EvalTransform(32)(decode_image(p.read_bytes())) for p in paths])
         seen = joint.see(joint.normalization(pixels.float() / 255))
@@ -65,10 +74,10 @@ def ranks_by_hand(model: str, paths: Sequence[Path]) -> tuple[list[int], list[in
     return texts, media
 
 
-@pytest.mark.usefixtures("captioned")
 def test_both_directions(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scores.json"
-    words = (model, "--data", CELLS / "test", "--protocols", "retrieval", "--out", out, *QUICK)
+    data = listed(CELLS / "test", tmp_path / "captions.csv", per_line=True)
+    words = (model, "--data", data, "--protocols", "retrieval", "--out", out, *QUICK)
     told = said(capsys, *words)
     found = json.loads(out.read_text())
     (score,) = found["retrieval"]
@@ -87,17 +96,17 @@ def test_both_directions(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "by chance R@1 would be" in lines[3]
 
 
-@pytest.mark.usefixtures("captioned")
 def test_clips_frame_by_frame(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips = tmp_path / "clips"
     write_motion_clips(open_source(str(CELLS / "test")), clips, count=4, frames=12, size=32)
     (clips / "broken.mp4").write_bytes(b"no video")
-    words = (model, "--data", clips, "--protocols", "retrieval", "frames=3", *QUICK)
+    data = listed(clips, tmp_path / "captions.json", per_line=False)
+    words = (model, "--data", data, "--protocols", "retrieval", "frames=3", *QUICK)
     told = said(capsys, *words)
     assert "4 clips; by chance R@1 would be 25 %" in told
-    assert "left out, since unreadable: 1: broken.mp4" in told
+    assert "left out, since unreadable: 1: " in told
     joined = said(capsys, *words, "retrieval.captions=joined")
     assert "4 texts, 4 clips" in joined
 

@@ -11,6 +11,7 @@ from vistill.errors import UserError
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
+CAPTION_COLUMN = "caption"
 SPAN_COLUMNS = ("start", "end")
 FRAME_COLUMNS = ("start_frame", "end_frame")
 PROBLEM_COLUMN = "problem"
@@ -32,6 +33,10 @@ SYNONYMS = {
     "end_frame": ("frame_end", "stop_frame", "end_idx", "end_index", "last_frame"),
 }  # fmt: skip
 """What other tools call the columns that are read here."""
+_OF_MEDIA = ("media", "image", "video")
+"""Columns of paths beside captions, as the published lists of video-text corpora call them."""
+CAPTIONED = (CAPTION_COLUMN, "captions", *_OF_MEDIA)
+"""All of these names."""
 _CLOSE = 0.8
 
 
@@ -42,11 +47,28 @@ class Row(NamedTuple):
         path: a file, or a folder of frames.
         label: what it shows; None where the list does not tell.
         part: of a video, that is the sample; None: all of it.
+        captions: what is said of it.
     """
 
     path: str
     label: str | None = None
     part: Stretch | None = None
+    captions: tuple[str, ...] = ()
+
+
+def known_names(names: Sequence[str]) -> list[str]:
+    """The names of columns as they are called here.
+
+    `captions` is `caption`, and beside it `media`, `image` or `video` is `path`, where there is
+    none.
+    """
+    found = list(names)
+    if CAPTION_COLUMN not in found and "captions" in found:
+        found[found.index("captions")] = CAPTION_COLUMN
+    path = next((name for name in _OF_MEDIA if name in found), None)
+    if CAPTION_COLUMN in found and PATH_COLUMN not in found and path is not None:
+        found[found.index(path)] = PATH_COLUMN
+    return found
 
 
 def check_columns(where: str, names: Sequence[str], media: Media) -> list[str]:
@@ -64,7 +86,7 @@ def check_columns(where: str, names: Sequence[str], media: Media) -> list[str]:
         UserError: one that is there twice, half of a pair, or one that is meant to be read by its
             looks but has another name.
     """
-    used = [PATH_COLUMN, LABEL_COLUMN]
+    used = [PATH_COLUMN, LABEL_COLUMN, CAPTION_COLUMN]
     if media.noun == "clip":
         used += [*SPAN_COLUMNS, *FRAME_COLUMNS]
     unused = []
@@ -100,7 +122,7 @@ def near_path(columns: Iterable[str]) -> str:
 def _meant(name: str, columns: Sequence[str]) -> str | None:
     """Which of the columns goes by another name."""
     for column in columns:
-        if name in SYNONYMS[column]:
+        if name in SYNONYMS.get(column, ()):
             return column
     return next(iter(get_close_matches(name, columns, n=1, cutoff=_CLOSE)), None)
 
@@ -116,7 +138,22 @@ def read_row(where: str, cells: Mapping[str, Any], media: Media) -> Row:
         raise UserError(f"{where} has no path{'' if path in (None, '') else f' but {path!r}'}")
     bounded = media.noun == "clip" and ("start" in cells or "start_frame" in cells)
     part = _part(where, cells) if bounded else None
-    return Row(path, label_text(where, cells.get(LABEL_COLUMN)), part)
+    captions = caption_texts(where, cells.get(CAPTION_COLUMN))
+    return Row(path, label_text(where, cells.get(LABEL_COLUMN)), part, captions)
+
+
+def caption_texts(where: str, told: Any) -> tuple[str, ...]:
+    """The captions of a sample: one text, or a list of them; without those that are empty.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    several = told if isinstance(told, list | tuple) else (told,)
+    texts = [text for text in several if text is not None and text == text]  # pandas writes NaN
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: a caption is a text or a list of texts, not {told!r}")
+    return tuple(text.strip() for text in texts if text.strip())
 
 
 def label_text(where: str, label: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Lists of pictures or clips: text, CSV, TSV and JSON lines of paths."""
+"""Lists of pictures or clips: text, CSV, TSV, JSON and JSON lines of paths."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vistill.data.captions import Captions
 from vistill.data.columns import (
     FRAME_COLUMNS,
     LABEL_COLUMN,
@@ -21,6 +22,7 @@ from vistill.data.columns import (
     check_columns,
     in_frames,
     in_seconds,
+    known_names,
     near_path,
     read_row,
     unclassed_notes,
@@ -83,6 +85,7 @@ class ListSource(NamedSource):
         self._root = os.path.commonpath(folders) if root is None else os.path.abspath(root)
         labels: list[str | None] = []
         parts, by_frames = array("d"), bytearray()
+        captions: list[tuple[str, ...]] = []
         firsts: list[tuple[str, str]] = []
 
         def paths() -> Iterator[str]:
@@ -91,6 +94,7 @@ class ListSource(NamedSource):
                 for number, row in enumerate(one.rows):
                     labels.append(sys.intern(row.label) if row.label else None)
                     parts.extend(row.part[:2] if row.part else (math.nan, math.nan))
+                    captions.append(row.captions)
                     by_frames.append(row.part is not None and row.part.unit == "frames")
                     path = row.path if inner in ("", ".") else os.path.join(inner, row.path)
                     if number == 0:
@@ -102,6 +106,7 @@ class ListSource(NamedSource):
             raise UserError(f"'{name}' lists no {media.noun}s")
         self._parts = np.frombuffer(parts).reshape(-1, 2)
         self._by_frames = np.frombuffer(bytes(by_frames), dtype=bool)
+        self.captions = Captions(captions) if any(captions) else None
         self._cut = not np.isnan(self._parts).all()
         self.classes, self.labels = encode_labels(labels)
         meant = any(one.labelled for one in lists) or any(labels)
@@ -231,7 +236,7 @@ def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
     rows = [(n, row) for n, row in _csv_rows(file, separator) if row]
     if not rows:
         raise UserError(f"'{file}' lists no {media.noun}s")
-    head = [cell.strip().lower() for cell in rows[0][1]]
+    head = known_names([cell.strip().lower() for cell in rows[0][1]])
     if all(len(row) == 1 for _, row in rows) and head[0] != PATH_COLUMN:
         return read_text(file, media)
     where, notes = f"'{file}' line {rows[0][0]}", []
@@ -298,15 +303,40 @@ def read_json_lines(file: Path, media: Media) -> Listed:
     return Listed(file, read(), f"'{file}' line {first}", False, notes)
 
 
+def read_json(file: Path, media: Media) -> Listed:
+    """A list of such objects."""
+    try:
+        told = json.loads("".join(_lines(file)))
+    except ValueError as error:
+        raise UserError(f"'{file}' is no JSON: {error}") from error
+    if not isinstance(told, list):
+        raise UserError(f"'{file}' is no list of objects with a field '{PATH_COLUMN}'")
+    items = [(f"'{file}' item {n}", item) for n, item in enumerate(told, 1)]
+    rows = [(where, _known(where, item, json.dumps(item))) for where, item in items]
+    notes: list[str] = []
+    for fields in dict.fromkeys(tuple(cells) for _, cells in rows):
+        where = next(where for where, cells in rows if tuple(cells) == fields)
+        notes += check_columns(where, list(fields), media)
+    found = (read_row(where, cells, media) for where, cells in rows)
+    return Listed(file, found, f"'{file}' item 1", False, notes)
+
+
 def _json_object(where: str, line: str) -> dict[str, Any]:
     try:
         told = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is no JSON: {error}") from error
-    if not isinstance(told, dict) or PATH_COLUMN not in told:
-        near = near_path(told) if isinstance(told, dict) else ""
-        raise UserError(f"{where} is no object with a field '{PATH_COLUMN}'{near}: {line.strip()}")
-    return told
+    return _known(where, told, line.strip())
+
+
+def _known(where: str, told: Any, shown: str) -> dict[str, Any]:
+    """The fields of an object by the names of columns."""
+    if isinstance(told, dict):
+        cells = dict(zip(known_names(list(told)), told.values(), strict=True))
+        if PATH_COLUMN in cells:
+            return cells
+    near = near_path(told) if isinstance(told, dict) else ""
+    raise UserError(f"{where} is no object with a field '{PATH_COLUMN}'{near}: {shown}")
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -330,6 +360,7 @@ READERS: dict[str, Callable[[Path, Media], Listed]] = {
     ".txt": read_text,
     ".csv": read_csv,
     ".tsv": read_tsv,
+    ".json": read_json,
     ".jsonl": read_json_lines,
 }
 """Lists by the endings of their names."""

@@ -17,7 +17,7 @@ from vistill.data.zips import ZipSource
 from vistill.errors import UserError
 from vistill.files import local_path
 
-KINDS = "a folder, a .txt, .csv, .tsv, .jsonl or .parquet list, .tar shards or a .zip"
+KINDS = "a folder, a .txt, .csv, .tsv, .json, .jsonl or .parquet list, .tar shards or a .zip"
 _LISTS = {*READERS, ".parquet"}
 INDEX = "index.parquet"
 PREPARED = (INDEX, "prepare.json")

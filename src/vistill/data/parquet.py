@@ -12,7 +12,10 @@ import numpy as np
 
 from vistill.data.archive import ShardSource
 from vistill.data.broken import BrokenImage
+from vistill.data.captions import Captions
 from vistill.data.columns import (
+    CAPTION_COLUMN,
+    CAPTIONED,
     FRAME_COLUMNS,
     LABEL_COLUMN,
     PATH_COLUMN,
@@ -21,7 +24,9 @@ from vistill.data.columns import (
     SHARD_COLUMNS,
     SPAN_COLUMNS,
     SPLIT_COLUMN,
+    caption_texts,
     check_columns,
+    known_names,
     label_text,
     near_path,
     read_row,
@@ -33,7 +38,7 @@ from vistill.data.stamps import Stamps
 from vistill.errors import UserError
 
 _READ = (PATH_COLUMN, LABEL_COLUMN, PROBLEM_COLUMN, SPLIT_COLUMN, *SPAN_COLUMNS, *FRAME_COLUMNS,
-         *SHARD_COLUMNS, PROOF_COLUMN)  # fmt: skip
+         *SHARD_COLUMNS, PROOF_COLUMN, *CAPTIONED)  # fmt: skip
 
 
 class ParquetImages(NamedSource):
@@ -113,14 +118,15 @@ def open_parquet(
             schema = parquet.read_schema(file)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"'{file}' is no Parquet file: {error}") from error
-        if PATH_COLUMN in schema.names:
+        encoded = {field.name for field in schema if _holds_bytes(field.type)}
+        if PATH_COLUMN in known_names([n for n in schema.names if n not in encoded]):
             of_paths.append(file)
         else:
             of_bytes.append((file, _encoded(file, schema, media)))
         of_the_index = (PROBLEM_COLUMN, SPLIT_COLUMN, *SHARD_COLUMNS, PROOF_COLUMN)
         others = [name for name in schema.names
                   if (file, name) not in of_bytes and name not in of_the_index]  # fmt: skip
-        notes += check_columns(f"'{file}'", others, media)
+        notes += check_columns(f"'{file}'", known_names(others), media)
     if of_paths and of_bytes:
         raise UserError(f"'{of_paths[0]}' names files, and '{of_bytes[0][0]}' holds pictures")
     if of_bytes and root is not None:
@@ -145,12 +151,21 @@ def _encoded(file: Path, schema: Any, media: Media) -> str:
 def _pictures(name: str, columns: Sequence[tuple[Path, str]]) -> NamedSource:
     source = ParquetImages(name, columns)
     labels: list[str | None] = []
+    captions: list[tuple[str, ...]] = []
     for file, _ in columns:
-        table = _read(file, [LABEL_COLUMN])
-        cells = table[LABEL_COLUMN].to_pylist() if table.column_names else [None] * table.num_rows
-        for number, cell in enumerate(cells):
-            labels.append(label_text(f"'{file}' row {number}", cell))
+        table = _read(file, [LABEL_COLUMN, CAPTION_COLUMN, "captions"])
+        table = table.rename_columns(known_names(table.column_names))
+        nothing = [None] * table.num_rows
+        label, caption = (
+            table[name].to_pylist() if name in table.column_names else nothing
+            for name in (LABEL_COLUMN, CAPTION_COLUMN)
+        )
+        for number in range(table.num_rows):
+            where = f"'{file}' row {number}"
+            labels.append(label_text(where, label[number]))
+            captions.append(caption_texts(where, caption[number]))
     source.classes, source.labels = encode_labels(labels)
+    source.captions = Captions(captions) if any(captions) else None
     if any(labels):
         source.notes = unclassed_notes(labels, PICTURES)
     return source
@@ -167,6 +182,7 @@ class _File(NamedTuple):
     @classmethod
     def read(cls, path: Path) -> "_File":
         table = _read(path, _READ)
+        table = table.rename_columns(known_names(table.column_names))
         columns = {name: table[name].to_pylist() for name in table.column_names
                    if name != PROOF_COLUMN}  # fmt: skip
         problems = columns.get(PROBLEM_COLUMN, [None] * table.num_rows)
@@ -178,8 +194,8 @@ class _File(NamedTuple):
         return f"'{self.path}' row {number}"
 
     def listed(self, media: Media) -> Listed:
-        columns = [name for name in (PATH_COLUMN, LABEL_COLUMN, *SPAN_COLUMNS, *FRAME_COLUMNS)
-                   if name in self.columns]  # fmt: skip
+        columns = [name for name in (PATH_COLUMN, LABEL_COLUMN, CAPTION_COLUMN, *SPAN_COLUMNS,
+                                     *FRAME_COLUMNS) if name in self.columns]  # fmt: skip
         rows = (
             read_row(self.where(n), {name: self.columns[name][n] for name in columns}, media)
             for n in self.kept

@@ -145,10 +145,12 @@ class Source(Protocol):
         notes: sentences on what was left out or read in a way that may surprise.
         decoding: how its pictures are to be understood.
         splits: part of the collection that each sample belongs to, or None.
+        captions: what is said of each sample, or None.
     """
 
     decoding: Decoding
     splits: Sequence[str | None] | None
+    captions: Sequence[Sequence[str]] | None
     name: str
     media: Media
     classes: list[str] | None
@@ -254,6 +256,7 @@ class NamedSource:
         self.proofs: Any = None
         self.decoding = Decoding()
         self.splits: Sequence[str | None] | None = None
+        self.captions: Sequence[Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)

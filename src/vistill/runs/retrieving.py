@@ -93,7 +93,7 @@ def described(
     """
     import numpy as np
 
-    told: Sequence[Sequence[str]] | None = getattr(source, "captions", None)
+    told = source.captions
     by_name: dict[str, tuple[int, list[str]]] = {}
     if told is not None:
         for i in range(len(source)):
