@@ -37,7 +37,8 @@ class ReadingConfig(Section):
     """Where samples are and how they are cropped."""
 
     train: str | None = Field(default=None)
-    """A folder, a `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` list, `.tar` shards, or a `.zip`;
+    """A folder, a `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` list, `.tar` shards, or a
+    `.zip`;
     several of a kind by a glob."""
     root: str | None = Field(default=None)
     """Folder at which relative paths of a list start; default: the list's own."""

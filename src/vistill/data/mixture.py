@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
+from vistill.data.captions import Captions
 from vistill.data.decode import EndMissing
 from vistill.data.inputs import Inputs, Items, Joined
 from vistill.data.loader import TIMEOUT, Loader, Request
@@ -54,6 +55,11 @@ class MixedSource:
         self.notes = [
             f"{name}: {note}" for name, source in self.sources.items() for note in source.notes
         ]
+        told = (one.captions or repeat((), len(one)) for one in self._parts)
+        any_told = any(one.captions is not None for one in self._parts)
+        self.captions: Sequence[Sequence[str]] | None = None
+        if any_told:
+            self.captions = Captions(chain.from_iterable(told))
         # What each source allows is seen to by its decoder.
         self.decoding = Decoding(allow_truncated=True)
 

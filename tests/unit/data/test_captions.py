@@ -120,3 +120,15 @@ def test_captions_are_a_sequence() -> None:
     assert [list(told) for told in captions[1:3]] == TOLD[1:3]
     with pytest.raises(IndexError):
         captions[4]
+
+
+def test_a_mixture_tells_those_of_its_sources(folder: Path) -> None:
+    from vistill.data.mixture import MixedSource
+
+    told = open_source(str(as_json(folder, "image", "caption")))
+    (folder / "silent.csv").write_text("path\n0.png\n1.png\n")
+    silent = open_source(str(folder / "silent.csv"))
+    mixed = MixedSource({"a": silent, "b": told})
+    assert mixed.captions is not None
+    assert [list(one) for one in mixed.captions] == [[], [], *TOLD]
+    assert MixedSource({"a": silent}).captions is None
