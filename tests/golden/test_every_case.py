@@ -17,8 +17,6 @@ ELSEWHERE = {
         "diag_model_student_vit",
     },
     "umt": {  # of parts that vistill does not have yet
-        "ft_checkpoint_import",
-        "ft_vit_forward",
         "s2_frame_indices",
         "s2_full_step",
         "s2_param_groups",

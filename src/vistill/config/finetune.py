@@ -27,6 +27,7 @@ from vistill.config.section import (
 )
 from vistill.config.uses import GIVEN, needs
 
+Positions = Literal["anew", "interpolated"]
 Statistics = Literal["own", "none", "imagenet", "clip", "cifar100"]
 
 
@@ -213,6 +214,9 @@ class FineTuneConfig(Section):
     ones."""
     flip: Share = Field(default=0.5)
     """Probability of a horizontal flip."""
+    positions: Positions = Field(default="anew")
+    """The fixed table of positions for clips of another size than the backbone's: its own, or the
+    backbone's interpolated, bicubically in space and linearly in time, as UMT does."""
     reset_last_block: Literal["keep", "zero_residual"] = Field(default="keep")
     """`zero_residual` sets the last block's output projections to zero. TinyMIM does not train
     them, so that they arrive with their initial values."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vistill.augment.erasing import random_erasing
 from vistill.augment.mixing import apply_mix, draw_mix, smoothed_targets
 from vistill.batch import Batch, Losses
-from vistill.config.finetune import FineTuneConfig, Statistics
+from vistill.config.finetune import FineTuneConfig, Positions, Statistics
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import Method
@@ -171,7 +171,7 @@ def build_classifier(
     Raises:
         UserError: the backbone cannot do what is asked of it.
     """
-    backbone = prepare_backbone(backbone, image_size, pool, num_frames)
+    backbone = prepare_backbone(backbone, image_size, pool, num_frames, options.positions)
     if isinstance(backbone, VisionTransformer | SwinBackbone):
         backbone.unshare_relative_position()
     backbone.requires_grad_(True)
@@ -234,8 +234,10 @@ def prepare_backbone(
     image_size: ImageSize,
     pool: Literal["avg", "cls"],
     num_frames: int | None = None,
+    positions: Positions = "anew",
 ) -> Backbone:
-    """A copy of `backbone` on the CPU for pictures of `image_size`, or clips of `num_frames`.
+    """A copy of `backbone` on the CPU for pictures of `image_size`, or clips of `num_frames`, whose
+    fixed table comes to its new size as `positions` say.
 
     Raises:
         UserError: it has no class token to pool, or cannot be resized.
@@ -243,6 +245,9 @@ def prepare_backbone(
     if pool == "cls" and not backbone.has_class_token:
         raise UserError("pool=cls needs a class token, which this backbone lacks; use pool=avg")
     backbone = copy.deepcopy(backbone).cpu()
+    if positions == "interpolated" and fixed_table(backbone):
+        assert isinstance(backbone, VisionTransformer)
+        backbone.table_grid = backbone.table_grid or (backbone.slots, *backbone.grid)
     size, own = height_width(image_size), tuple(backbone.image_size)
     if num_frames is not None and frames_of(backbone) != num_frames:
         wanted = f"frames={num_frames}, image_size={shown_size(size)}"

@@ -77,7 +77,8 @@ def evaluate_backbone(
             "set pool=avg"
         )
     inputs = Inputs(size, clips, config.timeout)
-    model = prepare_backbone(backbone, size, pool, None if clips is None else clips.frames)
+    frames = None if clips is None else clips.frames
+    model = prepare_backbone(backbone, size, pool, frames, finetune.positions)
     for part in (train, test):
         inputs.require(part.source)
     if "finetune" in config.protocols:

@@ -65,3 +65,23 @@ def resize_position_table(
     antialias = rule == "bicubic_antialias"
     resized = F.interpolate(picture, size=new_grid, mode="bicubic", antialias=antialias)
     return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def resize_clip_table(
+    table: Float[Tensor, "1 n d"],
+    num_prefix: int,
+    old: tuple[int, int, int],
+    new: tuple[int, int, int],
+) -> Float[Tensor, "1 m d"]:
+    """A clip's table for other slots, rows and columns: bicubic in every slot, then linear in time,
+    both without corner alignment (spec umt 7); prefix rows stay."""
+    if old == new:
+        return table
+    prefix, patches = table[:, :num_prefix], table[0, num_prefix:]
+    slots = patches.reshape(*old, -1).permute(0, 3, 1, 2)
+    if old[1:] != new[1:]:
+        slots = F.interpolate(slots, size=new[1:], mode="bicubic")
+    tokens = slots.permute(2, 3, 1, 0).flatten(0, 1)
+    if old[0] != new[0]:
+        tokens = F.interpolate(tokens, size=new[0], mode="linear")
+    return torch.cat([prefix, tokens.permute(2, 0, 1).flatten(0, 1)[None]], dim=1)

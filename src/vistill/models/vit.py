@@ -24,6 +24,7 @@ from vistill.models.layers import (
 )
 from vistill.models.positions import (
     PositionRule,
+    resize_clip_table,
     resize_position_table,
     sincos_1d,
     sincos_2d,
@@ -68,6 +69,8 @@ class VisionTransformer(Backbone):
         layer_scale: initial residual scale, or None for none.
         tubelet_size: frames per token; None for pictures.
         num_frames: frames per clip, a multiple of `tubelet_size`; 1 for pictures.
+        table_grid: slots, rows and columns of a clip's fixed table, which is interpolated for other
+            sizes, as UMT fine-tunes; None: every size has a table of its own.
         qkv_bias: biases of queries, keys and values; BEiT's keys have none (`no_key`).
         qk_scale: factor of the products of queries and keys; None: (channels of a head)^-0.5.
         distillation_token: DeiT's second token, behind the class token.
@@ -94,6 +97,7 @@ class VisionTransformer(Backbone):
         layer_scale: float | None = None,
         tubelet_size: int | None = None,
         num_frames: int = 1,
+        table_grid: Sequence[int] | None = None,
         relative_position: Literal["shared", "layer"] | None = None,
         qkv_bias: QKVBias = "all",
         qk_scale: float | None = None,
@@ -111,7 +115,7 @@ class VisionTransformer(Backbone):
         self.image_size = height_width(image_size)
         require_whole_tokens(self.image_size, patch_size, num_frames, tubelet_size)
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
-        self.position_rule = position_rule
+        self.position_rule, self.table_grid = position_rule, table_grid
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
         self.qk_scale = qk_scale
         self.pre_norm, self.activation, self.norm_eps = pre_norm, activation, norm_eps
@@ -209,6 +213,7 @@ class VisionTransformer(Backbone):
                 "layer_scale": self.layer_scale,
                 "tubelet_size": self.tubelet_size,
                 "num_frames": self.num_frames,
+                "table_grid": None if self.table_grid is None else list(self.table_grid),
                 "relative_position": self.relative_position,
                 "qkv_bias": self.qkv_bias,
                 "qk_scale": self.qk_scale,
@@ -234,7 +239,10 @@ class VisionTransformer(Backbone):
         if self.tubelet_size is None:
             fixed = sincos_2d(self.width, self.grid, self.num_prefix_tokens)
         else:
-            fixed = sincos_1d(self.width, self.num_prefix_tokens + self.num_patches)
+            own = (self.slots, *self.grid)
+            slots, rows, columns = self.table_grid or own
+            fixed = sincos_1d(self.width, self.num_prefix_tokens + slots * rows * columns)
+            fixed = resize_clip_table(fixed, self.num_prefix_tokens, (slots, rows, columns), own)
         return nn.Parameter(fixed.float(), requires_grad=False)
 
     def set_drop_path(self, rates: float | Sequence[float]) -> None:
@@ -264,7 +272,8 @@ class VisionTransformer(Backbone):
     def resize(self, image_size: ImageSize, num_frames: int | None = None) -> None:
         """Accept another input size: position and bias tables are resized (spec 1; spec fd 5).
 
-        A clip's fixed table is made anew for the new number of tokens (spec amd 3).
+        A clip's fixed table is made anew for the new number of tokens (spec amd 3), or interpolated
+        where there is a `table_grid`; a learned one is interpolated (spec umt 7).
 
         Args:
             image_size: side of the square input, or (height, width).
@@ -296,13 +305,18 @@ class VisionTransformer(Backbone):
                 block.attn.rel_pos_bias = block.attn.rel_pos_bias.resized(self.grid)
 
     def _resize_clip(self, size: tuple[int, int], num_frames: int) -> None:
-        if self.position == "learned":
-            raise ValueError("the learned positions of a clip cannot be resized")
         require_whole_tokens(size, self.patch_size, num_frames, self.tubelet_size)
         device = self.patch_embed.proj.weight.device
+        old = (self.slots, *self.grid)
         self.image_size, self.num_frames = size, num_frames
-        table = self._position_table()
-        self.pos_embed = None if table is None else nn.Parameter(table.to(device), False)
+        if self.position == "learned":
+            assert self.pos_embed is not None
+            learned, new = self.pos_embed, (self.slots, *self.grid)
+            table = resize_clip_table(learned.detach(), self.num_prefix_tokens, old, new)
+            self.pos_embed = nn.Parameter(table, learned.requires_grad)
+            return
+        fixed = self._position_table()
+        self.pos_embed = None if fixed is None else nn.Parameter(fixed.to(device), False)
 
     @property
     def num_drop_path_draws(self) -> int:

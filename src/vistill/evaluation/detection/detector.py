@@ -19,6 +19,7 @@ from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, jitter
 from vistill.methods.base import Method
 from vistill.methods.side import drop_path_noise
 from vistill.models.backbone import Normalization, Tap
+from vistill.models.positions import resize_clip_table
 from vistill.models.vit import VisionTransformer
 from vistill.random import Stream
 
@@ -93,7 +94,8 @@ class ActionDetector(Method):
             tokens = vit.tap(clips, [norm], drop_path_noise=drop_path_noise)[norm]
         else:
             assert vit.pos_embed is not None
-            table = resize_slots(vit.pos_embed, vit.grid, (rows, columns))
+            old, new = (vit.slots, *vit.grid), (vit.slots, rows, columns)
+            table = resize_clip_table(vit.pos_embed, 0, old, new)
             tokens = functional_call(vit, {"pos_embed": table}, (clips,))
         return tokens.unflatten(1, (-1, rows, columns)).mean(dim=1).permute(0, 3, 1, 2)
 
@@ -137,12 +139,3 @@ def within(
 ) -> Float[Tensor, "k 5"]:
     """`boxes` at their new place, cut at the border of the clips."""
     return torch.cat([boxes[:, :1], clip_boxes(moved, *clips.shape[-2:])], dim=1)
-
-
-def resize_slots(
-    table: Float[Tensor, "1 n d"], old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Float[Tensor, "1 m d"]:
-    """A clip's position table for another size: every time slot is resized like a picture."""
-    slots = table.unflatten(1, (-1, *old_grid))[0].permute(0, 3, 1, 2)
-    resized = F.interpolate(slots, size=new_grid, mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).flatten(0, 2)[None]

@@ -1,6 +1,7 @@
 """Weights of VideoMAE and AMD, published ones and those of the transformers library, in and out
 (spec amd 12). Published files hold no position table; it follows from the size of the clips."""
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -12,11 +13,11 @@ from vistill.errors import UserError
 from vistill.models.backbone import Normalization
 from vistill.models.files.beit import beit_names
 from vistill.models.layers import QKVBias
-from vistill.models.positions import sincos_1d
+from vistill.models.positions import resize_clip_table, sincos_1d
 from vistill.models.vit import VisionTransformer
 
 FRAMES, SIDE = 16, 224
-"""What the published models were trained on."""
+"""What the published models of tubes were trained on; UMT's, of single frames, on half as many."""
 
 # Parts of pre-training that belong to no encoder; read_state_dict has taken `encoder.` away.
 ASIDE = ("encoder_to_decoder.", "projection_heads.", "generators.")
@@ -59,7 +60,8 @@ def clip_vit_from_state(
     """A ViT of clips with the sizes that the tensors tell; its weights are still fresh.
 
     A fixed table follows from the size of the clips, which no weight depends on: 16 frames of 224
-    pixels, as published, until the model is resized. A table in the file (UMT's) tells the frames.
+    pixels, of models of single frames 8, as published, until the model is resized. A table in the
+    file (UMT's) tells the frames, and whether it was interpolated.
 
     Args:
         weights: an encoder's, under vistill's names.
@@ -76,7 +78,7 @@ def clip_vit_from_state(
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
     qkv_bias: QKVBias = "no_key" if "blocks.0.attn.q_bias" in weights else "none"
     size = image_size or (SIDE // patch_size * patch_size,) * 2
-    frames = -(-FRAMES // tubelet_size) * tubelet_size
+    frames = -(-FRAMES // tubelet_size) * tubelet_size if tubelet_size > 1 else FRAMES // 2
     class_token, table = "cls_token" in weights, weights.get("pos_embed")
     if table is not None:
         patches = (size[0] // patch_size) * (size[1] // patch_size)
@@ -88,6 +90,14 @@ def clip_vit_from_state(
                 f"file:{source},image_size=HEIGHTxWIDTH"
             )
         frames = slots * tubelet_size
+    fixed, table_grid = True, None
+    if table is not None:
+        # UMT's fine-tuned classifiers of other clips than those of its pre-training.
+        base = (8, 16, 16) if patch_size == 14 else (8, 14, 14)
+        own = (frames // tubelet_size, size[0] // patch_size, size[1] // patch_size)
+        interpolated = not class_token and _is_fixed(table, base, own)
+        table_grid = base if interpolated and base != own else None
+        fixed = interpolated or _is_fixed(table)
     return VisionTransformer(
         image_size=size,
         patch_size=patch_size,
@@ -96,7 +106,8 @@ def clip_vit_from_state(
         num_heads=num_heads,
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
         class_token=class_token,
-        position="sincos" if table is None or _is_fixed(table) else "learned",
+        position="sincos" if fixed else "learned",
+        table_grid=table_grid,
         layer_scale=1.0 if "blocks.0.ls1.gamma" in weights else None,
         tubelet_size=tubelet_size,
         num_frames=frames,
@@ -105,9 +116,16 @@ def clip_vit_from_state(
     )
 
 
-def _is_fixed(table: Tensor) -> bool:
-    fixed = sincos_1d(table.shape[2], table.shape[1])
-    return not table.is_meta and torch.allclose(table.double(), fixed, atol=1e-4)
+def _is_fixed(
+    table: Tensor, base: tuple[int, int, int] | None = None, own: tuple[int, int, int] = (1, 1, 1)
+) -> bool:
+    """Whether a table is the sine-cosine one of its length, or that of `base` interpolated."""
+    if table.is_meta:
+        return False
+    fixed = sincos_1d(table.shape[2], table.shape[1] if base is None else math.prod(base))
+    if base is not None:
+        fixed = resize_clip_table(fixed, 0, base, own)
+    return torch.allclose(table.double(), fixed, atol=1e-4)
 
 
 def published_encoder(vit: VisionTransformer) -> dict[str, Tensor]:
