@@ -6,7 +6,7 @@ no module, so that it is never saved, never wrapped and never trained.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -121,6 +121,14 @@ class Method(nn.Module, ABC):
             UserError: it does not allow what the method is asked for.
         """
         raise NotImplementedError(f"{type(self).__name__} fits nothing")
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this rank has for itself, such as a queue of features: tensors, numbers, text, and
+        lists and mappings of them. A checkpoint keeps that of every rank."""
+        return {}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `rank_state`; tensors may be on another device."""
 
     def to_device(self, device: torch.device | str) -> Self:
         """Move everything, the teacher included unless it rests."""

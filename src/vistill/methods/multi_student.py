@@ -56,6 +56,14 @@ class MultiStudent(SharedView):
     def parts(self) -> dict[str, Method]:
         return {**self.methods}
 
+    def rank_state(self) -> dict[str, Any]:
+        each = {name: method.rank_state() for name, method in self.methods.items()}
+        return each if any(each.values()) else {}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        for name, method in self.methods.items():
+            method.load_rank_state(state.get(name, {}))
+
     def cache_key(self) -> dict[str, Any]:
         return self._first.cache_key()
 

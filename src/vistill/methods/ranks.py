@@ -1,9 +1,12 @@
 """What a method may know of the other ranks: their rows, gathered for losses over the batch."""
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 from jaxtyping import Shaped
 from torch import Tensor
+
+from vistill.errors import UserError
 
 Gradient = Literal["none", "local", "full"]
 """What of the gradient of gathered rows comes back to the rank that gave them:
@@ -46,3 +49,23 @@ class OneRank:
     ) -> Shaped[Tensor, "b *_"]:
         """The rows themselves."""
         return tensor.detach() if grad == "none" else tensor
+
+
+def copied(state: Any, copy: Callable[[Tensor], Tensor] = Tensor.clone) -> Any:
+    """A copy of what `Method.rank_state` gives, its tensors by `copy`, without gradient.
+
+    Raises:
+        UserError: it holds something that a checkpoint cannot.
+    """
+    if isinstance(state, Tensor):
+        return copy(state.detach())
+    if isinstance(state, Mapping):
+        return {key: copied(value, copy) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied(value, copy) for value in state)
+    if state is None or isinstance(state, bool | int | float | str | bytes):
+        return state
+    raise UserError(
+        f"rank_state() of a method holds a {type(state).__name__}, which no checkpoint keeps; give "
+        "tensors, numbers, text, and lists and mappings of them"
+    )

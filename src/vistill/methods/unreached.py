@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vistill.batch import Batch
 from vistill.methods.base import Method
+from vistill.methods.ranks import copied
 
 
 def freeze_unreached(method: Method, batch: Batch) -> list[str]:
@@ -11,7 +12,8 @@ def freeze_unreached(method: Method, batch: Batch) -> list[str]:
 
     A parameter behind the deepest tap (for TinyMIM: the last block's projection and MLP, spec 4.4)
     would otherwise sit in the optimiser and make DDP wait for a gradient that never comes. One
-    forward and backward pass finds them for any method and any student; buffers are put back.
+    forward and backward pass finds them for any method and any student; buffers and what the rank
+    has for itself are put back.
     """
     return freeze_unreached_by_any(method, [batch])[0]
 
@@ -31,6 +33,7 @@ def freeze_unreached_by_any(method: Method, batches: Sequence[Batch]) -> tuple[l
 
 def _reached(method: Method, batch: Batch) -> set[str]:
     buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    rank_state = copied(method.rank_state())
     was_training = method.training
     method.train()
     method(batch).total.backward()
@@ -39,5 +42,7 @@ def _reached(method: Method, batch: Batch) -> set[str]:
         parameter.grad = None
     for name, buffer in method.named_buffers():
         buffer.copy_(buffers[name])
+    if rank_state:
+        method.load_rank_state(rank_state)
     method.train(was_training)
     return reached

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vistill.errors import UserError
 from vistill.methods.base import Method
+from vistill.methods.ranks import copied
 from vistill.training.errors import TrainingError
 
 T = TypeVar("T")
@@ -271,6 +272,8 @@ class Sharded(Replicated):
     def close(self) -> None:
         self.method.load_state_dict(self.state())
         self.method.to(self.world.device)
+        if own := copied(self.module.rank_state()):
+            self.method.load_rank_state(own)
 
 
 def distribute(

@@ -15,6 +15,7 @@ from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.errors import UserError
 from vistill.methods.base import Method
+from vistill.methods.ranks import copied
 from vistill.methods.unreached import freeze_unreached_by_any
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
@@ -31,6 +32,10 @@ from vistill.training.ranks import ranks_of
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 2.0**-14
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", copy=True)
 
 
 @contextmanager
@@ -121,6 +126,7 @@ class Learner:
             self.parameters.setdefault(group.get("student", ""), []).extend(group["params"])
         self.optimizer = build_optimizer(chosen, optim)
         self._marked: list[tuple[Tensor, Tensor]] = []
+        self._rank_state: dict[str, Any] = {}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.scaled)
 
     def _pretraining(self) -> list[Group]:
@@ -167,6 +173,7 @@ class Learner:
     def mark(self) -> None:
         """Remember what the passes of a step change, before its first."""
         self._marked = [(buffer, buffer.clone()) for buffer in self.method.buffers()]
+        self._rank_state = copied(self.strategy.module.rank_state())
 
     def rewind(self) -> None:
         """Undo the passes since `mark`, of a step that is not to be finished."""
@@ -174,6 +181,8 @@ class Learner:
         with torch.no_grad():
             for buffer, before in self._marked:
                 buffer.copy_(before)
+        if self._rank_state:
+            self.strategy.module.load_rank_state(self._rank_state)
 
     def update(self, rate: float | Callable[[float], float]) -> Float[Tensor, ""]:
         """Clip and step; the norm of all gradients before clipping, on the device.
@@ -211,8 +220,14 @@ class Learner:
             "scaler": self.scaler.state_dict(),
         }
 
+    def rank_states(self) -> list[dict[str, Any]]:
+        """What the method has on each rank for itself, on the host; empty where it has nothing.
+        All ranks together."""
+        states = self.world.gather(copied(self.strategy.module.rank_state(), _on_host))
+        return states if any(states) else []
+
     def load(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state`; every rank passes the same."""
+        """The inverse of `state` and `rank_states`; every rank passes the same."""
         other = set(self.strategy.module.state_dict()) ^ set(saved["model"])
         if other:
             raise UserError(
@@ -220,6 +235,14 @@ class Learner:
                 f"{min(other)}): finish it with that version, which environment.json in the run's "
                 "folder names, or start anew with --overwrite"
             )
+        ranks = saved.get("ranks", [])
+        if len(ranks) not in (0, self.world.size):
+            raise UserError(
+                f"this run's method keeps a state of its own on each of {len(ranks)} rank(s): "
+                f"continue it with as many, not with {self.world.size}"
+            )
+        if ranks:
+            self.strategy.module.load_rank_state(ranks[self.world.rank])
         self.strategy.load(saved["model"])
         load_optimizer_state(self.optimizer, self.strategy.module, saved["optimizer"])
         if self.scaled and saved["scaler"]:

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -359,7 +359,9 @@ class _Loop:
         broken: dict[str, str] = {}
         for names in self.world.gather(self.stream.broken.state()):
             broken |= names
-        checkpoint = {"state": self.state.plain(), "broken": broken}
+        checkpoint: dict[str, Any] = {"state": self.state.plain(), "broken": broken}
+        if ranks := self.learner.rank_states():
+            checkpoint["ranks"] = ranks
         if self.world.main or self.learner.strategy.collective:
             checkpoint |= self.learner.state()
         folder = self.run.checkpoints

@@ -123,6 +123,29 @@ def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
     assert torch.equal(trained["student.norm.weight"], fresh["student.norm.weight"])
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_what_each_rank_has_for_itself_is_kept(tmp_path, strategy):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    words = ["--queue", "--strategy", strategy]
+    done = train(whole, 2, *words)
+    assert done.returncode == 0, done.stderr
+    done = train(stopped, 2, *words, "--stop-at-step", "5")
+    assert "saved in" in done.stderr
+    done = train(stopped, 1, *words)
+    assert done.returncode == 1
+    assert "on each of 2 rank(s): continue it with as many, not with 1" in done.stderr
+    done = train(stopped, 2, *words)
+    assert done.returncode == 0, done.stderr
+    assert losses(stopped) == losses(whole)
+    queues = [
+        json.loads((out / f"queue-{rank}.json").read_text())
+        for out in (whole, stopped)
+        for rank in range(2)
+    ]
+    assert queues[:2] == queues[2:]
+    assert queues[0] != queues[1]
+
+
 def test_a_single_number_is_not_sharded(tmp_path):
     done = train(tmp_path / "out", 2, "--in-batch", "--scalar", "--strategy", "fsdp2")
     assert done.returncode == 1

@@ -130,6 +130,32 @@ class TwoKinds(TinyMethod):
         return weighted({"mse": (1.0, (self.head(self.heads[source](x)) - target).square().mean())})
 
 
+class Queue(TinyMethod):
+    """Tells its features from those that this rank has seen before, which it keeps."""
+
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__(dropout=dropout)
+        self.queue, self.count = torch.zeros(6, 8), 0
+
+    def forward(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            target = self.teacher(batch.unit_pixels()).mean(dim=1)
+        x = self.student.tap(batch.unit_pixels(), [Tap("block", 2)])[Tap("block", 2)]
+        ours = self.head(x).mean(dim=1)
+        own = (ours * target).sum(dim=1, keepdim=True)
+        scores = torch.cat([own, ours @ self.queue.mT], dim=1)
+        if self.training:
+            self.queue = torch.cat([self.queue, target])[-6:]
+            self.count += len(batch)
+        return weighted({"nce": (1.0, cross_entropy(scores, torch.zeros(len(x)).long()))})
+
+    def rank_state(self):
+        return {"queue": self.queue, "count": self.count}
+
+    def load_rank_state(self, state):
+        self.queue, self.count = state["queue"].to(self.head.weight.device), state["count"]
+
+
 class NoBroken:
     noun = "picture"
 
@@ -265,6 +291,7 @@ def main() -> int:
     parser.add_argument("--sgd", action="store_true", help="by which a factor of the loss shows")
     parser.add_argument("--in-batch", action="store_true", help="a loss over all of a batch")
     parser.add_argument("--two-kinds", action="store_true", help="of batches, three steps each")
+    parser.add_argument("--queue", action="store_true", help="state that each rank has for itself")
     parser.add_argument("--scalar", action="store_true")
     parser.add_argument("--interleave", action="store_true")
     parser.add_argument("--poison", type=int)
@@ -279,6 +306,8 @@ def main() -> int:
         die_in(args.die_in, args.die_at_step)
     world = connect("cpu")
     method: Method = TinyMethod(dropout=args.dropout)
+    if args.queue:
+        method = Queue(args.dropout)
     if args.two_kinds:
         method = TwoKinds(args.dropout)
     if args.in_batch:
@@ -326,6 +355,9 @@ def main() -> int:
     except (TrainingError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
+    if args.queue:
+        (args.out / f"queue-{world.rank}.json").write_text(json.dumps(method.queue.tolist()))
+        assert method.count == args.epochs * args.samples // world.size
     if world.main:
         (args.out / "result.json").write_text(json.dumps(result.terms))
     return 0
