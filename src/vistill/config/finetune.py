@@ -129,7 +129,8 @@ class FineTuneConfig(Section):
     `tinymim_tiny`, `mae_base`, `mae_large`, `mae_huge`, and `fd_...` for each recipe of feature
     distillation; or SGD as KDEP transfers: `kdep` (DTD, Caltech-256), `kdep_cifar100`, `kdep_cub`,
     and `kdep_sweep` for any pictures; or those of AMD and VideoMAE for clips: `amd_small_k400`,
-    `amd_base_ssv2`, `videomae_base_ucf101`, `videomae_base_hmdb51` and others."""
+    `amd_base_ssv2`, `videomae_base_ucf101`, `videomae_base_hmdb51` and others; or UMT's:
+    `umt_base_k710`, `umt_base_k400`, `umt_large_ssv2` and others."""
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw")
     """SGD is without Nesterov's rule and without dampening."""
     momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
@@ -168,7 +169,7 @@ class FineTuneConfig(Section):
     min_lr: Number = Field(default=1e-6, json_schema_extra=needs(schedule="cosine"))
     """Learning rate at the end of the cosine."""
     warmup_epochs: Number = Field(default=5.0)
-    """Epochs of linear warm-up; at most a fifth of the run."""
+    """Epochs of linear warm-up; at most a fifth of the run, or as much of it as in the recipe."""
     warmup_lr: Number = Field(default=0.0, json_schema_extra=needs(warmup_epochs=GIVEN))
     """Learning rate at the start of the warm-up."""
     weight_decay: Number = Field(default=0.05, json_schema_extra=needs(weight_decays=None))

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from vistill.batch import Batch
-from vistill.config.finetune import FineTuneConfig
+from vistill.config.finetune import FINETUNE_RECIPES, FineTuneConfig
 from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.config.section import Section
@@ -128,8 +128,10 @@ def optim_of(options: Section, **other: Any) -> OptimConfig:
 
 def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:
     """Batch and epochs of a fine-tuning on so many samples."""
-    batch = options.global_batch_size
-    return fitting_length("finetune", options, samples, batch=batch, part=5, noun=noun)
+    batch, recipe = options.global_batch_size, FINETUNE_RECIPES[options.recipe]
+    # A few recipes warm up for longer than the fifth of the run that is the most otherwise.
+    part = min(5, recipe["epochs"] / recipe["warmup_epochs"]) if recipe.get("warmup_epochs") else 5
+    return fitting_length("finetune", options, samples, batch=batch, part=part, noun=noun)
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

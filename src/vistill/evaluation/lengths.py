@@ -30,7 +30,7 @@ class Length:
 
 
 def fitting_length(
-    section: str, options: Training, samples: int, *, batch: int, part: int, noun: str
+    section: str, options: Training, samples: int, *, batch: int, part: float, noun: str
 ) -> Length:
     """The length of a training on `samples`: a batch of no more than all of them, at least
     `min_steps` steps, and at most one `part`-th of it for the warm-up.
@@ -56,6 +56,6 @@ def fitting_length(
     if warm != options.warmup_epochs:
         told.append(
             f"{warm:.3g} epochs of warm-up instead of {options.warmup_epochs:g}, which is at most "
-            f"1/{part} of the run"
+            f"1/{part:g} of the run"
         )
     return Length(fits, longer, warm, f"{section}: {'; '.join(told)}" if told else None)

@@ -10,6 +10,8 @@ from vistill.config.finetune import FINETUNE_RECIPES, FineTuneConfig
 from vistill.config.loading import build_config
 from vistill.config.overrides import parse_overrides
 from vistill.errors import UserError
+from vistill.evaluation.finetune import length_of
+from vistill.evaluation.lengths import Length
 
 
 def config(*words: str) -> EvaluateConfig:
@@ -40,6 +42,52 @@ def test_recipes_of_clips_bring_their_way_of_sampling():
     assert clip_settings("small", frames=8, trained=trained) == (8, 2, "dense", 5, 3)
     own = clip_settings("amd_base_ssv2", frames=8, stride=3, sampling="dense", clips=1, crops=1)
     assert own == (8, 3, "dense", 1, 1) == own.middle
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "warmup", "rate", "views", "repeats"),
+    [  # rates for a batch of 256 views, and views of a step over 16 GPUs (spec umt 7)
+        ("base_k710", 35, 2, 2e-4, 512, 2),
+        ("large_k710", 20, 2, 1e-4, 512, 2),
+        ("base_k400", 5, 1, 2e-5, 512, 2),
+        ("base_k600", 5, 1, 2e-5, 512, 2),
+        ("base_k700", 5, 1, 2e-5, 512, 2),
+        ("large_k400", 5, 1, 1e-5, 512, 2),
+        ("large_k600", 5, 1, 1e-5, 512, 2),
+        ("large_k700", 5, 1, 1e-5, 512, 2),
+        ("large_k400_16f", 5, 1, 1e-5, 256, 2),
+        ("large_k600_16f", 5, 1, 1e-5, 256, 2),
+        ("large_k700_16f", 5, 1, 1e-5, 256, 2),
+        ("base_mit", 40, 5, 1e-4, 512, 1),
+        ("large_mit", 20, 5, 1e-4, 512, 1),
+        ("base_mit_384px", 4, 1, 1e-5, 256, 1),
+        ("large_mit_384px", 4, 1, 1e-5, 128, 1),
+        ("base_ssv2", 30, 5, 2e-4, 512, 2),
+        ("large_ssv2", 14, 4, 4e-4, 512, 2),
+    ],
+)
+def test_recipes_of_umt(recipe, epochs, warmup, rate, views, repeats):
+    made, large = FineTuneConfig(recipe=f"umt_{recipe}"), recipe.startswith("large")
+    assert (made.epochs, made.warmup_epochs, made.min_steps) == (epochs, warmup, 0)
+    assert (made.global_batch_size * made.repeats, made.repeats) == (views, repeats)
+    assert made.base_lr * made.global_batch_size == pytest.approx(rate * views)
+    assert made.min_lr == made.warmup_lr == pytest.approx(1e-6 * views / 256)
+    assert made.layer_decay == (0.85 if large else 0.75)
+    assert made.drop_path == (0.2 if large else 0.1)
+    assert made.weight_decay == (0.1 if "384px" in recipe else 0.05)
+    assert made.flip == (0.0 if "ssv2" in recipe else 0.5)
+    assert (made.mixup, made.cutmix, made.label_smoothing, made.random_erasing) == (
+        0.8, 1.0, 0.1, 0.25,
+    )  # fmt: skip
+    assert (made.rand_augment, made.interpolation) == ("rand-m7-n4-mstd0.5-inc1", "bilinear")
+    assert made.positions == "interpolated"
+    assert length_of(made, 10**6, "clip") == Length(made.global_batch_size, epochs, warmup, None)
+    views = clip_settings(f"umt_{recipe}", frames=8)
+    if "ssv2" in recipe:
+        assert (views.sampling, views.clips, views.crops) == ("segments", 2, 3)
+    else:
+        clips = 6 if recipe == "large_mit_384px" else 4
+        assert (views.sampling, views.clips, views.crops) == ("slices", clips, 3)
 
 
 def test_detection_recipes():

@@ -177,3 +177,25 @@ def test_recipes_of_clips() -> None:
     assert (amd.data.repeats, amd.optim.clip_norm, amd.optim.min_lr) == (4, 0.02, 2e-5)
     assert (videomae.optim.clip_norm, videomae.optim.min_lr) == (None, 8e-5)
     assert config("amd_base_imagenet").data.frames is None
+
+
+def test_recipes_of_umt() -> None:
+    for size, image_size, drop_path in (("base", 224, 0.1), ("large", 196, 0.2)):
+        made = config(f"umt_{size}_k710")
+        assert made.method.name == "umt"
+        assert (made.method.mask, made.method.mask_ratio) == ("semantic", 0.8)
+        assert (made.method.aligned_layers, made.method.norm, made.method.loss) == (6, "l2", "l2")
+        assert (made.method.teacher_interval, made.method.student_interval) == (1, 1)
+        assert made.teacher.image_size == image_size
+        assert (made.student.drop_path, made.student.tubelet_size) == (drop_path, 1)
+        assert (made.data.frames, made.data.image_size, made.data.flip) == (8, 224, 0.5)
+        assert (made.data.sampling, made.data.crop) == ("segments", "multi_scale")
+        assert (made.data.repeats, made.data.interpolation) == (1, "bilinear")
+        assert made.train.global_batch_size == 64 * 32
+        peak = made.optim.base_lr * made.train.global_batch_size / 256
+        assert peak == pytest.approx(1.2e-3)
+        assert made.optim.min_lr == pytest.approx(8e-5)
+        assert (made.optim.betas, made.optim.weight_decay) == ((0.9, 0.95), 0.05)
+        assert (made.optim.clip_norm, made.optim.warmup_lr) == (None, 0)
+        assert (made.train.epochs, made.optim.warmup_epochs) == (200, 40)
+        assert made.optim.peak_in_warmup
