@@ -77,7 +77,7 @@ def clip_file(path: Path) -> str:
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page's code, in files of the working folder; that of the first method."""
     codes = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    for name, code in zip(("masked_svd", "cosine_map"), codes, strict=True):
+    for name, code in zip(("masked_svd", "cosine_map", "path_words"), codes, strict=True):
         assert len(code.splitlines()) <= 60
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -136,6 +136,42 @@ def test_a_cnn_learns_by_the_second_method(source):
     assert {"loss/pooled", "loss/map"} <= set(result.terms)
     total = result.terms["loss/pooled"] + 0.5 * result.terms["loss/map"]
     assert result.terms["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_words_of_paths_are_learned_and_continued_by_the_third_method(source, monkeypatch):
+    changes = {
+        "method.builder": "path_words.py:build",
+        "method.options.words": 3,
+        "data.workers": 1,
+        "train.evaluate_every": 3,
+    }
+
+    def learn(out):
+        overrides = QUICK | changes
+        return vistill.pretrain("custom", data=CELLS, student="vit", out=out, overrides=overrides)
+
+    result = learn("whole")
+    lines = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert held_out[-1] < held_out[0]
+    assert {"loss/words", "loss/pictures"} <= set(result.terms)
+
+    update, steps = Learner.update, []
+
+    def failing(self, lr):
+        steps.append(lr)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return update(self, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", failing)
+        with pytest.raises(KeyboardInterrupt):
+            learn("stopped")
+    learn("stopped")
+    files = [f"{run}/export/last/model.safetensors" for run in ("whole", "stopped")]
+    one, other = map(load_file, files)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_run import (
     SGD,
+    Queue,
     SyntheticStream,
     TinyMethod,
     open_run,
@@ -41,6 +42,11 @@ def run_fit(method=None, stream=None, run=None, train=None, optim=None, **option
 
 def weights(method):
     return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+def state_of(method):
+    values = [torch.as_tensor(value).flatten() for value in method.rank_state().values()]
+    return torch.cat([torch.zeros(0), *values])
 
 
 def lines(run):
@@ -444,21 +450,25 @@ class Starved(SyntheticStream):
         (UserError("9 are broken"), UserError, "9 are broken; stopped after step 3 of 9"),
     ],
 )
+@pytest.mark.parametrize("kind", [TinyMethod, Queue])
 def test_without_a_batch_everything_done_is_saved(
-    tmp_path, given, log_seconds, error, ends_with, text
+    tmp_path, given, log_seconds, error, ends_with, text, kind
 ):
-    run, whole, undisturbed = open_run(tmp_path / "a"), TinyMethod(), open_run(tmp_path / "b")
+    run, whole, undisturbed = open_run(tmp_path / "a"), kind(), open_run(tmp_path / "b")
     expected = run_fit(whole, SyntheticStream(micro_batch_size=2), undisturbed)
     with pytest.raises(ends_with, match=text) as told:
-        run_fit(stream=Starved(given, error), run=run, log_seconds=log_seconds)
+        run_fit(kind(), Starved(given, error), run=run, log_seconds=log_seconds)
     assert f"saved in {run.path}, and the same command continues" in str(told.value)
     assert (run.checkpoints / "step-00000003.pt").exists()
-    resumed = TinyMethod(seed=9)
-    resumed.teacher.load_state_dict(TinyMethod().teacher.state_dict())
+    resumed = kind()
+    with torch.no_grad():
+        for parameter in resumed.parameters():
+            parameter.zero_()
     result = run_fit(resumed, SyntheticStream(micro_batch_size=2), open_run(tmp_path / "a"))
     assert result.terms == pytest.approx(expected.terms)
     ours, theirs = weights(resumed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # and buffers
+    assert torch.equal(state_of(resumed), state_of(whole))
     assert lines(run)[-1]["loss"] == lines(undisturbed)[-1]["loss"]
 
 
