@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from command_line import CELLS
 from tiny_clip import write_tiny_clip
+from tiny_umt import write_tiny_umt
 
 from vistill.cli import main
 from vistill.data import EvalTransform, decode_image
 from vistill.data.motion_clips import write_motion_clips
 from vistill.data.opening import open_source
+from vistill.data.video.clips import ClipDecoder
+from vistill.data.video.transforms import VideoTestTransform
 from vistill.models.joint import load_joint
 
 QUICK = ["device=cpu", "workers=0"]
@@ -109,6 +113,69 @@ def test_clips_frame_by_frame(
     assert "left out, since unreadable: 1: " in told
     joined = said(capsys, *words, "retrieval.captions=joined")
     assert "4 texts, 4 clips" in joined
+
+
+def test_a_matching_head_ranks_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """UMT's second stage, by hand from all pairs."""
+    reference = write_tiny_umt(tmp_path)
+    clips, out = tmp_path / "clips", tmp_path / "scores.json"
+    write_motion_clips(open_source(str(CELLS / "test")), clips, count=5, frames=12, size=32)
+    data = listed(clips, tmp_path / "captions.json", per_line=False)
+    words = (reference, "--data", data, "--protocols", "retrieval", "--out", out, *QUICK)
+    told = said(capsys, *words, "retrieval.rerank=100")
+    assert [line.split()[:2] for line in told.splitlines()[1:5]] == [
+        ["text", "embeddings"],
+        ["clip", "embeddings"],
+        ["text", "reranked"],
+        ["clip", "reranked"],
+    ]
+    plain, reranked = json.loads(out.read_text())["retrieval"]
+    model = load_joint(reference)
+    assert model is not None
+    source = open_source(str(clips), "video")
+    decoder = ClipDecoder(3, 4, "segments", views=1)
+    frames = [decoder(source, i, np.random.default_rng(0)) for i in range(5)]
+    pixels = torch.stack([VideoTestTransform(32)(clip)[0] for clip in frames]).float() / 255
+    texts = [text for i in range(5) for text in captions_of(i)]
+    owner = np.array([i for i in range(5) for _ in captions_of(i)])
+    with torch.no_grad():
+        seen, tokens = model.see_tokens(model.normalization(pixels))
+        read = model.read_states(texts)
+        sims = F.normalize(seen, dim=-1).mean(1) @ F.normalize(read.embeddings, dim=-1).T
+        logits = torch.stack([model.match(model.look(tokens[i : i + 1]), read) for i in range(5)])
+    for found, scores in ((plain, sims.numpy()), (reranked, logits.numpy())):
+        ranks = [int((scores[:, t] >= scores[owner[t], t]).sum()) for t in range(len(texts))]
+        assert found["text_to_media"]["mean_rank"][0] == pytest.approx(np.mean(ranks))
+        best = [scores[i][owner == i].max() for i in range(5)]
+        ranks = [1 + int((scores[i][owner != i] >= best[i]).sum()) for i in range(5)]
+        assert found["media_to_text"]["mean_rank"][0] == pytest.approx(np.mean(ranks))
+
+
+def test_published_files_are_searched_by_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, out = write_tiny_umt(tmp_path), tmp_path / "index"
+    clips = tmp_path / "clips"
+    write_motion_clips(open_source(str(CELLS / "test")), clips, count=4, frames=12, size=32)
+    assert main(["index", str(clips), "--model", reference, "--out", str(out), *QUICK]) == 0
+    assert main(["search", "a red cell", "--index", str(out), "--json", "device=cpu"]) == 0
+    told = capsys.readouterr().out
+    assert len(json.loads(told[told.index("{") :])["hits"]) == 4
+
+
+def test_files_that_are_no_second_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = write_tiny_umt(tmp_path)
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    vocabulary = f"tokenizer={tmp_path / 'vocab.txt'}"
+    data = ("--data", CELLS / "test", "--protocols", "retrieval")
+    for name, told in {
+        f"file:{tmp_path / 'other.pth'},{vocabulary}": "holds no second stage of UMT",
+        f"file:{tmp_path / 'none.pth'},{vocabulary}": "none.pth",
+        reference.replace("vocab.txt", "words.txt"): "there is no vocabulary",
+        reference.replace("frames=3", "frames=x"): "frames must be a number, not 'x'",
+        f"{reference},size=3": "'size' is none of tokenizer, frames",
+    }.items():
+        assert told in said(capsys, name, *data, code=2), name
 
 
 def test_what_cannot_be_done_is_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:

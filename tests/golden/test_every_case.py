@@ -21,7 +21,6 @@ ELSEWHERE = {
         "s2_full_step",
         "s2_param_groups",
         "s2_pos_interp",
-        "s2_rerank",
         "s2_schedule",
         "s2_teacher",
         "s2_text_cleanup",

@@ -4,7 +4,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vistill.evaluation.retrieval import first_right, multiple_choice, similarity
+from vistill.evaluation.retrieval import first_right, multiple_choice, rerank, similarity
+from vistill.models.joint import Sentences
+from vistill.models.joint_umt import joint_of_state
+from vistill.models.text.matching import fuse_looked, look
 
 
 def test_recall_of_both_directions(golden):
@@ -36,3 +39,57 @@ def test_multiple_choice(golden):
     assert score.argmax(dim=1).tolist() == case.output["pred"].tolist()
     similar = multiple_choice(sims, case.config["temp"], None)
     torch.testing.assert_close(similar.flatten(), case.output["sim"], atol=1e-6, rtol=1e-5)
+
+
+def joint_of(case):
+    config = case.config
+    numbers = {
+        "image_size": config["res"],
+        "frames": config["frames"],
+        "num_heads": config["heads"],
+        "text_heads": config["bheads"],
+        "fusion_layer": config["fusion"],
+    }
+    return joint_of_state(case.state, "the case", None, numbers)
+
+
+def test_reranking_by_the_matching_head(golden):
+    case = golden("s2_rerank", "umt")
+    model = joint_of(case)
+    videos = case.inputs["videos"]
+    if videos.shape[1] == case.config["frames"]:
+        videos = videos.transpose(1, 2)
+    with torch.no_grad():
+        frames, tokens = model.see_tokens(videos)
+        read = model.read_ids(case.inputs["text_ids"], case.inputs["text_mask"].bool())
+        torch.testing.assert_close(
+            read.states, case.output["text_embeds"], atol=case.atol, rtol=case.rtol
+        )
+        per_frame = tokens.unflatten(1, (case.config["frames"], -1)).mean(dim=2)
+        torch.testing.assert_close(
+            model.pool_norm(per_frame), case.output["vision_pooled"], atol=case.atol, rtol=case.rtol
+        )
+        sims = similarity(frames, read.embeddings)
+        torch.testing.assert_close(sims, case.output["i2t_emb"], atol=case.atol, rtol=case.rtol)
+        torch.testing.assert_close(sims.T, case.output["t2i_emb"], atol=case.atol, rtol=case.rtol)
+
+        def match(one, texts):
+            some = Sentences(*(part[texts] for part in read))
+            return model.match(model.look(tokens[one : one + 1]), some)
+
+        of_media, of_texts = rerank(sims, match, case.config["k"])
+    for found, name in ((of_media, "i2t_rerank"), (of_texts, "t2i_rerank")):
+        torch.testing.assert_close(found, case.output[name], atol=case.atol, rtol=case.rtol)
+
+
+def test_what_is_looked_at_once_is_what_is_fused(golden):
+    case = golden("s2_rerank", "umt")
+    model = joint_of(case)
+    text, mask = case.inputs["text_ids"], case.inputs["text_mask"].bool()
+    vision = torch.randn(1, 6, case.config["dim"])
+    with torch.no_grad():
+        states = model.bert.read(text, mask)
+        fused = model.bert.fuse(states, mask, vision.expand(len(text), -1, -1))
+        torch.testing.assert_close(
+            fuse_looked(model.bert, states, mask, look(model.bert, vision)), fused
+        )

@@ -27,7 +27,6 @@ EVERYWHERE = {
 }
 WAITING = {
     "vistill.losses.video_text",
-    "vistill.models.text.bert",
     "vistill.analysis.compactness",
     "vistill.losses.flow",
     "vistill.models.pspnet",

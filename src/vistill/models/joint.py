@@ -2,11 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vistill.models.backbone import Normalization
+
+
+class Sentences(NamedTuple):
+    """What a model with a matching head reads.
+
+    Attributes:
+        embeddings: in the common space, of any length.
+        states: of all tokens.
+        mask: True where there is a token.
+    """
+
+    embeddings: Float[Tensor, "b e"]
+    states: Float[Tensor, "b l h"]
+    mask: Bool[Tensor, "b l"]
 
 
 class JointModel(nn.Module, ABC):
@@ -19,6 +34,8 @@ class JointModel(nn.Module, ABC):
         normalization: what its inputs are normalised with.
         origin: where the weights came from.
         untrained: whether they are random ones that nobody trained.
+        matches: whether a head looks at both together, by the four functions below.
+        token_width: channels of the tokens that it looks at.
     """
 
     width: int
@@ -27,6 +44,8 @@ class JointModel(nn.Module, ABC):
     normalization: Normalization
     origin: str
     untrained: bool = False
+    matches: bool = False
+    token_width: int = 0
 
     @abstractmethod
     def see(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b e"]:
@@ -44,17 +63,40 @@ class JointModel(nn.Module, ABC):
     def read(self, sentences: Sequence[str]) -> Float[Tensor, "b e"]:
         """Embeddings of sentences, of any length; what is too long is cut."""
 
+    def see_tokens(
+        self, images: Float[Tensor, "b 3 *size"]
+    ) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b n d"]]:
+        """Embeddings of frames, and the tokens that the matching head looks at."""
+        raise NotImplementedError
+
+    def read_states(self, sentences: Sequence[str]) -> Sentences:
+        """Sentences as the matching head takes them."""
+        raise NotImplementedError
+
+    def look(self, tokens: Float[Tensor, "1 n d"]) -> Any:
+        """What is computed of one picture or clip once, however many sentences follow."""
+        raise NotImplementedError
+
+    def match(self, looked: Any, sentences: Sentences) -> Float[Tensor, " b"]:
+        """Logits that each sentence belongs to it."""
+        raise NotImplementedError
+
 
 def load_joint(reference: str) -> JointModel | None:
     """The model with its text tower that a reference names; None where it has none.
 
     Args:
         reference: `open_clip/NAME:TAG` or `:FILE`, `hf/NAME:pretrained` or `hf/FOLDER` of CLIP,
-            SigLIP and the like; see `vistill.models.build.load_backbone`.
+            SigLIP and the like, see `vistill.models.build.load_backbone`; or
+            `file:PATH,tokenizer=NAME` of UMT's second stage.
 
     Raises:
         UserError: there is no such model, or its weights do not fit.
     """
+    if reference.startswith("file:") and ",tokenizer=" in reference:
+        from vistill.models.joint_umt import umt_joint
+
+        return umt_joint(reference.removeprefix("file:"))
     library, _, rest = reference.partition("/")
     name, _, weights = rest.partition(":")
     if library == "open_clip":

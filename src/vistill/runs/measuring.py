@@ -105,9 +105,16 @@ def _by_retrieval(asked: Asked) -> EvaluateResult:
         raise UserError(
             f"retrieval measures {asked.given} as it was trained; leave out --random-init"
         )
-    scores, broken = retrieve(asked.config, model, asked.data)
+    frames = asked.config.frames or (model.num_frames if model.num_frames > 1 else None)
+    config = asked.config.model_copy(update={"frames": frames})
+    if "rerank" in config.retrieval.model_fields_set and not model.matches:
+        raise UserError(
+            f"retrieval.rerank={config.retrieval.rerank} is for a matching head, which "
+            f"{asked.given} has not; leave it out"
+        )
+    scores, broken = retrieve(config, model, asked.data)
     return EvaluateResult(
-        config=asked.config.model_dump(mode="json"),
+        config=config.model_dump(mode="json"),
         weights=model.origin,
         scores=(),
         summaries=(),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vistill.batch import Batch
     from vistill.data import Source
-    from vistill.evaluation.retrieval import RetrievalScore
+    from vistill.evaluation.retrieval import Match, RetrievalScore
     from vistill.models.joint import JointModel
 
 _SENTENCES = 64
@@ -27,7 +27,8 @@ def retrieve(
     """Recall and ranks of both directions; a line on what was left out.
 
     Args:
-        config: `frames` lets a model of pictures look at clips, each frame by itself.
+        config: `frames` are those of a clip, of which a model of pictures looks at each by itself;
+            None for pictures.
         model: with both towers.
         data: pictures or clips with captions.
 
@@ -43,9 +44,9 @@ def retrieve(
     from vistill.training.distributed import device_kind
 
     clips = None
-    if model.num_frames > 1 or config.frames is not None:
-        frames, sampling = config.frames or model.num_frames, config.sampling or "segments"
-        clips = clip_settings("", frames=frames, stride=config.stride, sampling=sampling).middle
+    if config.frames is not None:
+        sampling, stride = config.sampling or "segments", config.stride
+        clips = clip_settings("", frames=config.frames, stride=stride, sampling=sampling).middle
     media: Literal["image", "video"] = "image" if clips is None else "video"
     source = open_samples(config, data, media)
     samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
@@ -54,7 +55,10 @@ def retrieve(
     device = device_kind(config.device, "device")
 
     def compute(batch: "Batch") -> "Tensor":
-        return model.see_frames(model.normalization(batch.unit_pixels())).flatten(1)
+        images = model.normalization(batch.unit_pixels())
+        if not model.matches:
+            return model.see_frames(images).flatten(1)
+        return torch.cat([part.flatten(1) for part in model.see_tokens(images)], dim=1)
 
     noun = source.media.noun
     found = collect(
@@ -76,9 +80,39 @@ def retrieve(
     model.to(device)
     with torch.no_grad():
         read = torch.cat([model.read(part).float().cpu() for part in _parts(texts)])
-    features = found.features.unflatten(1, (-1, model.width))
+    seen = (clips.frames if clips is not None else 1) * model.width
+    features, tokens = found.features, found.features[:, seen:]
+    if model.matches:
+        features = features[:, :seen]
+    features = features.unflatten(1, (-1, model.width))
+    match = _matcher(model, tokens, texts) if model.matches else None
     broken = [f"{name} ({why})" for name, why in found.broken.items()]
-    return retrieval_scores(similarity(features, read), owners, k=config.retrieval.rerank), broken
+    sims = similarity(features, read)
+    with torch.no_grad():
+        return retrieval_scores(sims, owners, match, config.retrieval.rerank), broken
+
+
+def _matcher(model: "JointModel", tokens: "Tensor", texts: list[str]) -> "Match":
+    """Asks the matching head about one of the media and some of the texts."""
+    import torch
+
+    from vistill.models.joint import Sentences
+
+    with torch.no_grad():
+        read = [model.read_states(part) for part in _parts(texts)]
+    states, mask = (torch.cat([getattr(one, name) for one in read]) for name in ("states", "mask"))
+    embeddings = torch.cat([one.embeddings for one in read])
+
+    def match(one: int, wanted: "np.ndarray") -> "Tensor":
+        own = tokens[one].to(states.device).unflatten(0, (-1, model.token_width))
+        looked = model.look(own[None])
+        found = []
+        for start in range(0, len(wanted), _SENTENCES):
+            some = torch.from_numpy(wanted[start : start + _SENTENCES]).to(states.device)
+            found.append(model.match(looked, Sentences(embeddings[some], states[some], mask[some])))
+        return torch.cat(found).float().cpu()
+
+    return match
 
 
 def described(

@@ -94,6 +94,11 @@ class SplitBert(nn.Module):
     def _layers(self) -> list[Any]:
         return list(self.encoder.layer)  # type: ignore[arg-type]
 
+    @property
+    def looking(self) -> list[Any]:
+        """The layers of the second part."""
+        return self._layers[self.sizes.fusion_layer :]
+
     def read(self, text: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
         """Token states of sentences behind the first part.
 
@@ -102,7 +107,7 @@ class SplitBert(nn.Module):
             mask: True where there is a token.
         """
         x = self.embeddings(text)
-        bias = _bias(mask, x.dtype)
+        bias = text_bias(mask, x.dtype)
         for layer in self._layers[: self.sizes.fusion_layer]:
             x = layer(x, bias)
         return x
@@ -115,7 +120,7 @@ class SplitBert(nn.Module):
         vision_mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b l h"]:
         """Token states behind the second part, which looks at `vision`."""
-        bias = _bias(mask, states.dtype)
+        bias = text_bias(mask, states.dtype)
         seen = None
         if vision_mask is not None:
             lowest = torch.finfo(states.dtype).min
@@ -129,7 +134,8 @@ class SplitBert(nn.Module):
         return self.cls(states)
 
 
-def _bias(mask: Bool[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b 1 1 l"]:
+def text_bias(mask: Bool[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b 1 1 l"]:
+    """What is added to the attention of sentences: nothing at tokens, -10000 elsewhere."""
     return ((1.0 - mask.to(dtype)) * -10000.0)[:, None, None]
 
 

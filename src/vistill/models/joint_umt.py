@@ -1,0 +1,226 @@
+"""UMT's second stage as it is published: a clip's tokens, a sentence's states, their common space
+and the head that says whether they belong together (spec umt 9, 11, 12)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vistill.errors import UserError, first_line
+from vistill.models.backbone import Normalization, Tap
+from vistill.models.files.named_weights import load_named
+from vistill.models.files.weight_files import read_weights
+from vistill.models.joint import JointModel, Sentences
+from vistill.models.quiet import HUB, quiet
+from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names
+from vistill.models.text.matching import Looked, fuse_looked, look
+from vistill.models.vit import VisionTransformer
+
+_HEAD = 64
+"""Channels of an attention head in all released models."""
+_LENGTH = 32
+_LARGE = 24
+"""Layers of BERT-large, of which 19 read alone; of BERT-base it is 9 of 12."""
+_LEFT = ("clip_teacher.", "vision_encoder.clip_decoder.", "text_encoder.cls.")
+_ENCODER = "vision_encoder.encoder."
+
+
+class UMTJoint(JointModel):
+    """Both towers and the matching head.
+
+    Args:
+        vision: without class token, tubes of one frame.
+        bert: reads sentences and looks at the vision's tokens.
+        width: dimensions of the common space.
+        tokenizer: from sentences to token ids and mask, `[B, L]`.
+    """
+
+    matches = True
+
+    def __init__(
+        self, vision: VisionTransformer, bert: SplitBert, width: int, tokenizer: Any
+    ) -> None:
+        super().__init__()
+        self.vision, self.bert, self.width, self._tokenizer = vision, bert, width, tokenizer
+        self.image_size, self.num_frames = vision.image_size, vision.num_frames
+        self.normalization, self.token_width = vision.normalization, vision.width
+        self.pool_norm = nn.LayerNorm(vision.width, eps=1e-6)
+        self.vision_proj = nn.Linear(vision.width, width)
+        self.text_proj = nn.Linear(bert.sizes.width, width)
+        self.itm_head = nn.Linear(bert.sizes.width, 2)
+        self.temp = nn.Parameter(torch.tensor(0.07))
+
+    def see_tokens(
+        self, images: Float[Tensor, "b 3 t h w"]
+    ) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b n d"]]:
+        """An embedding of every frame, and the tokens that the matching head looks at."""
+        tap = Tap("norm", self.vision.depth)
+        tokens = self.vision.tap(images, [tap])[tap]
+        frames = tokens.unflatten(1, (images.shape[2], -1)).mean(dim=2)
+        return self.vision_proj(self.pool_norm(frames)), tokens
+
+    def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:
+        return self.see_tokens(images)[0]
+
+    def see(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b e"]:
+        return nn.functional.normalize(self.see_frames(images), dim=-1).mean(dim=1)
+
+    def read(self, sentences: Sequence[str]) -> Float[Tensor, "b e"]:
+        return self.read_states(sentences).embeddings
+
+    def read_states(self, sentences: Sequence[str]) -> Sentences:
+        text, mask = self._tokenizer(sentences)
+        return self.read_ids(text.to(self.temp.device), mask.to(self.temp.device))
+
+    def read_ids(self, text: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Sentences:
+        """The same of token ids."""
+        states = self.bert.read(text, mask)
+        return Sentences(self.text_proj(states[:, 0]), states, mask)
+
+    def look(self, tokens: Float[Tensor, "1 n d"]) -> list[Looked]:
+        return look(self.bert, tokens)
+
+    def match(self, looked: list[Looked], sentences: Sentences) -> Float[Tensor, " b"]:
+        fused = fuse_looked(self.bert, sentences.states, sentences.mask, looked)
+        return self.itm_head(fused[:, 0])[:, 1]
+
+
+def umt_joint(reference: str) -> UMTJoint:
+    """`PATH,tokenizer=NAME`: a published file of the second stage, or one of its fine-tunings.
+
+    Args:
+        reference: the tokenizer is a name of the hub, a folder, or a `vocab.txt`; behind further
+            commas `frames=N` (4), `image_size=N` (224), `num_heads=N`, `text_heads=N`,
+            `fusion_layer=N` where they are not the released models'.
+
+    Raises:
+        UserError: the file holds no such model, or the tokenizer cannot be had.
+    """
+    path, *words = reference.split(",")
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    known = ("tokenizer", "frames", "image_size", "num_heads", "text_heads", "fusion_layer")
+    for key in given:
+        if key not in known:
+            raise UserError(f"file:{reference}: {key!r} is none of {', '.join(known)}")
+    numbers = {}
+    for key in known[1:]:
+        if key in given:
+            if not given[key].isdecimal():
+                raise UserError(f"file:{reference}: {key} must be a number, not {given[key]!r}")
+            numbers[key] = int(given[key])
+    state = read_weights(Path(path), prefixes=_whole).state
+    if "vision_proj.weight" not in state or "itm_head.weight" not in state:
+        raise UserError(f"{path} holds no second stage of UMT: no vision_proj and itm_head")
+    made = joint_of_state(state, path, tokenizer_of(given["tokenizer"]), numbers)
+    made.origin = f"file {path}"
+    return made
+
+
+def _whole(_: Mapping[str, Tensor]) -> list[str]:
+    """Nothing stands in front of the names of the parts."""
+    return [""]
+
+
+def joint_of_state(
+    state: Mapping[str, Tensor], path: str, tokenizer: Any, numbers: Mapping[str, int]
+) -> UMTJoint:
+    """The model of published weights; `numbers` as the options of `umt_joint`.
+
+    Raises:
+        UserError: names or shapes are not those of the second stage.
+    """
+    state = {name: value for name, value in state.items() if not name.startswith(_LEFT)}
+    patches = state[f"{_ENCODER}patch_embed.proj.weight"]
+    depth = _layers(state, f"{_ENCODER}blocks.")
+    vision = VisionTransformer(
+        image_size=numbers.get("image_size", 224),
+        patch_size=patches.shape[-1],
+        embed_dim=patches.shape[0],
+        depth=depth,
+        num_heads=numbers.get("num_heads", patches.shape[0] // _HEAD),
+        class_token=False,
+        tubelet_size=1,
+        num_frames=numbers.get("frames", 4),
+        qkv_bias="no_key",
+        normalization=Normalization(),
+    )
+    words = own_bert_names({k.removeprefix("text_encoder."): v for k, v in state.items()
+                            if k.startswith("text_encoder.")})  # fmt: skip
+    words.pop("embeddings.position_ids", None)
+    layers = _layers(words, "encoder.layer.")
+    table = words["embeddings.word_embeddings.weight"]
+    bert = SplitBert(
+        BertSizes(
+            vocabulary=table.shape[0],
+            width=table.shape[1],
+            layers=layers,
+            fusion_layer=numbers.get("fusion_layer", 19 if layers == _LARGE else 3 * layers // 4),
+            heads=numbers.get("text_heads", table.shape[1] // _HEAD),
+            positions=words["embeddings.position_embeddings.weight"].shape[0],
+            vision_width=vision.width,
+            hidden=words["encoder.layer.0.intermediate.dense.weight"].shape[0],
+        )
+    )
+    del bert.cls  # words are not asked for
+    width = state["vision_proj.weight"].shape[0]
+    model = UMTJoint(vision, bert, width, tokenizer)
+    named = {f"bert.{name}": value for name, value in words.items()}
+    for name, value in state.items():
+        if name.startswith(_ENCODER):
+            named[f"vision.{name.removeprefix(_ENCODER)}"] = value
+        elif not name.startswith("text_encoder."):
+            named[name.removeprefix("vision_encoder.")] = value
+    tables = [name for name in model.state_dict() if name.endswith("pos_embed")]
+    load_named(model, {k: v.float() for k, v in named.items()}, path, optional=tables)
+    return model.eval()
+
+
+def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = {int(name.removeprefix(prefix).partition(".")[0])
+               for name in state if name.startswith(prefix)}  # fmt: skip
+    return 1 + max(numbers, default=-1)
+
+
+def tokenizer_of(name: str) -> Any:
+    """A function from sentences to token ids and mask of 32 tokens, `[B, 32]`.
+
+    Raises:
+        UserError: there is no such tokenizer.
+    """
+    if name.endswith(".txt"):
+        from tokenizers import BertWordPieceTokenizer
+
+        if not Path(name).is_file():
+            raise UserError(f"there is no vocabulary {name}")
+        words = BertWordPieceTokenizer(name, lowercase=True)
+        words.enable_truncation(_LENGTH)
+        words.enable_padding(length=_LENGTH)
+
+        def from_file(sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+            read = words.encode_batch(list(sentences))
+            mask = torch.tensor([one.attention_mask for one in read]).bool()
+            return torch.tensor([one.ids for one in read]), mask
+
+        return from_file
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet(HUB):
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(f"there is no tokenizer {name}: {first_line(error)}") from error
+
+    def of_library(sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        read = tokenizer(
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=_LENGTH,
+            return_tensors="pt",
+        )
+        return read["input_ids"], read["attention_mask"].bool()
+
+    return of_library
