@@ -117,3 +117,18 @@ def test_mistakes(
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert not Path("there").exists()
+
+
+def test_it_leaves_under_the_published_names(whole: Path, tmp_path: Path) -> None:
+    said = ["export", str(whole), "--out", str(tmp_path), "--format", "umt", "--which", "last"]
+    assert main(said) == 0
+    state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert {"encoder.norm.weight", "clip_decoder.1.norm.bias"} <= state.keys()
+    assert {name.split(".")[0] for name in state} == {"encoder", "clip_decoder"}
+    student = vistill.load_backbone(whole / "export" / "last")
+    heads, size = student.num_heads[0], "x".join(map(str, student.image_size))
+    file = f"file:{tmp_path}/checkpoint.pth,num_heads={heads},image_size={size}"
+    found = vistill.load_backbone(file)
+    for name, value in student.state_dict().items():
+        if name != "pos_embed":  # which the file does not hold, and 8 frames are assumed
+            assert torch.equal(found.state_dict()[name], value), name

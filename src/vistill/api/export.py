@@ -25,7 +25,7 @@ def export(
     source: "str | os.PathLike[str] | Backbone",
     *,
     out: str | os.PathLike[str],
-    format: Literal["timm", "torch", "onnx", "mae", "videomae"] | str = "timm",
+    format: Literal["timm", "torch", "onnx", "mae", "videomae", "umt"] | str = "timm",
     which: Literal["best", "last"] | str | None = None,
     random_init: bool = False,
     model: "nn.Module | str | None" = None,
@@ -37,7 +37,7 @@ def export(
     for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
     `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and `pooled` `[B, D]`, which is
     `Backbone.pooled`; it normalises its input itself, takes any batch and, of a CNN, any size. Also
-    needs the extra `vistill[onnx]`. `mae`, `videomae`: `checkpoint.pth`
+    needs the extra `vistill[onnx]`. `mae`, `videomae`, `umt`: `checkpoint.pth`
     under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
     with `which="last"` with decoder, projections and generators.
 
@@ -94,7 +94,7 @@ def export(
     if format in PUBLISHED:
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
-        return [export_published(backbone, format, target, run)]
+        return [export_published(backbone, format, target, run, head)]
     if format == "timm":
         form = timm_form(backbone)
         if form is None:

@@ -12,7 +12,7 @@ def export(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="What to export.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
     format: Annotated[
-        str, typer.Option(help="timm, torch, onnx, or the published mae, videomae.")
+        str, typer.Option(help="timm, torch, onnx, or the published mae, videomae, umt.")
     ] = "timm",
     which: Annotated[
         str | None, typer.Option(help="best or last of a run; default: best where there is one.")

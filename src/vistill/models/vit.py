@@ -115,7 +115,8 @@ class VisionTransformer(Backbone):
         self.image_size = height_width(image_size)
         require_whole_tokens(self.image_size, patch_size, num_frames, tubelet_size)
         self.mlp_ratio, self.position, self.layer_scale = mlp_ratio, position, layer_scale
-        self.position_rule, self.table_grid = position_rule, table_grid
+        self.position_rule = position_rule
+        self.table_grid = None if table_grid is None else tuple(table_grid)
         self.relative_position, self.qkv_bias = relative_position, qkv_bias
         self.qk_scale = qk_scale
         self.pre_norm, self.activation, self.norm_eps = pre_norm, activation, norm_eps

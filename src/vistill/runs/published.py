@@ -8,21 +8,30 @@ from typing import TYPE_CHECKING
 from vistill.errors import UserError
 
 if TYPE_CHECKING:
+    from vistill.evaluation.saved_classifier import Head
     from vistill.models.backbone import Backbone
 
-PUBLISHED = ("mae", "videomae")
+PUBLISHED = ("mae", "videomae", "umt")
 FILE = "checkpoint.pth"
 
 
-def export_published(backbone: "Backbone", format: str, folder: Path, run: Path | None) -> Path:
-    """Write `checkpoint.pth`: a dictionary whose `model` holds the weights.
+def export_published(
+    backbone: "Backbone",
+    format: str,
+    folder: Path,
+    run: Path | None = None,
+    head: "Head | None" = None,
+) -> Path:
+    """Write `checkpoint.pth`: a dictionary whose `model` holds the weights, or of UMT, whose second
+    stage opens nothing else, the weights themselves.
 
     Args:
-        backbone: a ViT of MAE's or VideoMAE's kind.
-        format: `mae` or `videomae`.
+        backbone: a ViT of MAE's, VideoMAE's or UMT's kind.
+        format: `mae`, `videomae` or `umt`.
         folder: made if missing.
         run: a run whose newest checkpoint also gives decoder, projections and generators; None:
             the encoder only.
+        head: of a fine-tuned classifier, which has names of its own.
 
     Raises:
         UserError: the backbone has parts that the format does not know.
@@ -31,6 +40,7 @@ def export_published(backbone: "Backbone", format: str, folder: Path, run: Path 
 
     from vistill.files import write_atomic
     from vistill.models.files.mae import published_mae_encoder, published_mae_names
+    from vistill.models.files.umt import classifier_table, published_umt_encoder
     from vistill.models.files.videomae import published_encoder, published_names
     from vistill.models.vit import VisionTransformer
     from vistill.training.checkpoint import load_newest
@@ -40,6 +50,7 @@ def export_published(backbone: "Backbone", format: str, folder: Path, run: Path 
     encoder, names = {
         "mae": (published_mae_encoder, published_mae_names),
         "videomae": (published_encoder, published_names),
+        "umt": (published_umt_encoder, published_names),
     }[format]
     state = encoder(backbone)
     if run is not None:
@@ -47,8 +58,14 @@ def export_published(backbone: "Backbone", format: str, folder: Path, run: Path 
         if saved is None:
             raise UserError(f"{run} holds no checkpoint of a pre-training, only a backbone")
         state = names(saved["model"]) | state
+    if head is not None:
+        state = {name.removeprefix("encoder."): value for name, value in state.items()}
+        if "fc_norm.weight" in head.state:
+            del state["norm.weight"], state["norm.bias"]
+        state |= head.state | (classifier_table(backbone) if format == "umt" else {})
+    weights = {k: v.detach().cpu().clone() for k, v in state.items()}
     content = io.BytesIO()
-    torch.save({"model": {k: v.detach().cpu().clone() for k, v in state.items()}}, content)
+    torch.save(weights if format == "umt" else {"model": weights}, content)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / FILE, content.getvalue())
     told = {"format": f"vistill-published/{format}", "origin": backbone.origin}

@@ -3,7 +3,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ FRAMES, SIDE = 16, 224
 # Parts of pre-training that belong to no encoder; read_state_dict has taken `encoder.` away.
 ASIDE = ("encoder_to_decoder.", "projection_heads.", "generators.")
 
-# `TrainedVideoMAE` and `TrainedAMD` to the names of their published checkpoints.
+# `TrainedVideoMAE`, `TrainedAMD` and `TrainedUMT` to the names of their published checkpoints.
 _TRAINING = (
     (r"^student\.", "encoder."),
     (r"^projections\.(\d+)\.", r"encoder.projection_heads.\1."),
+    (r"^decoders\.layers\.(\d+)\.", r"clip_decoder.\1."),
     (r"^painter\.decoder\.mask_token$", "mask_token"),
     (r"^painter\.decoder\.embed\.", "encoder_to_decoder."),
     (r"^painter\.decoder\.pred\.", "decoder.head."),
@@ -42,6 +43,11 @@ _TRANSFORMERS = (
     (r"\.layernorm_after\.", ".norm2."),
     (r"^layernorm\.", "norm."),
 )
+
+
+def umt_grid(patch_size: int) -> tuple[int, int, int]:
+    """Slots, rows and columns of the clips that UMT's published models were pre-trained on."""
+    return (8, 16, 16) if patch_size == 14 else (8, 14, 14)
 
 
 def is_of_clips(state: dict[str, Tensor]) -> bool:
@@ -93,7 +99,7 @@ def clip_vit_from_state(
     fixed, table_grid = True, None
     if table is not None:
         # UMT's fine-tuned classifiers of other clips than those of its pre-training.
-        base = (8, 16, 16) if patch_size == 14 else (8, 14, 14)
+        base = umt_grid(patch_size)
         own = (frames // tubelet_size, size[0] // patch_size, size[1] // patch_size)
         interpolated = not class_token and _is_fixed(table, base, own)
         table_grid = base if interpolated and base != own else None
@@ -134,19 +140,29 @@ def published_encoder(vit: VisionTransformer) -> dict[str, Tensor]:
     Raises:
         UserError: the model is none of VideoMAE's kind.
     """
-    if vit.tubelet_size is None or vit.num_prefix_tokens or vit.position != "sincos":
-        raise UserError(
-            "VideoMAE's files hold models of clips with a fixed table and no class token"
-        )
-    if vit.qkv_bias == "all":
-        raise UserError("VideoMAE's files hold models without a bias of the keys")
-    if vit.qk_scale is not None:
-        raise UserError(f"VideoMAE's files do not tell of qk_scale={vit.qk_scale:g}")
+    require_plain(vit, "VideoMAE", ("sincos",))
+    if vit.table_grid not in (None, (vit.slots, *vit.grid)):
+        raise UserError("VideoMAE's files hold no table, and this model's is interpolated")
     return published_names({f"student.{name}": value for name, value in vit.state_dict().items()})
 
 
+def require_plain(vit: VisionTransformer, whose: str, positions: Collection[str]) -> None:
+    """
+    Raises:
+        UserError: the model is none that the published files of `whose` method can hold.
+    """
+    if vit.tubelet_size is None or vit.num_prefix_tokens or vit.position not in positions:
+        table = "fixed table" if positions == ("sincos",) else "table of positions"
+        raise UserError(f"{whose}'s files hold models of clips with a {table} and no class token")
+    if vit.qkv_bias == "all":
+        raise UserError(f"{whose}'s files hold models without a bias of the keys")
+    if vit.qk_scale is not None:
+        raise UserError(f"{whose}'s files do not tell of qk_scale={vit.qk_scale:g}")
+
+
 def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `TrainedVideoMAE` or `TrainedAMD` under the names of their published checkpoints.
+    """Weights of the trained module of VideoMAE, AMD or UMT under the names of its published
+    checkpoints.
 
     Position tables and the generators' mask tokens, which those do not hold, are left out.
     """
