@@ -306,10 +306,11 @@ class MixtureStream:
             reader.inputs = PartInputs(part, inputs)
 
     def kinds(self) -> list[Batch]:
-        """A few samples of every source, to learn which parameters each of them reaches."""
+        """This rank's first few samples of every source, from which to learn what each reaches."""
         found: list[Batch] = []
         for reader, asked in zip(self._readers, self._requests.parts, strict=True):
-            answers = (reader(Request(0, asked.indices[:_FEW])) for _ in range(1))
+            first = next(asked.of_step(0))
+            answers = (reader(first._replace(samples=first.samples[:_FEW])) for _ in range(1))
             found += read_batches(answers, self.broken, whole=True)
         return found
 

@@ -180,8 +180,10 @@ def test_pictures_and_clips():
         aside.close()
     ranks = [list(stream(read, rank=r, world_size=2).iterate(2, 8)) for r in range(2)]
     same([rank[step] for step in range(6) for rank in ranks], batches[4:16])
-    kinds = data.kinds()
-    assert [batch.pixels.dim() for batch in kinds] == [4, 5]
+    kinds = [stream(read, rank=r, world_size=2).kinds() for r in range(2)]
+    assert [[batch.pixels.dim() for batch in each] for each in kinds] == [[4, 5], [4, 5]]
+    for of_ranks in zip(*kinds, strict=True):  # as in a step, no sample is shown twice
+        assert len({i for batch in of_ranks for i in batch.ids.tolist()}) == 4
 
 
 def test_own_settings_of_a_source():
