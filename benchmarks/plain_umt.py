@@ -73,7 +73,7 @@ class PlainUMT(nn.Module):
         student = method.student
         self.student = PlainViT(student, [tap.block for tap in method.taps])
         self.decoders = method.decoders
-        self.normalization, self.visible = student.normalization, method.sizes.visible
+        self.normalization, self.visible = student.normalization, method.choose.sizes.visible
 
     def hidden(self, importance: Tensor, noise: Tensor, batch: int) -> Tensor:
         """Boolean `[B, T N]`, True where the student sees nothing."""

@@ -18,13 +18,8 @@ ELSEWHERE = {
     },
     "umt": {  # of parts that vistill does not have yet
         "s2_frame_indices",
-        "s2_full_step",
-        "s2_param_groups",
         "s2_pos_interp",
-        "s2_schedule",
-        "s2_teacher",
         "s2_text_cleanup",
-        "s2_vision_encoder",
         "s2_vqa",
     },
 }

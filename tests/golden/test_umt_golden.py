@@ -362,7 +362,7 @@ def test_training_steps(golden):
 
         def choose(importance, noise=noise):
             order = sampling_order(importance, noise.unflatten(0, (-1, config["frames"])))
-            return of_clip(order[..., : method.sizes.visible], importance.shape[2])
+            return of_clip(order[..., : method.choose.sizes.visible], importance.shape[2])
 
         with torch.no_grad():
             visible, targets = method.looks.look(clips, choose)

@@ -61,6 +61,8 @@ class OptimConfig(Section):
         default=0.0, json_schema_extra=needs(schedule=("cosine", "poly", "1cycle", "3cycle"))
     )
     """Learning rate at the end (published for `1cycle` and `3cycle`: 5e-5)."""
+    floor_lr: Number = Field(default=0.0)
+    """No step has a lower rate, in the warm-up neither (UMT's second stage)."""
     warmup_epochs: Number = Field(default=15.0, json_schema_extra=needs(schedule=WARMED_UP))
     """Epochs of linear warm-up."""
     warmup_lr: Number = Field(

@@ -73,37 +73,31 @@ def negative_weights(
 
 
 def hard_negatives(
-    logits: Float[Tensor, "b b"],
-    items: Int[Tensor, " b"],
-    clip_noise: Float[Tensor, "b b"],
-    sentence_noise: Float[Tensor, "b b"],
-    sentences: Int[Tensor, " b"] | None = None,
+    clip_logits: Float[Tensor, "b n"],
+    sentence_logits: Float[Tensor, "b n"],
+    same: Bool[Tensor, "b n"],
+    clip_noise: Float[Tensor, "b n"],
+    sentence_noise: Float[Tensor, "b n"],
 ) -> Negatives:
     """Likely mistakes, drawn by their similarity: one clip for each sentence, and the reverse.
 
     Args:
-        logits: similarity of clips (rows) and sentences over the temperature.
-        items: equal for rows of one item.
+        clip_logits: similarity of B clips and N sentences over the temperature.
+        sentence_logits: of their B sentences and N clips.
+        same: where the two are no mistake.
         clip_noise, sentence_noise: draws of Exp(1), by row of what the negative is for.
-        sentences: equal for rows of equal words, which are no negatives of each other.
     """
-    same = items[:, None] == items[None]
-    if sentences is not None:
-        same = same | (sentences[:, None] == sentences[None])
-    for_text = negative_weights(logits.T, same)
-    for_clips = negative_weights(logits, same)
-    return Negatives(
-        (for_text / clip_noise).argmax(dim=1),
-        (for_clips / sentence_noise).argmax(dim=1),
-        (~same).any(dim=1),
-    )
+    clips = negative_weights(sentence_logits, same) / clip_noise
+    sentences = negative_weights(clip_logits, same) / sentence_noise
+    return Negatives(clips.argmax(dim=1), sentences.argmax(dim=1), (~same).any(dim=1))
 
 
 def any_negatives(
-    items: Int[Tensor, " b"], clip_noise: Float[Tensor, "b b"], sentence_noise: Float[Tensor, "b b"]
+    same: Bool[Tensor, "b n"],
+    clip_noise: Float[Tensor, "b n"],
+    sentence_noise: Float[Tensor, "b n"],
 ) -> Negatives:
-    """Any other items, alike: the largest of normal draws among them."""
-    same = items[:, None] == items[None]
+    """Any others, alike: the largest of the draws among them."""
 
     def drawn(noise: Tensor) -> Tensor:
         return (noise - 1e4 * same).argmax(dim=1)
@@ -111,14 +105,23 @@ def any_negatives(
     return Negatives(drawn(clip_noise), drawn(sentence_noise), (~same).any(dim=1))
 
 
-def matching(logits: Float[Tensor, "b3 2"], known: Bool[Tensor, " b"]) -> Float[Tensor, ""]:
+def matching(
+    logits: Float[Tensor, "b3 2"],
+    known: Bool[Tensor, " b"],
+    count: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
     """Cross-entropy of what fits (first third: 1) and of negatives (0); of rows without negatives
-    the pair alone counts."""
-    count = len(known)
+    the pair alone counts.
+
+    Args:
+        logits: of B pairs, B pairs with another clip, and B with another sentence.
+        known: whether a row has negatives.
+        count: what the sum is divided by; None: how many count.
+    """
     labels = torch.cat([torch.ones_like(known), torch.zeros_like(known).repeat(2)]).long()
     each = F.cross_entropy(logits.float(), labels, reduction="none")
     counted = torch.cat([torch.ones_like(known), known, known]).to(each.dtype)
-    return (each * counted).sum() / counted.sum().clamp(min=count)
+    return (each * counted).sum() / (counted.sum() if count is None else count)
 
 
 class Words(NamedTuple):
@@ -161,9 +164,20 @@ def hide_words(
     return Corrupted(torch.where(asked & ~masked & replaced, others, shown), labels)
 
 
-def word_loss(scores: Float[Tensor, "b l w"], labels: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
-    """Cross-entropy of the hidden words; 0 where none is."""
+def word_loss(
+    scores: Float[Tensor, "b l w"],
+    labels: Int[Tensor, "b l"],
+    count: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the hidden words; 0 where none is.
+
+    Args:
+        scores: of every word of the vocabulary.
+        labels: the words, `IGNORED` where none is hidden.
+        count: what the sum is divided by; None: how many are hidden.
+    """
     each = F.cross_entropy(
         scores.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    return each / (labels != IGNORED).sum().clamp(min=1)
+    hidden = (labels != IGNORED).sum().to(each.dtype) if count is None else count
+    return each / hidden.clamp(min=1e-6)

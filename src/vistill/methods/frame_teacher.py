@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vistill.config.umt import UMTConfig
+from vistill.config.umt import AlignmentSection
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import unit
 from vistill.losses.distances import at_least_fp32
@@ -27,7 +27,7 @@ clip that stay visible (None: all)."""
 
 
 class FrameTeacher:
-    """See `UMTConfig` for the switches.
+    """See `AlignmentSection` for the switches.
 
     Args:
         side: the teacher.
@@ -47,7 +47,7 @@ class FrameTeacher:
         slots: int,
         grid: tuple[int, int],
         blocks: Sequence[int],
-        config: UMTConfig,
+        config: AlignmentSection,
     ) -> None:
         model = side.model
         if model.num_frames > 1:

@@ -15,13 +15,11 @@ from vistill.losses.alignment import ALIGNMENTS
 from vistill.methods.base import Method, weighted
 from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
+from vistill.methods.mask_choice import MaskChoice
 from vistill.methods.side import Side, rising
-from vistill.methods.videomae import check_mask_sizes
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
-from vistill.random.streams import Stream, per_sample_uniform
-from vistill.tokens.masks import clip_mask_sizes
-from vistill.tokens.semantic import exponential, frame_visible, of_clip, sampling_order
+from vistill.random.streams import per_sample_uniform
 
 
 class UMT(Method):
@@ -52,12 +50,9 @@ class UMT(Method):
         if not isinstance(student, VisionTransformer):
             raise UserError("umt hides tokens from its student, which has to be a plain ViT")
         positions = student.grid[0] * student.grid[1]
-        tube = config.mask != "random"
-        self.sizes = clip_mask_sizes(student.slots, positions, config.mask_ratio, tube=tube)
-        if config.mask in ("semantic", "attention"):
-            self.sizes = self.sizes._replace(visible=frame_visible(positions, config.mask_ratio))
-        if config.mask != "none":
-            check_mask_sizes(self.sizes, "method.mask_ratio", config.mask_ratio)
+        self.choose = MaskChoice(
+            config, config.mask_ratio, "method.mask_ratio", student.slots, positions
+        )
         blocks = returned(self.theirs, config.aligned_layers, config.teacher_interval, "teacher")
         self.looks = FrameTeacher(
             self.theirs, slots=student.slots, grid=student.grid, blocks=blocks, config=config
@@ -79,24 +74,6 @@ class UMT(Method):
         """From a configuration."""
         rate = given.student_drop_path or 0.0
         return cls(given.student, given.teacher, given.config, drop_path=rate)
-
-    def choose(
-        self, batch: Batch, importance: Float[Tensor, "b s n"] | None
-    ) -> Int[Tensor, "b v"] | None:
-        """What stays visible of every clip, by all masks one after the other; None: everything."""
-        masks, mask = self.config.masks, self.config.mask
-        if mask == "none":
-            return None
-        if importance is None:
-            drawn = per_sample_uniform(batch.seeds, masks * self.sizes.positions, Stream.MASK)
-            chosen = self.sizes.mask(drawn.reshape(-1, self.sizes.positions)).visible
-            return chosen.reshape(len(batch), -1)
-        _, slots, positions = importance.shape
-        drawn = per_sample_uniform(batch.seeds, masks * slots * positions, Stream.MASK)
-        noise = exponential(drawn).reshape(-1, masks, slots, positions)
-        noise = noise if mask == "semantic" else torch.ones_like(noise)
-        order = sampling_order(importance[:, None], noise)[..., : self.sizes.visible]
-        return of_clip(order.flatten(0, 1), positions).reshape(len(batch), -1)
 
     def see(
         self, batch: Batch, images: Tensor, visible: Int[Tensor, "m n"] | None

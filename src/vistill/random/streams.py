@@ -25,6 +25,9 @@ class Stream(IntEnum):
     LIGHTING = 8
     HEAD_DROPOUT = 9
     BOX_JITTER = 10
+    NEGATIVE_CLIPS = 11
+    NEGATIVE_SENTENCES = 12
+    HIDDEN_WORDS = 13
 
 
 def own_stream(name: str) -> int:

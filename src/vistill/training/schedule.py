@@ -20,13 +20,14 @@ def rate_at(
         peak: highest rate; `optim` says it for a batch, or a student has its own.
         epochs, steps_per_epoch: of the run.
     """
-    return learning_rate(
+    rate = learning_rate(
         epoch,
         lr=peak,
         epochs=epochs,
         peak_lead=1 / steps_per_epoch if optim.peak_in_warmup else 0.0,
         **{name: getattr(optim, name) for name in _OF_A_RATE},
     )
+    return max(rate, optim.floor_lr)
 
 
 def decay_at(optim: OptimConfig, epoch: float, epochs: int) -> float | None:

@@ -40,9 +40,9 @@ def drawn(method: UMT, clips: Batch) -> torch.Tensor | None:
     """What the method shows of these clips."""
     shown = []
     choose = method.choose
-    method.choose = lambda *given: shown.append(choose(*given)) or shown[-1]  # type: ignore[method-assign]
+    method.choose = lambda *given: shown.append(choose(*given)) or shown[-1]  # type: ignore[assignment]
     method(clips)
-    del method.choose
+    method.choose = choose
     return shown[0]
 
 

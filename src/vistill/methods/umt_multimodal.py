@@ -1,0 +1,151 @@
+"""UMT, stage 2 (Li et al., arXiv 2303.16058, section 3.2; spec umt 9, 10): a tower that reads
+beside the student of stage 1, by contrast, matching and hidden words; the alignment goes on."""
+
+from functools import partial
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vistill.batch import Batch, Losses
+from vistill.config.umt import UMTMultimodalConfig
+from vistill.errors import UserError
+from vistill.heads.alignment_decoder import AlignmentDecoders
+from vistill.losses.alignment import ALIGNMENTS
+from vistill.losses.video_text import IGNORED, Words, contrast, similarity, word_loss
+from vistill.methods.base import Method, weighted
+from vistill.methods.frame_teacher import FrameTeacher
+from vistill.methods.ingredients import Ingredients
+from vistill.methods.mask_choice import MaskChoice
+from vistill.methods.side import rising
+from vistill.methods.umt import returned
+from vistill.methods.video_text import Pairs, matching_loss, with_hidden_words
+from vistill.models.backbone import Backbone, Tap
+from vistill.models.text.bert import SplitBert
+from vistill.models.text.video_text import VideoText
+from vistill.models.vit import VisionTransformer
+
+
+class UMTMultimodal(Method):
+    """See `UMTMultimodalConfig` for the switches.
+
+    Args:
+        student: a plain ViT of clips, a token a frame, which sees pictures as clips of one frame.
+        teacher: a frozen image transformer with the same grid of patches.
+        text: the tower that reads.
+        words: its special tokens.
+        config: the switches.
+        drop_path: rate of the student's last block, rising linearly from 0 in the first.
+
+    Raises:
+        UserError: teacher, student and switches do not fit together.
+    """
+
+    student: VisionTransformer
+
+    def __init__(
+        self,
+        student: Backbone,
+        teacher: Backbone,
+        text: SplitBert,
+        words: Words,
+        config: UMTMultimodalConfig | None = None,
+        *,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.config, self.words = config or UMTMultimodalConfig(), words
+        if not isinstance(student, VisionTransformer) or student.tubelet_size not in (None, 1):
+            raise UserError(
+                "umt_multimodal hides tokens of single frames from its student: it has to be a "
+                "plain ViT, of clips with student.tubelet_size=1"
+            )
+        align, positions = self.config.alignment, student.grid[0] * student.grid[1]
+        blocks = returned(self.theirs, align.aligned_layers, align.teacher_interval, "teacher")
+        ours = returned(self.ours, align.aligned_layers, align.student_interval, "student")
+        self.looks, self.choices = {}, {}
+        for picture, name in ((False, "mask_ratio"), (True, "picture_mask_ratio")):
+            slots, ratio = 1 if picture else student.slots, getattr(align, name)
+            self.looks[picture] = FrameTeacher(
+                self.theirs, slots=slots, grid=student.grid, blocks=blocks, config=align
+            )
+            setting = f"method.alignment.{name}"
+            self.choices[picture] = MaskChoice(align, ratio, setting, slots, positions)
+        self.taps = [Tap("block", block) for block in ours]
+        self.decoders = AlignmentDecoders(
+            student.width,
+            self.looks[True].width,
+            align.aligned_layers,
+            student.num_patches,
+            norm_eps=1e-5,
+            unit_length=align.norm == "l2",
+        )
+        self.joint = VideoText(
+            text,
+            self.config.embedding,
+            self.config.temperature,
+            decay_temperature=self.config.decay_temperature,
+        )
+        self.ours.drop_path(rising(drop_path, student.depth))
+
+    @classmethod
+    def build(cls, given: Ingredients) -> Self:
+        """From a configuration."""
+        rate = given.student_drop_path or 0.0
+        text = given.text_tower(given.student.width)
+        return cls(given.student, given.teacher, text, given.words, given.config, drop_path=rate)
+
+    def forward(self, batch: Batch) -> Losses:
+        images, config = self.ours.images(batch), self.config
+        picture = images.dim() == 4
+        frames = images
+        if config.alignment.pixels == "own":
+            frames = self.theirs.model.normalization(batch.unit_pixels())
+        with torch.no_grad():
+            choose = partial(self.choices[picture], batch)
+            visible, targets = self.looks[picture].look(frames, choose)
+        if visible is None:
+            count = self.looks[picture].slots * self.looks[picture].positions
+            visible = torch.arange(count, device=images.device).expand(len(batch), -1)
+        if picture and self.student.tubelet_size is not None:
+            images = images[:, :, None]
+        found = self.ours.see(batch, self.taps, visible=visible, images=images)
+        prefix = self.student.num_prefix_tokens
+        layers = [self.student.final_norm(found[tap])[:, prefix:] for tap in self.taps]
+        aligned = ALIGNMENTS[config.alignment.loss](self.decoders(layers, visible), targets)
+        return weighted(
+            {"alignment": (config.alignment.weight, aligned)} | self.text_terms(batch, layers[-1])
+        )
+
+    def text_terms(
+        self, batch: Batch, tokens: Float[Tensor, "b n d"]
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The losses of pairs of clips and sentences, each with its weight."""
+        config, joint, ranks = self.config, self.joint, self.ranks
+        text, mask = batch.inputs["text"], batch.inputs["text_mask"].bool()
+        temperature = joint.clamp_temperature()
+        states, words = joint.sentences(text, mask)
+        vision = joint.pooled(tokens)
+        apart = config.equal_words == "apart"
+        spoken = batch.inputs["sentence"] if apart else None
+        logits = similarity(
+            ranks.gather(vision, config.gather_grad),
+            ranks.gather(words, config.gather_grad),
+            temperature,
+        )
+        items = ranks.gather(batch.inputs["item"])
+        sentences = None if spoken is None else ranks.gather(spoken)
+        terms = {"contrast": (config.contrast_weight, contrast(logits, items, sentences))}
+        pairs = Pairs(tokens, states, mask, logits.detach(), items, sentences)
+        terms["matching"] = (
+            config.matching_weight,
+            matching_loss(joint, batch, pairs, config, ranks),
+        )
+        corrupted = with_hidden_words(batch.seeds, text, self.words, config.hidden_words)
+        read = joint.text.read(corrupted.text, mask)
+        scores = joint.text.words(joint.text.fuse(read, mask, tokens))
+        asked = (corrupted.labels != IGNORED).sum()
+        share = ranks.gather(asked[None]).sum() / ranks.size
+        terms["words"] = config.words_weight, word_loss(scores, corrupted.labels, share)
+        return terms
