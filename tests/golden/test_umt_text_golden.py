@@ -269,7 +269,7 @@ def test_whole_steps(golden, monkeypatch):
         )
         monkeypatch.setattr("vistill.methods.video_text.exponential", lambda _, n=noise: n.pop(0))
         monkeypatch.setattr(
-            "vistill.methods.umt_multimodal.with_hidden_words",
+            "vistill.methods.video_text.with_hidden_words",
             lambda seeds, text, words, share, g=given: hide_words(
                 text, words, selected=g["draw_select"], masked=g["draw_replace"],
                 replaced=g["draw_random"], others=g["random_words"],

@@ -24,9 +24,9 @@ FLOORS = [
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 EVERYWHERE = {
     *("batch", "errors", "files", "image_size", "locking", "nearest", "random", "stopping"),
+    "text_cleanup",
 }
 WAITING = {
-    "vistill.losses.video_text",
     "vistill.analysis.compactness",
     "vistill.losses.flow",
     "vistill.models.pspnet",

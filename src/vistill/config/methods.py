@@ -22,7 +22,7 @@ from vistill.config.section import (
     Width,
     unique,
 )
-from vistill.config.umt import UMTConfig
+from vistill.config.umt import UMTConfig, UMTMultimodalConfig
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -335,6 +335,7 @@ MethodConfig = Annotated[
     | VideoMAEConfig
     | AMDConfig
     | UMTConfig
+    | UMTMultimodalConfig
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig

@@ -204,6 +204,10 @@ class RunConfig(Section):
         if not isinstance(values, dict) or not isinstance(values.get("method"), dict):
             return values
         usual = student_defaults(str(values["method"].get("name")))
+        data = values.get("data")
+        data = data if isinstance(data, dict) else {}
+        if data.get("frames") is None and not data.get("sources"):
+            return values  # of pictures alone
         student = values.get("student", {})
         return values | {"student": usual | student} if isinstance(student, dict) else values
 

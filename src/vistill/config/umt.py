@@ -83,13 +83,13 @@ class TextTowerConfig(Section):
     `model`."""
     max_length: Frames = Field(default=32)
     """Tokens of every sentence, special ones counted in; longer ones are cut."""
-    layers: Blocks = Field(default=12, json_schema_extra=needs(model=None))
-    """Of both parts."""
+    depth: Blocks = Field(default=12, json_schema_extra=needs(model=None))
+    """Layers of both parts."""
     fusion_layer: Blocks | None = Field(default=None)
     """Layers that read text alone; default: three quarters of them, 19 of 24."""
-    width: Width = Field(default=768, json_schema_extra=needs(model=None))
+    embed_dim: Width = Field(default=768, json_schema_extra=needs(model=None))
     """Channels."""
-    heads: Blocks = Field(default=12, json_schema_extra=needs(model=None))
+    num_heads: Blocks = Field(default=12, json_schema_extra=needs(model=None))
     """Attention heads of every layer."""
     dropout: Rate = Field(default=0.1, json_schema_extra=needs(model=None))
     """Of everything in a fresh one; a loaded one has its own."""

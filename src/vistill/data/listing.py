@@ -14,6 +14,7 @@ import numpy as np
 
 from vistill.data.captions import Captions
 from vistill.data.columns import (
+    CAPTION_COLUMN,
     FRAME_COLUMNS,
     LABEL_COLUMN,
     PATH_COLUMN,
@@ -248,6 +249,8 @@ def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
 
     def read() -> Iterator[Row]:
         for number, row in rows:
+            if len(row) > len(head) == 2 and head[1] == CAPTION_COLUMN:
+                row = [row[0], f"{separator} ".join(row[1:])]  # Flickr's, where nothing is quoted
             if len(row) != len(head):
                 raise UserError(f"'{file}' line {number} has {len(row)} columns, not {len(head)}")
             cells = dict(zip(head, map(str.strip, row), strict=True))

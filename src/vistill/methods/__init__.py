@@ -12,6 +12,7 @@ from vistill.methods.mae import MAE
 from vistill.methods.supervised import Supervised
 from vistill.methods.tinymim import TinyMIM
 from vistill.methods.umt import UMT
+from vistill.methods.umt_multimodal import UMTMultimodal
 from vistill.methods.videomae import VideoMAE
 
 
@@ -30,6 +31,7 @@ METHODS: dict[str, Buildable] = {
     "supervised": Supervised,
     "tinymim": TinyMIM,
     "umt": UMT,
+    "umt_multimodal": UMTMultimodal,
     "videomae": VideoMAE,
 }
 

@@ -16,6 +16,7 @@ from vistill.batch import Batch, Losses
 from vistill.methods.ranks import OneRank, Ranks
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone
+from vistill.models.text.video_text import VideoText
 from vistill.random import Stream
 
 
@@ -94,6 +95,11 @@ class Method(nn.Module, ABC):
     def exports(self) -> dict[str, Backbone]:
         """What a run exports, by name; the only model of most methods has none."""
         return {"": self.student}
+
+    @property
+    def reader(self) -> VideoText | None:
+        """What reads captions beside the student and leaves with it, if anything does."""
+        return None
 
     def parts(self) -> dict[str, "Method"]:
         """What learns on its own, by the name of its export: itself, unless several do."""

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 from vistill.config.options import checked_options
 from vistill.config.section import Section
 from vistill.errors import UserError
+from vistill.losses.video_text import Words
 from vistill.models.backbone import Backbone
 
 S = TypeVar("S", bound=Section)
@@ -26,6 +27,7 @@ class Ingredients:
         teacher_drop_path: drop path rate of the teacher; 0: none.
         student_drop_path: drop path rate of the student; None: the method's own.
         num_classes: how many classes the labels of the pictures tell apart; or why they do not.
+        words: special tokens of the captions' vocabulary, where the method reads captions.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Ingredients:
         teacher_drop_path: float = 0.0,
         student_drop_path: float | None = None,
         num_classes: int | str = "the pictures have no labels",
+        words: Words | None = None,
     ) -> None:
         self.method, self.student, self.config = method, student, config
-        self._num_classes = num_classes
+        self._num_classes, self._words = num_classes, words
         self._teacher = teacher
         self._given = {
             "teacher.block": teacher_block,
@@ -84,6 +87,13 @@ class Ingredients:
         if isinstance(self._num_classes, str):
             raise UserError(f"{self.method} learns from labels, but {self._num_classes}")
         return self._num_classes
+
+    @property
+    def words(self) -> Words:
+        """Special tokens of the captions' vocabulary; a UserError where there are no captions."""
+        if self._words is None:
+            raise UserError(f"{self.method} reads captions, and nobody said what cuts them")
+        return self._words
 
     def options(self, section: type[S]) -> S:
         """The options of a method of the user's own (`method.options.…`), checked.

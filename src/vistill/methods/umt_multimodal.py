@@ -5,22 +5,20 @@ from functools import partial
 from typing import Self
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vistill.batch import Batch, Losses
 from vistill.config.umt import UMTMultimodalConfig
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
-from vistill.losses.video_text import IGNORED, Words, contrast, similarity, word_loss
+from vistill.losses.video_text import Words
 from vistill.methods.base import Method, weighted
 from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
 from vistill.methods.side import rising
 from vistill.methods.umt import returned
-from vistill.methods.video_text import Pairs, matching_loss, with_hidden_words
+from vistill.methods.video_text import text_terms, text_tower
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.text.bert import SplitBert
 from vistill.models.text.video_text import VideoText
@@ -93,8 +91,13 @@ class UMTMultimodal(Method):
     def build(cls, given: Ingredients) -> Self:
         """From a configuration."""
         rate = given.student_drop_path or 0.0
-        text = given.text_tower(given.student.width)
+        text = text_tower(given.config.text, given.words, given.student.width)
         return cls(given.student, given.teacher, text, given.words, given.config, drop_path=rate)
+
+    @property
+    def reader(self) -> VideoText:
+        """The tower that reads, with what joins it to the student."""
+        return self.joint
 
     def forward(self, batch: Batch) -> Losses:
         images, config = self.ours.images(batch), self.config
@@ -114,38 +117,5 @@ class UMTMultimodal(Method):
         prefix = self.student.num_prefix_tokens
         layers = [self.student.final_norm(found[tap])[:, prefix:] for tap in self.taps]
         aligned = ALIGNMENTS[config.alignment.loss](self.decoders(layers, visible), targets)
-        return weighted(
-            {"alignment": (config.alignment.weight, aligned)} | self.text_terms(batch, layers[-1])
-        )
-
-    def text_terms(
-        self, batch: Batch, tokens: Float[Tensor, "b n d"]
-    ) -> dict[str, tuple[float, Tensor]]:
-        """The losses of pairs of clips and sentences, each with its weight."""
-        config, joint, ranks = self.config, self.joint, self.ranks
-        text, mask = batch.inputs["text"], batch.inputs["text_mask"].bool()
-        temperature = joint.clamp_temperature()
-        states, words = joint.sentences(text, mask)
-        vision = joint.pooled(tokens)
-        apart = config.equal_words == "apart"
-        spoken = batch.inputs["sentence"] if apart else None
-        logits = similarity(
-            ranks.gather(vision, config.gather_grad),
-            ranks.gather(words, config.gather_grad),
-            temperature,
-        )
-        items = ranks.gather(batch.inputs["item"])
-        sentences = None if spoken is None else ranks.gather(spoken)
-        terms = {"contrast": (config.contrast_weight, contrast(logits, items, sentences))}
-        pairs = Pairs(tokens, states, mask, logits.detach(), items, sentences)
-        terms["matching"] = (
-            config.matching_weight,
-            matching_loss(joint, batch, pairs, config, ranks),
-        )
-        corrupted = with_hidden_words(batch.seeds, text, self.words, config.hidden_words)
-        read = joint.text.read(corrupted.text, mask)
-        scores = joint.text.words(joint.text.fuse(read, mask, tokens))
-        asked = (corrupted.labels != IGNORED).sum()
-        share = ranks.gather(asked[None]).sum() / ranks.size
-        terms["words"] = config.words_weight, word_loss(scores, corrupted.labels, share)
-        return terms
+        texts = text_terms(self.joint, batch, layers[-1], self.words, config, self.ranks)
+        return weighted({"alignment": (config.alignment.weight, aligned)} | texts)

@@ -7,21 +7,67 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vistill.batch import Batch
-from vistill.config.umt import UMTMultimodalConfig
+from vistill.config.umt import TextTowerConfig, UMTMultimodalConfig
+from vistill.errors import UserError
 from vistill.losses.video_text import (
+    IGNORED,
     Corrupted,
     Words,
     any_negatives,
+    contrast,
     hard_negatives,
     hide_words,
     matching,
+    similarity,
+    word_loss,
 )
 from vistill.methods.ranks import Ranks
+from vistill.models.text.bert import BertSizes, SplitBert, pretrained_bert
 from vistill.models.text.video_text import VideoText
 from vistill.random import Stream, per_sample_uniform
 from vistill.tokens.semantic import exponential
 
 _MASKED, _REPLACED = 0.8, 0.5
+
+
+def text_tower(config: TextTowerConfig, words: Words, vision_width: int) -> SplitBert:
+    """A BERT as the configuration says, loaded or fresh.
+
+    Raises:
+        UserError: it cannot be loaded, or its sizes or vocabulary do not fit.
+    """
+    if config.model is not None:
+        tower = pretrained_bert(config.model, config.fusion_layer, vision_width)
+        if tower.sizes.vocabulary < words.size:
+            raise UserError(
+                f"the tokenizer has {words.size} tokens, and method.text.model={config.model} "
+                f"knows {tower.sizes.vocabulary}; leave out method.text.tokenizer"
+            )
+    else:
+        layers = config.depth
+        fusion = config.fusion_layer or (19 if layers == 24 else layers * 3 // 4)
+        if config.embed_dim % config.num_heads:
+            raise UserError(
+                f"method.text.embed_dim={config.embed_dim} cannot be split into "
+                f"method.text.num_heads={config.num_heads}"
+            )
+        sizes = BertSizes(
+            vocabulary=words.size,
+            width=config.embed_dim,
+            layers=layers,
+            fusion_layer=fusion,
+            heads=config.num_heads,
+            positions=max(512, config.max_length),
+            vision_width=vision_width,
+            dropout=config.dropout,
+        )
+        tower = SplitBert(sizes)
+    if not 1 <= tower.sizes.fusion_layer < tower.sizes.layers:
+        raise UserError(
+            f"method.text.fusion_layer={tower.sizes.fusion_layer} leaves none of "
+            f"{tower.sizes.layers} layers to read text, or none to look at clips"
+        )
+    return tower
 
 
 class Pairs(NamedTuple):
@@ -76,6 +122,52 @@ def matching_loss(
     )
     count = len(batch) + 2 * found.known.sum()
     return matching(scores, found.known, ranks.gather(count[None]).sum() / ranks.size)
+
+
+def text_terms(
+    joint: VideoText,
+    batch: Batch,
+    tokens: Float[Tensor, "b n d"],
+    words: Words,
+    config: UMTMultimodalConfig,
+    ranks: Ranks,
+) -> dict[str, tuple[float, Tensor]]:
+    """The losses of pairs of clips and sentences that weigh anything, each with its weight.
+
+    Args:
+        joint: the tower that reads, and what joins it to the student.
+        batch: holds the inputs `text`, `text_mask`, `item` and `sentence`.
+        tokens: of the student, behind its final norm.
+        words: of the vocabulary.
+        config: the switches.
+        ranks: whose rows are the batch.
+    """
+    text, mask = batch.inputs["text"], batch.inputs["text_mask"].bool()
+    temperature, terms = joint.clamp_temperature(), {}
+    if config.contrast_weight or config.matching_weight:
+        states, spoken = joint.sentences(text, mask)
+        logits = similarity(
+            ranks.gather(joint.pooled(tokens), config.gather_grad),
+            ranks.gather(spoken, config.gather_grad),
+            temperature,
+        )
+        apart = config.equal_words == "apart"
+        items = ranks.gather(batch.inputs["item"])
+        sentences = ranks.gather(batch.inputs["sentence"]) if apart else None
+        if config.contrast_weight:
+            terms["contrast"] = config.contrast_weight, contrast(logits, items, sentences)
+        if config.matching_weight:
+            pairs = Pairs(tokens, states, mask, logits.detach(), items, sentences)
+            loss = matching_loss(joint, batch, pairs, config, ranks)
+            terms["matching"] = config.matching_weight, loss
+    if config.words_weight:
+        corrupted = with_hidden_words(batch.seeds, text, words, config.hidden_words)
+        read = joint.text.read(corrupted.text, mask)
+        scores = joint.text.words(joint.text.fuse(read, mask, tokens))
+        asked = (corrupted.labels != IGNORED).sum()
+        share = ranks.gather(asked[None]).sum() / ranks.size
+        terms["words"] = config.words_weight, word_loss(scores, corrupted.labels, share)
+    return terms
 
 
 def with_hidden_words(

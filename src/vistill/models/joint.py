@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
@@ -86,9 +87,9 @@ def load_joint(reference: str) -> JointModel | None:
     """The model with its text tower that a reference names; None where it has none.
 
     Args:
-        reference: `open_clip/NAME:TAG` or `:FILE`, `hf/NAME:pretrained` or `hf/FOLDER` of CLIP,
-            SigLIP and the like, see `vistill.models.build.load_backbone`; or
-            `file:PATH,tokenizer=NAME` of UMT's second stage.
+        reference: `run:DIR` of UMT's second stage, or `file:PATH,tokenizer=NAME` of its published
+            files; `open_clip/NAME:TAG` or `:FILE`, `hf/NAME:pretrained` or `hf/FOLDER` of CLIP,
+            SigLIP and the like, see `vistill.models.build.load_backbone`.
 
     Raises:
         UserError: there is no such model, or its weights do not fit.
@@ -97,6 +98,10 @@ def load_joint(reference: str) -> JointModel | None:
         from vistill.models.joint_umt import umt_joint
 
         return umt_joint(reference.removeprefix("file:"))
+    if reference.startswith("run:"):
+        from vistill.models.text.saved import load_video_text
+
+        return load_video_text(Path(reference.removeprefix("run:").partition(",")[0]))
     library, _, rest = reference.partition("/")
     name, _, weights = rest.partition(":")
     if library == "open_clip":

@@ -54,12 +54,19 @@ class UMTJoint(JointModel):
         self.temp = nn.Parameter(torch.tensor(0.07))
 
     def see_tokens(
-        self, images: Float[Tensor, "b 3 t h w"]
+        self, images: Float[Tensor, "b 3 *size"]
     ) -> tuple[Float[Tensor, "b t e"], Float[Tensor, "b n d"]]:
-        """An embedding of every frame, and the tokens that the matching head looks at."""
-        tap = Tap("norm", self.vision.depth)
-        tokens = self.vision.tap(images, [tap])[tap]
-        frames = tokens.unflatten(1, (images.shape[2], -1)).mean(dim=2)
+        """An embedding of every frame, and the tokens that the matching head looks at.
+
+        A model of clips sees a picture as its first frame.
+        """
+        tap, vision, visible = Tap("norm", self.vision.depth), self.vision, None
+        if images.dim() == 4 and vision.tubelet_size is not None:
+            images, patches = images[:, :, None], vision.grid[0] * vision.grid[1]
+            visible = torch.arange(patches, device=images.device).expand(len(images), -1)
+        tokens = vision.tap(images, [tap], visible=visible)[tap][:, vision.num_prefix_tokens :]
+        slots = 1 if images.dim() == 4 else images.shape[2]
+        frames = tokens.unflatten(1, (slots, -1)).mean(dim=2)
         return self.vision_proj(self.pool_norm(frames)), tokens
 
     def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:

@@ -17,6 +17,7 @@ from vistill.models.files.named_weights import load_named
 from vistill.random import step_seed
 from vistill.runs.custom import build_custom
 from vistill.runs.memory import require_memory
+from vistill.runs.text import reads_text, tokenizer_of, words_of
 from vistill.training.optim import peak_lr
 
 
@@ -82,6 +83,7 @@ def build(
         config.teacher.drop_path,
         sizes.drop_path,
         num_classes,
+        words_of(tokenizer_of(config.method)) if reads_text(config.method) else None,
     )
     return build_custom(given) if config.method.name == "custom" else build_method(given)
 

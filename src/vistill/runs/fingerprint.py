@@ -26,7 +26,10 @@ _VOLATILE = {
 # Settings that came later: left at their default they say no more than a run without them.
 _LATER = {
     "data": {"value_range", "allow_truncated", "sources"},
-    "optim": {"milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end", "floor_lr"},
+    "optim": {
+        *("milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"),
+        "floor_lr",
+    },
     "student": {"qk_scale", "ape", "extra_norm_period"},
     "method": {"labels_weight", "logits_activation"},
 }

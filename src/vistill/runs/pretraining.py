@@ -18,6 +18,7 @@ from vistill.files import write_atomic
 from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
+from vistill.models.text.saved import save_text
 from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Pictures, Planned, plan_cache
@@ -28,6 +29,7 @@ from vistill.runs.probes import Probes
 from vistill.runs.reading import Reading, on_device, require_samples
 from vistill.runs.results import PretrainResult, StudentResult, say, say_notes
 from vistill.runs.stamping import compare_stamps
+from vistill.runs.text import tokenizer_of
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
@@ -210,6 +212,10 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             teacher=prepared.teacher_weights,
             **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
         )
+        if method.reader is not None:
+            tokenizer = tokenizer_of(config.method)
+            text, length = tokenizer.json, tokenizer.length
+            save_text(method.reader, folder, tokenizer=text, length=length)
 
     fitted = fit(
         method,

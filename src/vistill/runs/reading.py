@@ -20,12 +20,14 @@ from vistill.data import (
     open_source,
     require_readable,
 )
-from vistill.data.inputs import Inputs, Items
+from vistill.data.inputs import Inputs, Items, Joined
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.mixture import MixedSource, Part, eval_mixture
+from vistill.data.text.inputs import CaptionInputs
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.random import split_held_out
+from vistill.runs.text import reads_text, tokenizer_of
 
 if TYPE_CHECKING:
     from vistill.data.video.device import DeviceCrop
@@ -96,19 +98,22 @@ def open_samples(data: DataConfig, method: MethodSection | None = None) -> Readi
     Raises:
         UserError: there are none, see `vistill.data.open_source`.
     """
+    text = CaptionInputs(tokenizer_of(method)) if reads_text(method) else None
     if data.sources is not None:
-        return _open_mixture(data)
-    reading = _open(data)
+        return replace(_open_mixture(data, captions=text is not None), inputs=text)
+    reading = _open(data, captions=text is not None)
+    if text is not None:
+        return replace(reading, inputs=Joined(Items(), text))
     if method is not None and {"item", "source"} & set(method.reads_inputs):
         return replace(reading, inputs=Items())
     return reading
 
 
-def _open_mixture(data: DataConfig) -> Reading:
+def _open_mixture(data: DataConfig, *, captions: bool) -> Reading:
     readings, passes = {}, {}
     for name, source in (data.sources or {}).items():
         try:
-            readings[name] = _open(data.of_source(name))
+            readings[name] = _open(data.of_source(name), captions=captions)
         except UserError as error:
             raise UserError(f"data.sources.{name}: {error}") from error
         passes[name] = source.weight
@@ -121,7 +126,7 @@ def _open_mixture(data: DataConfig) -> Reading:
     return Reading(mixed, first.train, first.test, repeats=data.repeats, parts=parts)
 
 
-def _open(data: DataConfig) -> Reading:
+def _open(data: DataConfig, *, captions: bool) -> Reading:
     assert data.train is not None
     if data.frames is None:
         crop = TrainTransform(
@@ -132,7 +137,7 @@ def _open(data: DataConfig) -> Reading:
             data.flip,
         )
         decoding = Decoding(data.value_range, data.allow_truncated)
-        source = open_source(data.train, root=data.root, decoding=decoding)
+        source = open_source(data.train, root=data.root, decoding=decoding, captions=captions)
         return Reading(source, crop, EvalTransform(data.image_size), repeats=data.repeats)
 
     # PyAV is loaded by runs on clips only.
@@ -140,7 +145,7 @@ def _open(data: DataConfig) -> Reading:
     from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
 
     return Reading(
-        source=open_source(data.train, "video", root=data.root),
+        source=open_source(data.train, "video", root=data.root, captions=captions),
         train=VideoTrainTransform(
             data.image_size,
             data.crop,

@@ -47,6 +47,7 @@ BESIDE: list[Words] = [
     [("method.target", "class_token")],
     [("method.target", "logits")],
     [("method.mask", "tube")],
+    [("method.alignment.mask", "tube")],
     [("method.input", "masked")],
     [("method.input", "masked"), ("method.aux_mim.weight", 1.0)],
     [("method.align", "channel_random")],

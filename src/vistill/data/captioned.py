@@ -1,0 +1,95 @@
+"""Samples for training on their captions: every file once, with all that is said of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vistill.data.captions import Captions
+from vistill.data.source import PackedNames, Source, Stretch, Unlabelled
+from vistill.data.stamps import Stamps
+from vistill.data.video.proof import Proof
+from vistill.errors import UserError
+
+
+class CaptionedSource:
+    """The samples of a source that have captions (a `Source`); a file, or part of a video, that is
+    listed once for each of its captions is one sample.
+
+    Args:
+        source: knows captions.
+
+    Raises:
+        UserError: it knows none.
+    """
+
+    def __init__(self, source: Source) -> None:
+        told, groups, bare = source.captions, dict[str, list[int]](), list[str]()
+        for i in range(len(source) if told is not None else 0):
+            name = source.sample_name(i)
+            if told is not None and any(text.strip() for text in told[i]):
+                groups.setdefault(name, []).append(i)
+            else:
+                bare.append(name)
+        if told is None or not groups:
+            raise UserError(
+                f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
+                "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet)"
+            )
+        self.source, self.name, self.media = source, source.name, source.media
+        self._rows = np.array([rows[0] for rows in groups.values()])
+        texts = ([t for i in rows for t in told[i] if t.strip()] for rows in groups.values())
+        self.captions: Sequence[Sequence[str]] | None = Captions(texts)
+        self.classes: list[str] | None = None
+        self.labels: np.ndarray | None = None
+        self.unlabelled: Unlabelled | None = Unlabelled("captions are no classes", meant=False)
+        self.decoding = source.decoding
+        self.splits: Sequence[str | None] | None = None
+        self.notes = list(source.notes)
+        bare = [name for name in dict.fromkeys(bare) if name not in groups]
+        if bare:
+            self.notes.append(
+                f"{len(bare)} of {len(bare) + len(groups)} {self.media.noun}s have no caption and "
+                f"are left out, such as '{bare[0]}'"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _own(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return int(self._rows[i])
+
+    def sample_name(self, i: int) -> str:
+        """Name of sample `i`."""
+        return self.source.sample_name(self._own(i))
+
+    def read(self, i: int) -> bytes:
+        """Encoded bytes of sample `i`."""
+        return self.source.read(self._own(i))
+
+    def place(self, i: int) -> str | bytes:
+        """Path or bytes of sample `i`."""
+        return self.source.place(self._own(i))
+
+    def span(self, i: int) -> Stretch | None:
+        """The part of video `i` that is the sample."""
+        return self.source.span(self._own(i))
+
+    def proof(self, i: int) -> Proof | None:
+        """How the frames of video `i` are reached."""
+        return self.source.proof(self._own(i))
+
+    def fingerprint(self) -> str:
+        """That of the source, and of all captions."""
+        told = self.captions or ()
+        texts = (text for several in told for text in several)
+        counts = " ".join(str(len(several)) for several in told)
+        said = PackedNames([*texts, counts]).digest()
+        return f"{self.source.fingerprint()} captions {said}"
+
+    def stamps(self) -> Stamps:
+        """Those of its samples."""
+        whole: Any = self.source.stamps()
+        return whole[self._rows]

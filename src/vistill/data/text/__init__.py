@@ -1,0 +1,1 @@
+"""Sentences beside pictures and clips: cleaned, cut into tokens, and handed to loader processes."""

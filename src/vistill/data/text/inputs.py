@@ -1,0 +1,32 @@
+"""What a batch holds of captions."""
+
+import hashlib
+
+import numpy as np
+
+from vistill.data.source import Source
+from vistill.data.text.tokenizing import Tokenizer
+from vistill.text_cleanup import clean
+
+
+class CaptionInputs:
+    """One caption of every sample, drawn by its row's generator (a `vistill.data.inputs.Inputs`).
+
+    Args:
+        tokenizer: cuts it into tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(
+        self, source: Source, sample: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """`text` int64 `[L]`, `text_mask` bool `[L]`, and `sentence`, equal for equal words."""
+        assert source.captions is not None
+        captions = source.captions[sample]
+        sentence = clean(captions[int(rng.integers(len(captions)))] if len(captions) else "")
+        tokens = self.tokenizer(sentence)
+        digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, signed=True)
+        return {"text": tokens.ids, "text_mask": tokens.mask, "sentence": np.array(key)}

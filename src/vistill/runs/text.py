@@ -1,0 +1,34 @@
+"""The tokenizer of a run that reads captions."""
+
+from typing import Any
+
+from vistill.config.section import MethodSection
+from vistill.data.text.tokenizing import Tokenizer
+from vistill.errors import UserError
+from vistill.losses.video_text import Words
+
+
+def reads_text(method: MethodSection | None) -> bool:
+    """Whether a method asks for captions."""
+    return method is not None and "text" in method.reads_inputs
+
+
+def tokenizer_of(method: Any) -> Tokenizer:
+    """What cuts the captions of a method whose section has a part `text`.
+
+    Raises:
+        UserError: it names none, or one that cannot be had.
+    """
+    name = method.text.tokenizer or method.text.model
+    if name is None:
+        raise UserError(
+            "method.text.tokenizer: say what cuts captions into tokens: a vocab.txt, a "
+            "tokenizer.json, a folder, or a name of the hub such as bert-base-uncased"
+        )
+    return Tokenizer(name, method.text.max_length)
+
+
+def words_of(tokenizer: Tokenizer) -> Words:
+    """The special tokens of its vocabulary."""
+    pad, cls, mask = (tokenizer.special(token) for token in ("[PAD]", "[CLS]", "[MASK]"))
+    return Words(tokenizer.size, pad, cls, mask)
