@@ -22,7 +22,7 @@ TRAINED = 900
 
 
 def lists(flickr: Path, out: Path) -> dict[str, str]:
-    """The first names for training, the others for tests; and a vocabulary of the former's words."""
+    """The first names for training, the others for tests; and the former's vocabulary."""
     head, *lines = (flickr / "captions.csv").read_text().splitlines()
     names = sorted({line.partition(",")[0] for line in lines})
     first, found = set(names[:TRAINED]), {}
