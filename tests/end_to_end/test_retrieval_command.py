@@ -142,13 +142,60 @@ def test_a_matching_head_ranks_again(tmp_path: Path, capsys: pytest.CaptureFixtu
         seen, tokens = model.see_tokens(model.normalization(pixels))
         read = model.read_states(texts)
         sims = F.normalize(seen, dim=-1).mean(1) @ F.normalize(read.embeddings, dim=-1).T
-        logits = torch.stack([model.match(model.look(tokens[i : i + 1]), read) for i in range(5)])
+        looked = [model.look(tokens[i : i + 1]) for i in range(5)]
+        logits = torch.stack([model.match(one, read)[:, 1] for one in looked])
     for found, scores in ((plain, sims.numpy()), (reranked, logits.numpy())):
         ranks = [int((scores[:, t] >= scores[owner[t], t]).sum()) for t in range(len(texts))]
         assert found["text_to_media"]["mean_rank"][0] == pytest.approx(np.mean(ranks))
         best = [scores[i][owner == i].max() for i in range(5)]
         ranks = [1 + int((scores[i][owner != i] >= best[i]).sum()) for i in range(5)]
         assert found["media_to_text"]["mean_rank"][0] == pytest.approx(np.mean(ranks))
+
+
+def test_multiple_choice(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The right one of several captions, by hand; with and without a matching head."""
+    clips, out = tmp_path / "clips", tmp_path / "scores.json"
+    write_motion_clips(open_source(str(CELLS / "test")), clips, count=6, frames=12, size=32)
+    source = open_source(str(clips), "video")
+    rows = [
+        {"video": str(source.place(i)), "caption": TEXTS[: 3 + i % 3], "answer": i % 3}
+        for i in range(6)
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    words = ("--data", tmp_path / "questions.json", "--protocols", "multiple-choice", *QUICK)
+    decoder = ClipDecoder(3, 4, "segments", views=1)
+    frames = [decoder(source, i, np.random.default_rng(0)) for i in range(6)]
+    pixels = torch.stack([VideoTestTransform(32)(clip)[0] for clip in frames]).float() / 255
+    for reference, more in ((model, ["frames=3"]), (write_tiny_umt(tmp_path), [])):
+        joint = load_joint(reference)
+        assert joint is not None
+        expected = {"embeddings": 0} | ({"matched": 0} if joint.matches else {})
+        with torch.no_grad():
+            images = joint.normalization(pixels)
+            seen = F.normalize(joint.see_frames(images), dim=-1).mean(dim=1)
+            for i, row in enumerate(rows):
+                texts, answer = list(row["caption"]), row["answer"]
+                similar = (F.normalize(joint.read(texts), dim=-1) @ seen[i]) / joint.temperature
+                scores = {"embeddings": similar.softmax(0)}
+                if joint.matches:
+                    looked = joint.look(joint.see_tokens(images[i : i + 1])[1])
+                    chance = joint.match(looked, joint.read_states(texts)).softmax(1)[:, 1]
+                    scores["matched"] = 0.7 * chance + 0.3 * scores["embeddings"]
+                for name, score in scores.items():
+                    expected[name] += int(score.argmax() == answer)
+        told = said(capsys, reference, *words, *more, "--out", out)
+        found = {one["ranking"]: one for one in json.loads(out.read_text())["choices"]}
+        assert found.keys() == expected.keys()
+        for name, hits in expected.items():
+            assert found[name]["accuracy"][0] == pytest.approx(100 * hits / 6)
+            assert found[name]["by_chance"] == pytest.approx(100 * (1 / 3 + 1 / 4 + 1 / 5) / 3)
+        assert "multiple choice by embeddings: " in told
+    rows[2]["answer"] = 9
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    assert "and its answer is '9'" in said(capsys, model, *words, "frames=3", code=2)
+    (tmp_path / "questions.json").write_text(json.dumps([{**rows[0], "answer": None}]))
+    told = said(capsys, model, *words, "frames=3", code=2)
+    assert "multiple-choice needs several captions and an answer" in told
 
 
 def test_published_files_are_searched_by_a_sentence(

@@ -75,7 +75,7 @@ def test_reranking_by_the_matching_head(golden):
 
         def match(one, texts):
             some = Sentences(*(part[texts] for part in read))
-            return model.match(model.look(tokens[one : one + 1]), some)
+            return model.match(model.look(tokens[one : one + 1]), some)[:, 1]
 
         of_media, of_texts = rerank(sims, match, case.config["k"])
     for found, name in ((of_media, "i2t_rerank"), (of_texts, "t2i_rerank")):

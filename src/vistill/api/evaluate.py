@@ -42,7 +42,8 @@ def evaluate(
         test: labelled pictures to test on.
         protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
             fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format;
-            or `retrieval` alone, of a model of pictures and text, for which `data` has captions.
+            or `retrieval` or `multiple-choice` alone, of a model of pictures and text, for which
+            `data` has captions.
             None: `knn` and `linear`.
         labels: shares of the training labels, or `N/class`; None: all of them.
         seeds: each draws the labels, the head and the order; None: 0 alone.

@@ -31,7 +31,8 @@ def evaluate(
     protocols: Annotated[
         str | None,
         typer.Option(
-            help="Any of knn,linear,finetune; test; detection; or retrieval; default: knn,linear."
+            help="Any of knn,linear,finetune; or alone test, detection, retrieval, "
+            "multiple-choice; default: knn,linear."
         ),
     ] = None,
     labels: Annotated[

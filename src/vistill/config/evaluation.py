@@ -27,10 +27,11 @@ from vistill.config.section import (
 )
 from vistill.config.suggest import shown
 
-Protocol = Literal["knn", "linear", "finetune", "test", "detection", "retrieval"]
+Protocol = Literal["knn", "linear", "finetune", "test", "detection", "retrieval", "multiple-choice"]
 _ALONE = {
     "detection": "has data of its own kind",
     "retrieval": "has captions for labels",
+    "multiple-choice": "has captions for labels",
     "test": "learns nothing",
 }
 
@@ -152,7 +153,7 @@ class EvaluateConfig(SamplesConfig):
         if "detection" in self.protocols:
             idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size")
             idle += ("sampling", "clips", "crops")
-        elif "retrieval" in self.protocols:
+        elif {"retrieval", "multiple-choice"} & set(self.protocols):
             idle = ("test", "test_share", "train_first", "budgets", "seeds", "pool", "image_size")
             idle += ("clips", "crops")
         elif "test" in self.protocols:

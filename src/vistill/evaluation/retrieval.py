@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vistill.evaluation.metrics import wilson_interval
+
 UNSCORED = -100.0
 """Of pairs that the matching head was not asked about."""
 _DRAWS = 1000
@@ -197,6 +199,51 @@ def multiple_choice(
     if logits is None:
         return similar
     return (1 - _CONTRASTIVE) * logits.softmax(dim=-1)[..., 1] + _CONTRASTIVE * similar
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """How often the right answer is chosen.
+
+    Attributes:
+        ranking: by the similarity of embeddings, or mixed with the matching head's chance.
+        accuracy: percent, with Wilson's interval.
+        questions: how many.
+        by_chance: percent that guessing would choose.
+    """
+
+    ranking: Literal["embeddings", "matched"]
+    accuracy: Figure
+    questions: int
+    by_chance: float
+
+
+def choice_score(
+    ranking: Literal["embeddings", "matched"],
+    similar: Sequence[Float[Tensor, " n"]],
+    matched: Sequence[Float[Tensor, "n 2"]] | None,
+    answers: Sequence[int],
+    temperature: float,
+) -> ChoiceScore:
+    """Accuracy over questions, each with its own number of answers; of equal scores a wrong one is
+    chosen.
+
+    Args:
+        ranking: which it is.
+        similar: of the medium and each answer.
+        matched: logits of the matching head, or None.
+        answers: the right ones.
+        temperature: of the softmax over similarities.
+    """
+    hits = 0
+    for i, (sims, answer) in enumerate(zip(similar, answers, strict=True)):
+        logits = None if matched is None else matched[i][None]
+        scores = multiple_choice(sims[None], temperature, logits)[0]
+        hits += int((scores >= scores[answer]).sum() == 1)
+    low, high = wilson_interval(hits, len(answers))
+    guessed = 100 * float(np.mean([1 / len(sims) for sims in similar]))
+    share = Figure(100 * hits / len(answers), 100 * low, 100 * high)
+    return ChoiceScore(ranking, share, len(answers), guessed)
 
 
 def owners_of(captions: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " c"]]:

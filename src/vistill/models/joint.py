@@ -37,6 +37,7 @@ class JointModel(nn.Module, ABC):
         untrained: whether they are random ones that nobody trained.
         matches: whether a head looks at both together, by the four functions below.
         token_width: channels of the tokens that it looks at.
+        temperature: of the softmax over similarities.
     """
 
     width: int
@@ -47,6 +48,7 @@ class JointModel(nn.Module, ABC):
     untrained: bool = False
     matches: bool = False
     token_width: int = 0
+    temperature: float = 0.07
 
     @abstractmethod
     def see(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b e"]:
@@ -78,8 +80,8 @@ class JointModel(nn.Module, ABC):
         """What is computed of one picture or clip once, however many sentences follow."""
         raise NotImplementedError
 
-    def match(self, looked: Any, sentences: Sentences) -> Float[Tensor, " b"]:
-        """Logits that each sentence belongs to it."""
+    def match(self, looked: Any, sentences: Sentences) -> Float[Tensor, "b 2"]:
+        """Logits that each sentence does not belong to it, and that it does."""
         raise NotImplementedError
 
 

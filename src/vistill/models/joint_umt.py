@@ -90,9 +90,9 @@ class UMTJoint(JointModel):
     def look(self, tokens: Float[Tensor, "1 n d"]) -> list[Looked]:
         return look(self.bert, tokens)
 
-    def match(self, looked: list[Looked], sentences: Sentences) -> Float[Tensor, " b"]:
+    def match(self, looked: list[Looked], sentences: Sentences) -> Float[Tensor, "b 2"]:
         fused = fuse_looked(self.bert, sentences.states, sentences.mask, looked)
-        return self.itm_head(fused[:, 0])[:, 1]
+        return self.itm_head(fused[:, 0])
 
 
 def umt_joint(reference: str) -> UMTJoint:
@@ -181,6 +181,7 @@ def joint_of_state(
         elif not name.startswith("text_encoder."):
             named[name.removeprefix("vision_encoder.")] = value
     tables = [name for name in model.state_dict() if name.endswith("pos_embed")]
+    model.temperature = float(state["temp"]) if "temp" in state else model.temperature
     load_named(model, {k: v.float() for k, v in named.items()}, path, optional=tables)
     return model.eval()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score
+    from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
     from vistill.models.backbone import Backbone
 
 
@@ -89,21 +90,23 @@ def _backbone(asked: Asked) -> "tuple[Backbone, str]":
     return model, named
 
 
-def _by_retrieval(asked: Asked) -> EvaluateResult:
+def _by_text(asked: Asked) -> EvaluateResult:
+    """Protocols of a model that reads."""
     from vistill.models.joint import load_joint
-    from vistill.runs.retrieving import retrieve
+    from vistill.runs.retrieving import choose, retrieve
 
+    (protocol,) = asked.config.protocols
     model = load_joint(asked.reference) if isinstance(asked.reference, str) else None
     if model is None:
         raise UserError(
-            f"retrieval needs a model that reads text, and {asked.given} does not; give "
+            f"{protocol} needs a model that reads text, and {asked.given} does not; give "
             "open_clip/NAME:TAG, hf/NAME:pretrained or hf/FOLDER of CLIP, SigLIP and the like"
         )
     if not asked.random_init:
         require_trained(model, asked.given, or_say="--random-init")
     elif not model.untrained:
         raise UserError(
-            f"retrieval measures {asked.given} as it was trained; leave out --random-init"
+            f"{protocol} measures {asked.given} as it was trained; leave out --random-init"
         )
     frames = asked.config.frames or (model.num_frames if model.num_frames > 1 else None)
     config = asked.config.model_copy(update={"frames": frames})
@@ -112,20 +115,26 @@ def _by_retrieval(asked: Asked) -> EvaluateResult:
             f"retrieval.rerank={config.retrieval.rerank} is for a matching head, which "
             f"{asked.given} has not; leave it out"
         )
-    scores, broken = retrieve(config, model, asked.data)
+    found: list[RetrievalScore] = []
+    choices: list[ChoiceScore] = []
+    if protocol == "retrieval":
+        found, broken = retrieve(config, model, asked.data)
+    else:
+        choices, broken = choose(config, model, asked.data)
     return EvaluateResult(
         config=config.model_dump(mode="json"),
         weights=model.origin,
         scores=(),
         summaries=(),
-        retrieval=tuple(scores),
+        retrieval=tuple(found),
+        choices=tuple(choices),
         broken=tuple(broken),
     )
 
 
 EVALUATORS: Mapping[str, Callable[[Asked], EvaluateResult]] = {
     **dict.fromkeys(("knn", "linear", "finetune", "test", "detection"), _on_backbone),
-    "retrieval": _by_retrieval,
+    **dict.fromkeys(("retrieval", "multiple-choice"), _by_text),
 }
 """By protocol; the options of one stand in its section of the settings."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
-    from vistill.evaluation.retrieval import RetrievalScore
+    from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
 
 
 _INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
@@ -147,10 +147,22 @@ def retrieval_table(
         f"{texts} texts, {media} {noun}s; by chance R@1 would be {100 / media:.2g} %; 95 % "
         f"intervals by bootstrap over {noun}s"
     )
-    if broken:
-        few = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
-        lines.append(f"left out, since unreadable: {len(broken)}: {few}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_unread(broken)])
+
+
+def choice_line(score: "ChoiceScore") -> str:
+    """One ranking's accuracy."""
+    return (
+        f"multiple choice by {score.ranking}: {score.accuracy} % of {score.questions} right; by "
+        f"chance {score.by_chance:.1f} %"
+    )
+
+
+def _unread(broken: Sequence[str]) -> list[str]:
+    if not broken:
+        return []
+    few = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+    return [f"left out, since unreadable: {len(broken)}: {few}"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,8 @@ class EvaluateResult:
         summaries: one per protocol and label budget, over all seeds.
         detection: one per seed where people's actions were detected.
         retrieval: where captions and what they describe found each other, by each ranking.
-        broken: what could not be read there, and why.
+        choices: how often the right caption was chosen, by each ranking.
+        broken: what could not be read in these two, and why.
     """
 
     config: Mapping[str, Any]
@@ -173,11 +186,14 @@ class EvaluateResult:
     summaries: "tuple[Summary, ...]"
     detection: "tuple[DetectionScore, ...]" = ()
     retrieval: "tuple[RetrievalScore, ...]" = ()
+    choices: "tuple[ChoiceScore, ...]" = ()
     broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.detection:
             return "\n".join(map(str, self.detection))
+        if self.choices:
+            return "\n".join([*map(choice_line, self.choices), *_unread(self.broken)])
         if self.retrieval:
             return retrieval_table(self.retrieval, self.broken, bool(self.config.get("frames")))
         head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")

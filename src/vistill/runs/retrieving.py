@@ -1,7 +1,8 @@
-"""Retrieval of pictures or clips by their captions, and of captions by these: zero-shot."""
+"""Retrieval of pictures or clips by their captions and of captions by these, and the choice of the
+right one of several captions: zero-shot."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vistill.config.clip_recipes import clip_settings
 from vistill.config.evaluation import EvaluateConfig
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from vistill.batch import Batch
     from vistill.data import Source
-    from vistill.evaluation.retrieval import Match, RetrievalScore
+    from vistill.evaluation.retrieval import ChoiceScore, Match, RetrievalScore
     from vistill.models.joint import JointModel
 
 _SENTENCES = 64
@@ -37,22 +38,119 @@ def retrieve(
     """
     import torch
 
+    from vistill.evaluation.retrieval import owners_of, retrieval_scores, similarity
+
+    source = _opened(config, data)
+    samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
+    seen = _see(config, model, source, samples)
+    kept = [several for several, there in zip(captions, seen.there, strict=True) if there]
+    if len(kept) < 2:
+        noun = source.media.noun
+        raise UserError(f"'{data}' has {len(kept)} {noun} that can be read; retrieval needs two")
+    texts, owners = owners_of(kept)
+    with torch.no_grad():
+        sims = similarity(seen.features, _read(model, texts))
+        match = _matcher(model, seen.tokens, texts) if model.matches else None
+        return retrieval_scores(sims, owners, match, config.retrieval.rerank), seen.broken
+
+
+def choose(
+    config: EvaluateConfig, model: "JointModel", data: str
+) -> "tuple[list[ChoiceScore], list[str]]":
+    """How often the right one of several captions is chosen; a line on what was left out.
+
+    Args:
+        config, model: as of `retrieve`.
+        data: pictures or clips with several captions, of which `answer` (or `label`) is the number
+            of the right one, counted from 0.
+
+    Raises:
+        UserError: there are no answers, or one of them is no caption's number.
+    """
+    import numpy as np
+    import torch
+
+    from vistill.evaluation.retrieval import choice_score, similarity
+
+    source = _opened(config, data)
+    asked = [_answer(source, i) for i in range(len(source))]
+    samples = np.array([i for i, answer in enumerate(asked) if answer is not None], np.int64)
+    if not len(samples):
+        raise UserError(
+            f"multiple-choice needs several captions and an answer, and '{data}' tells none: give "
+            "a list with columns caption and answer beside the paths"
+        )
+    seen = _see(config, model, source, samples)
+    similar, matched, answers = [], [], []
+    with torch.no_grad():
+        for place, i in enumerate(samples[seen.there].tolist()):
+            assert source.captions is not None
+            texts = list(source.captions[i])
+            answers.append(asked[i] or 0)
+            similar.append(similarity(seen.features[place : place + 1], _read(model, texts))[0])
+            if model.matches:
+                match = _matcher(model, seen.tokens[place : place + 1], texts, both=True)
+                matched.append(match(0, np.arange(len(texts))))
+    found = [choice_score("embeddings", similar, None, answers, model.temperature)]
+    if model.matches:
+        found.append(choice_score("matched", similar, matched, answers, model.temperature))
+    return found, seen.broken
+
+
+def _answer(source: "Source", sample: int) -> int | None:
+    """Number of the right caption of a sample; None where it has no answer."""
+    if source.captions is None or source.labels is None or source.classes is None:
+        return None
+    label, count = int(source.labels[sample]), len(source.captions[sample])
+    if label < 0 or count < 2:
+        return None
+    told = source.classes[label]
+    if not told.isdecimal() or int(told) >= count:
+        raise UserError(
+            f"{source.sample_name(sample)} has {count} captions, and its answer is {told!r}; it is "
+            "the number of the right one, counted from 0"
+        )
+    return int(told)
+
+
+def _opened(config: EvaluateConfig, data: str) -> "Source":
+    media: Literal["image", "video"] = "image" if config.frames is None else "video"
+    return open_samples(config, data, media)
+
+
+class _Seen(NamedTuple):
+    """What a model makes of samples that can be read.
+
+    Attributes:
+        features: `[n, T, E]`, of every frame.
+        tokens: `[n, N * D]` that a matching head looks at; without one nothing.
+        there: which of the samples asked for these are.
+        broken: names of the others, and why.
+    """
+
+    features: "Tensor"
+    tokens: "Tensor"
+    there: "np.ndarray"
+    broken: list[str]
+
+
+def _see(
+    config: EvaluateConfig, model: "JointModel", source: "Source", samples: "np.ndarray"
+) -> _Seen:
+    import numpy as np
+    import torch
+
     from vistill.data import default_workers
     from vistill.evaluation.features import collect
     from vistill.evaluation.inputs import Inputs
-    from vistill.evaluation.retrieval import owners_of, retrieval_scores, similarity
     from vistill.training.distributed import device_kind
 
     clips = None
     if config.frames is not None:
         sampling, stride = config.sampling or "segments", config.stride
         clips = clip_settings("", frames=config.frames, stride=stride, sampling=sampling).middle
-    media: Literal["image", "video"] = "image" if clips is None else "video"
-    source = open_samples(config, data, media)
-    samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
     inputs = Inputs(model.image_size, clips, config.timeout)
     inputs.require(source)
-    device = device_kind(config.device, "device")
 
     def compute(batch: "Batch") -> "Tensor":
         images = model.normalization(batch.unit_pixels())
@@ -60,7 +158,7 @@ def retrieve(
             return model.see_frames(images).flatten(1)
         return torch.cat([part.flatten(1) for part in model.see_tokens(images)], dim=1)
 
-    noun = source.media.noun
+    device = device_kind(config.device, "device")
     found = collect(
         model,
         compute,
@@ -70,36 +168,34 @@ def retrieve(
         batch_size=config.batch_size or inputs.at_once,
         workers=default_workers() if config.workers is None else config.workers,
         device=device,
-        progress=f"embedding {len(samples)} {noun}s",
+        progress=f"embedding {len(samples)} {source.media.noun}s",
     )
-    there = {int(sample) for sample in found.ids}
-    kept = [several for i, several in zip(samples, captions, strict=True) if int(i) in there]
-    if len(kept) < 2:
-        raise UserError(f"'{data}' has {len(kept)} {noun} that can be read; retrieval needs two")
-    texts, owners = owners_of(kept)
     model.to(device)
-    with torch.no_grad():
-        read = torch.cat([model.read(part).float().cpu() for part in _parts(texts)])
-    seen = (clips.frames if clips is not None else 1) * model.width
-    features, tokens = found.features, found.features[:, seen:]
+    width = found.features.shape[1]
     if model.matches:
-        features = features[:, :seen]
-    features = features.unflatten(1, (-1, model.width))
-    match = _matcher(model, tokens, texts) if model.matches else None
+        width = (1 if clips is None else clips.frames) * model.width
+    features = found.features[:, :width].unflatten(1, (-1, model.width))
     broken = [f"{name} ({why})" for name, why in found.broken.items()]
-    sims = similarity(features, read)
-    with torch.no_grad():
-        return retrieval_scores(sims, owners, match, config.retrieval.rerank), broken
+    there = np.isin(samples, found.ids.numpy())
+    return _Seen(features, found.features[:, width:], there, broken)
 
 
-def _matcher(model: "JointModel", tokens: "Tensor", texts: list[str]) -> "Match":
-    """Asks the matching head about one of the media and some of the texts."""
+def _read(model: "JointModel", texts: list[str]) -> "Tensor":
+    import torch
+
+    return torch.cat([model.read(part).float().cpu() for part in _parts(texts)])
+
+
+def _matcher(
+    model: "JointModel", tokens: "Tensor", texts: list[str], *, both: bool = False
+) -> "Match":
+    """Asks the matching head about one of the media and some of the texts; for the logits that they
+    belong together, or `both` logits."""
     import torch
 
     from vistill.models.joint import Sentences
 
-    with torch.no_grad():
-        read = [model.read_states(part) for part in _parts(texts)]
+    read = [model.read_states(part) for part in _parts(texts)]
     states, mask = (torch.cat([getattr(one, name) for one in read]) for name in ("states", "mask"))
     embeddings = torch.cat([one.embeddings for one in read])
 
@@ -110,7 +206,8 @@ def _matcher(model: "JointModel", tokens: "Tensor", texts: list[str]) -> "Match"
         for start in range(0, len(wanted), _SENTENCES):
             some = torch.from_numpy(wanted[start : start + _SENTENCES]).to(states.device)
             found.append(model.match(looked, Sentences(embeddings[some], states[some], mask[some])))
-        return torch.cat(found).float().cpu()
+        logits = torch.cat(found).float().cpu()
+        return logits if both else logits[:, 1]
 
     return match
 
