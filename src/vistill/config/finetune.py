@@ -210,9 +210,15 @@ class FineTuneConfig(Section):
     test_normalization: Statistics | None = Field(default=None)
     """The same in tests; feature distillation's authors test with `clip`. Default: as in
     training."""
-    head_init: Literal["small", "uniform"] = Field(default="small")
+    head_init: Literal["small", "uniform"] = Field(
+        default="small", json_schema_extra=needs(head="fresh")
+    )
     """Weights of the fresh head: normal with std 2e-5 and no biases, or torch's own uniform
     ones."""
+    head: str = Field(default="fresh")
+    """What the head starts as: `fresh`; or that of a fine-tuned file or kept model, of which
+    `first` takes a row for every class in order (of a classifier of Kinetics-710, those of
+    Kinetics-400), and the path of a JSON list the rows that it numbers from 0."""
     flip: Share = Field(default=0.5)
     """Probability of a horizontal flip."""
     positions: Positions = Field(default="anew")

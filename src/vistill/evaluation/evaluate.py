@@ -28,7 +28,14 @@ from vistill.evaluation.lengths import Length
 from vistill.evaluation.linear_probe import length_of as probe_length
 from vistill.evaluation.linear_probe import linear_probe
 from vistill.evaluation.metrics import Score, Tried, score, top_k_hits
-from vistill.evaluation.saved_classifier import budget_folder, new_folder, save_classifier
+from vistill.evaluation.saved_classifier import (
+    Head,
+    budget_folder,
+    head_rows,
+    new_folder,
+    put_head,
+    save_classifier,
+)
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind, require_precision
@@ -41,6 +48,7 @@ def evaluate_backbone(
     config: EvaluateConfig,
     *,
     clips: ClipSettings | None = None,
+    head: Head | None = None,
     progress: bool = True,
 ) -> list[Score]:
     """One score per protocol, budget and seed.
@@ -54,6 +62,7 @@ def evaluate_backbone(
             all seeds.
         config: everything else; its `protocols` are among `knn`, `linear`, `finetune`.
         clips: how clips are taken from videos, for a backbone of clips; probes see the middle view.
+        head: which `finetune.head` takes rows of.
         progress: whether to show anything.
 
     Raises:
@@ -87,10 +96,13 @@ def evaluate_backbone(
             for labels in chosen.values():
                 require_validation(train.classes[labels])
         inputs.training(finetune)
-        build_classifier(
+        first = build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=config.seeds[0]
         )
-    runner = _Runner(model, train, test, num_classes, inputs, config, kind, progress)
+        if head is not None:
+            head = head_rows(head, num_classes, finetune.head)
+            put_head(first, head)
+    runner = _Runner(model, train, test, num_classes, inputs, config, kind, progress, head)
     scores = []
     with new_folder(finetune.keep if "finetune" in config.protocols else None) as models:
         for protocol in config.protocols:
@@ -153,6 +165,7 @@ class _Runner:
     config: EvaluateConfig
     device: Literal["cpu", "cuda"]
     progress: bool
+    head: Head | None
     extracted: dict[bool, Features] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
     logged: set[str] = field(default_factory=set)
@@ -253,6 +266,7 @@ class _Runner:
             progress=self.progress,
             on_test=on_test,
             told=self.logged,
+            head=None if self.head is None else self.head.state,
         )
 
     def _accuracy(

@@ -1,7 +1,7 @@
 """Fine-tuning of a whole backbone on labelled samples, by the loop that pre-trains (spec 7)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ def fine_tune(
     progress: bool = True,
     on_test: Callable[[Classifier], float] | None = None,
     told: set[str] | None = None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> Classifier:
     """Train a classifier that starts from a copy of `backbone`; the original is left as it is.
 
@@ -58,8 +59,8 @@ def fine_tune(
         device: where to train.
         progress: whether to show anything.
         on_test: accuracy of the classifier, asked for every `test_every` epochs and at the end.
-
         told: names of broken samples that were logged.
+        head: weights that the head and the norm in front of it start from.
 
     Raises:
         UserError: the backbone cannot do what the options ask.
@@ -96,6 +97,8 @@ def fine_tune(
         seed=seed,
         num_frames=None if inputs.clips is None else inputs.clips.frames,
     )
+    if head is not None:
+        classifier.load_state_dict(head, strict=False)
     optim = optim_of(
         options,
         step_epochs=options.step_epochs or math.ceil(epochs / 3),

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from vistill.evaluation.finetune import class_scores
 from vistill.evaluation.inputs import Inputs, workers_of
 from vistill.evaluation.labelled import no_labels
 from vistill.evaluation.metrics import Score, score
-from vistill.files import write_atomic
+from vistill.files import near_path, write_atomic
 from vistill.image_size import ImageSize
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
@@ -148,8 +148,8 @@ def read_head(reference: str) -> Head:
         if "head.weight" in state:
             return Head(state, "avg" if "fc_norm.weight" in state else "cls", None, reference)
     raise UserError(
-        f"{reference} has no head to be tested: give a model that finetune.keep wrote, or a "
-        "fine-tuned published file"
+        f"{reference} has no head: give a model that finetune.keep wrote, or a fine-tuned "
+        "published file"
     )
 
 
@@ -195,11 +195,57 @@ def with_head(
     """
     model = prepare_backbone(backbone, image_size, head.pool, frames)
     classifier = Classifier(model, head.outputs, pool=head.pool)
+    put_head(classifier, head)
+    return classifier.eval()
+
+
+def put_head(classifier: Classifier, head: Head) -> None:
+    """Give a classifier the weights of a head.
+
+    Raises:
+        UserError: they are of another width, or of another feature.
+    """
+    if head.pool != classifier.pool:
+        raise UserError(f"the head of {head.origin} is for pool={head.pool}; set it")
     try:
         classifier.load_state_dict(head.state, strict=False)
     except RuntimeError as error:
         raise UserError(f"the head of {head.origin} does not fit its backbone: {error}") from None
-    return classifier.eval()
+
+
+def head_rows(head: Head, num_classes: int, rows: str) -> Head:
+    """The head of `num_classes` classes that some rows of another are (spec umt 7).
+
+    Args:
+        head: of more classes.
+        num_classes: wanted.
+        rows: `first`, or a file: a JSON list of as many rows, counted from 0.
+
+    Raises:
+        UserError: the head has too few rows, or the file is no such list.
+    """
+    chosen: Any = list(range(num_classes))
+    if rows != "first":
+        if not Path(rows).is_file():
+            word = did_you_mean(rows, ["first", "fresh"]) or near_path(Path(rows))
+            raise UserError(f"finetune.head={rows} is no file of rows{word}")
+        try:
+            chosen = json.loads(Path(rows).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"finetune.head={rows} is no JSON: {error}") from error
+    if not isinstance(chosen, list) or any(type(row) is not int or row < 0 for row in chosen):
+        raise UserError(f"finetune.head={rows} has to hold a list of numbers of rows, from 0")
+    if len(chosen) != num_classes:
+        raise UserError(
+            f"finetune.head={rows} holds {len(chosen)} rows, and there are {num_classes} classes"
+        )
+    if max(chosen) >= head.outputs:
+        raise UserError(
+            f"finetune.head={rows} asks for row {max(chosen)} (counted from 0), and the head of "
+            f"{head.origin} has {head.outputs}"
+        )
+    taken = {k: v[chosen] if k.startswith("head.") else v for k, v in head.state.items()}
+    return replace(head, state=taken, classes=None)
 
 
 def score_saved(

@@ -157,7 +157,10 @@ def classify(
         source = opened(config.test or config.train)
         return (score_saved(model, read_head(reference), source, config, clips=clips),)
     test = None if config.test is None else opened(config.test)
-    return tuple(evaluate_backbone(model, opened(config.train), test, config, clips=clips))
+    starts = "finetune" in config.protocols and config.finetune.head != "fresh"
+    head = read_head(reference) if starts else None
+    train = opened(config.train)
+    return tuple(evaluate_backbone(model, train, test, config, clips=clips, head=head))
 
 
 def detect(

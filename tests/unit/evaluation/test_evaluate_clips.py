@@ -103,7 +103,7 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     assert (again.top1, again.n_test) == (score.top1, 12)
     with pytest.raises(UserError, match="is there already"):
         evaluated(vit, train, test, clips=CLIPS, finetune=options)
-    with pytest.raises(UserError, match="has no head to be tested"):
+    with pytest.raises(UserError, match="has no head: give"):
         read_head(f"run:{tmp_path}")
     test.classes = ["dwon", "right", "still"]
     with pytest.raises(UserError, match=r"does not know the class 'dwon' .* did you mean 'down'"):
