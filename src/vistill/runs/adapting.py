@@ -51,10 +51,14 @@ def fit_to_place(
     reading = open_samples(config.data, config.method)
     say_notes(reading.source.name, reading.source.notes)
     train, _ = reading.split(config.data.held_out, config.seed)
-    samples = min([len(part.own(train)) for part in reading.parts] or [len(train)])
+    noun, samples, place = reading.source.media.noun, len(train), ""
+    for part in reading.parts:
+        if len(own := part.own(train)) < samples:
+            noun, samples = part.source.media.noun, len(own)
+            place = f" of data.sources.{part.name}"
     marker = None if overwrite else world.once(lambda: read_marker(out))
-    noun = reading.source.media.noun
-    fitting = adapt(config, said, world=world, samples=samples, noun=noun, marker=marker)
+    which: dict[str, Any] = {"samples": samples, "noun": noun, "place": place}
+    fitting = adapt(config, said, world=world, marker=marker, **which)
     return fitting, reading
 
 
@@ -66,6 +70,7 @@ def adapt(
     samples: int,
     noun: str,
     marker: Mapping[str, Any] | None,
+    place: str = "",
 ) -> Adapted:
     """`config` with a batch, its learning rates and a precision that fit.
 
@@ -77,9 +82,10 @@ def adapt(
         config: as asked for.
         said: settings that the user said.
         world: where it is to run.
-        samples: number of training samples.
+        samples: number of training samples, of a mixture those of its smallest source.
         noun: what one of them is called.
         marker: content of the run's marker, where its folder is there already.
+        place: of which source they are, in a mixture.
 
     Raises:
         UserError: what the user said, or what the run was begun with, cannot be had here.
@@ -91,7 +97,7 @@ def adapt(
     kept = {} if marker is None else _kept(asked, given, marker)
     found |= kept
     if _BATCH not in {*given, *kept}:
-        found[_BATCH], why = _batch(config, said, world, samples, noun)
+        found[_BATCH], why = _batch(config, said, world, samples, f"{noun}s{place}")
         scale = found[_BATCH] / asked[_BATCH]
         if "optim.lr" not in given:
             rates = (key for key in _RATES if key not in {*given, *kept} and asked[key])
@@ -137,7 +143,7 @@ def _kept(asked: Mapping[str, Any], given: set[str], marker: Mapping[str, Any]) 
 
 
 def _batch(
-    config: RunConfig, said: Collection[str], world: World, samples: int, noun: str
+    config: RunConfig, said: Collection[str], world: World, samples: int, nouns: str
 ) -> tuple[int, str]:
     """The batch to train with, and why it is not the one asked for."""
     train, data = config.train, config.data
@@ -147,12 +153,12 @@ def _batch(
     if unit > samples:
         raise UserError(
             f"train.micro_batch_size={micro or 1} on {world.size} rank(s) is more than the "
-            f"{samples} training {noun}s of a step"
+            f"{samples} training {nouns} of a step"
         )
     most = wanted
     if wanted > samples:
         most = max(samples // _STEPS, min(2, samples))
-        why = f"as there are {samples} training {noun}s"
+        why = f"as there are {samples} training {nouns}"
     if world.device.type == "cpu":
         least = _PICTURES if data.frames is None else max(1, _VIEWS // data.repeats)
         if least < most:

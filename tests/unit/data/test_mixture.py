@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from vistill.batch import Batch
 from vistill.config.data import DataConfig
+from vistill.config.section import MethodSection
+from vistill.data import BrokenFiles
 from vistill.data.mixture import MixtureRequests, MixtureStream
 from vistill.data.stream import StepRequests
 from vistill.errors import UserError
@@ -231,6 +233,20 @@ def test_the_inputs_of_a_method_are_those_of_the_source():
         found = list(read.eval_batches(held, train_view=train_view, **options))
         assert [batch.ids.tolist() for batch in found] == [[1, 2], [30]]
         assert [batch.pixels.dim() for batch in found] == [4, 5]
+
+
+def test_a_method_asks_for_what_is_made_of_a_sample():
+    class Asks(MethodSection):
+        reads_inputs = ("item",)
+
+    alone = DataConfig(train=CELLS, image_size=16)
+    assert open_samples(alone, MethodSection()).inputs is None
+    read = open_samples(alone, Asks())
+    options = {"batch_size": 4, "workers": 0, "broken": BrokenFiles(4, 1.0)}
+    (batch,) = read.eval_batches(np.array([4, 1, 4]), **options)
+    items = batch.inputs["item"].tolist()
+    assert items[0] == items[2] != items[1]
+    assert batch.inputs["source"].tolist() == [0, 0, 0]
 
 
 def test_broken_samples_are_replaced_within_their_source_and_named(tmp_path):
