@@ -153,6 +153,8 @@ class EvaluateConfig(SamplesConfig):
         if "detection" in self.protocols:
             idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size")
             idle += ("sampling", "clips", "crops")
+            if self.detection.sampling == "uniform":
+                found["stride"] = "with detection.sampling=uniform"
         elif {"retrieval", "multiple-choice"} & set(self.protocols):
             idle = ("test", "test_share", "train_first", "budgets", "seeds", "pool", "image_size")
             idle += ("clips", "crops")

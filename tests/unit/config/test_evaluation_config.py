@@ -108,6 +108,14 @@ def test_detection_recipes():
         assert DetectionConfig.model_validate(made.model_dump()) == made
 
 
+def test_a_stride_has_no_use_beside_frames_that_are_spread():
+    words = ["stride=8", "protocols=[detection]"]
+    for sampling in ("dense", "legacy_sparse"):
+        assert config(f"detection.sampling={sampling}", *words).stride == 8
+    with pytest.raises(UserError, match=r"stride=8 has no use with detection.sampling=uniform"):
+        config("detection.recipe=ava_umt_base", *words)
+
+
 def test_overrides_win_over_the_recipe():
     made = config("finetune.recipe=mae_large", "finetune.epochs=7").finetune
     assert (made.epochs, made.drop_path) == (7, 0.2)
