@@ -210,6 +210,27 @@ def test_published_files_are_searched_by_a_sentence(
     assert len(json.loads(told[told.index("{") :])["hits"]) == 4
 
 
+def test_clips_of_another_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice the frames are further rows of the same table of positions."""
+    reference = write_tiny_umt(tmp_path)
+    longer = load_joint(reference.replace("frames=3", "frames=6"))
+    model = load_joint(reference)
+    assert model is not None
+    assert longer is not None
+    model.take_frames(6)
+    clip = torch.rand(1, 3, 6, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.see_frames(clip), longer.see_frames(clip))
+    clips = tmp_path / "clips"
+    write_motion_clips(open_source(str(CELLS / "test")), clips, count=4, frames=12, size=32)
+    data = listed(clips, tmp_path / "captions.json", per_line=False)
+    words = (reference, "--data", data, "--protocols", "retrieval", "frames=6", *QUICK)
+    assert "4 clips; by chance" in said(capsys, *words)
+    index = ["index", str(clips), "--model", reference, "--out", str(tmp_path / "i"), "frames=6"]
+    assert main([*index, *QUICK]) == 0
+    assert main(["search", "a dog", "--index", str(tmp_path / "i"), "device=cpu"]) == 0
+
+
 def test_files_that_are_no_second_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reference = write_tiny_umt(tmp_path)
     torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")

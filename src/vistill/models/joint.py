@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vistill.errors import UserError
 from vistill.models.backbone import Normalization
 
 
@@ -53,6 +54,17 @@ class JointModel(nn.Module, ABC):
     @abstractmethod
     def see(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b e"]:
         """Embeddings of normalised pictures or clips, of any length."""
+
+    def take_frames(self, frames: int) -> None:
+        """Take clips of so many frames; a model of pictures takes each by itself.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.num_frames not in (1, frames):
+            raise UserError(
+                f"frames={frames}: {self.origin} takes clips of {self.num_frames} frames"
+            )
 
     def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:
         """Embeddings of pictures, or of every frame of clips `[B, 3, T, H, W]`; a model of clips

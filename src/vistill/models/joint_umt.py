@@ -69,6 +69,14 @@ class UMTJoint(JointModel):
         frames = tokens.unflatten(1, (slots, -1)).mean(dim=2)
         return self.vision_proj(self.pool_norm(frames)), tokens
 
+    def take_frames(self, frames: int) -> None:
+        if self.num_frames > 1 and frames != self.num_frames:
+            try:
+                self.vision.resize(self.vision.image_size, frames)
+            except ValueError as error:
+                raise UserError(f"frames={frames} does not suit {self.origin}: {error}") from error
+            self.num_frames = frames
+
     def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:
         return self.see_tokens(images)[0]
 

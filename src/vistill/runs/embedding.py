@@ -118,6 +118,8 @@ def embedder(
                 f"{key}={getattr(config, key)} has no use: {reference} is embedded as it was "
                 "trained to compare with text"
             )
+    if config.frames is not None:
+        joint.take_frames(config.frames)
     single, clips = joint.num_frames == 1, None
     if single:
         clips = None if frames is None else frames_of_clip(config, frames)

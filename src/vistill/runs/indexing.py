@@ -106,7 +106,10 @@ def build_index(
     before = read_index(out) if (out / TOLD).is_file() else None
     if before is not None:
         _require_same_data(before, data)
-    source = job.open(data)
+    try:
+        source = job.open(data)
+    except UserError as error:
+        raise UserError(str(error).replace("data.frames", "frames")) from error
     if window is not None and source.media.noun != "clip":
         raise UserError(f"--window cuts clips, and '{data}' holds {source.media.noun}s")
     if window is not None and any(source.span(i) is not None for i in range(len(source))):

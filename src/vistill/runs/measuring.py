@@ -108,6 +108,8 @@ def _by_text(asked: Asked) -> EvaluateResult:
         raise UserError(
             f"{protocol} measures {asked.given} as it was trained; leave out --random-init"
         )
+    if asked.config.frames is not None:
+        model.take_frames(asked.config.frames)
     frames = asked.config.frames or (model.num_frames if model.num_frames > 1 else None)
     config = asked.config.model_copy(update={"frames": frames})
     if "rerank" in config.retrieval.model_fields_set and not model.matches:

@@ -75,7 +75,6 @@ def test_open_clip_weights_have_to_fit(own_model: tuple[str, Any], tmp_path: Pat
 
 def test_what_reads_no_text() -> None:
     assert load_joint("timm/vit_tiny_patch16_224") is None
-    assert load_joint("run:somewhere") is None
     with pytest.raises(UserError, match="open_clip has no model 'ViT-B-33'; near: "):
         load_joint("open_clip/ViT-B-33")
     with pytest.raises(UserError, match="there is no folder /no/where"):

@@ -78,6 +78,7 @@ def load_video_text(folder: Path) -> UMTJoint | None:
     model = UMTJoint(backbone, joint.text, told["embedding"], cut)
     model.pool_norm, model.vision_proj = joint.pool_norm, joint.vision_proj
     model.text_proj, model.itm_head = joint.text_proj, joint.match_head
+    model.temperature = float(joint.temperature.detach().reshape(()))
     model.origin, model.untrained = backbone.origin, backbone.untrained
     return model.eval()
 
