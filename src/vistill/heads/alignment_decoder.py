@@ -24,7 +24,7 @@ class AlignmentDecoder(nn.Module):
 
 class AlignmentDecoders(nn.Module):
     """For each aligned layer a linear layer and a layer norm, behind shared fixed positions (UMT,
-    section 3.1; spec umt 4.6).
+    section 3.1; spec umt 4).
 
     Args:
         student_dim: width D of the tokens.

@@ -106,7 +106,7 @@ class UMT(Method):
 
 
 def returned(side: Side, layers: int, interval: float, setting: str) -> list[int]:
-    """Blocks that are aligned, ascending and counted from 1: depth - ⌊i · interval⌋ (spec umt 2.4).
+    """Blocks that are aligned, ascending and counted from 1: depth - ⌊i · interval⌋ (spec umt 2).
 
     Raises:
         UserError: the model has not so many.
