@@ -18,8 +18,6 @@ ELSEWHERE = {
     },
     "umt": {  # of parts that vistill does not have yet
         "s2_frame_indices",
-        "s2_pos_interp",
-        "s2_text_cleanup",
         "s2_vqa",
     },
 }

@@ -23,8 +23,10 @@ from vistill.losses.video_text import (
 )
 from vistill.methods.umt_multimodal import UMTMultimodal
 from vistill.models.files.checkpoints import vit_from_state
+from vistill.models.positions import resize_clip_table, sincos_1d
 from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names
 from vistill.models.vit import VisionTransformer
+from vistill.text_cleanup import clean
 from vistill.training.optim import pretrain_groups
 from vistill.training.schedule import rate_at
 
@@ -384,3 +386,18 @@ def test_teacher(golden):
     _, features = looks.look(case.inputs["video"], importance.append)
     close(case, features, "feats")
     close(case, importance[0].flatten(0, 1), "attn")
+
+
+def test_cleaned_captions(golden):
+    case = cases("umt")["s2_text_cleanup"]
+    assert [clean(text) for text in case["config"]["texts"]] == case["cleaned"]
+
+
+def test_position_tables(golden):
+    case = golden("s2_pos_interp", "umt")
+    for number, (length, width, before, now) in enumerate(case.config["rows"]):
+        before = now if before < 0 else before
+        positions = length // now
+        table = sincos_1d(width, before * positions).float()
+        table = resize_clip_table(table, 0, (before, 1, positions), (now, 1, positions))
+        close(case, table, f"table_{number}")

@@ -101,6 +101,7 @@ class UMTMultimodalConfig(MethodSection):
 
     student_defaults: ClassVar[Mapping[str, Any]] = {"tubelet_size": 1}
     reads_inputs: ClassVar[tuple[str, ...]] = ("item", "text", "text_mask", "sentence")
+    takes_mixed_media = True
 
     name: Literal["umt_multimodal"] = "umt_multimodal"
     alignment: StageTwoAlignment = Field(default_factory=StageTwoAlignment)

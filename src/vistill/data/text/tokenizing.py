@@ -40,8 +40,9 @@ class Tokenizer:
         if find_spec("tokenizers") is None:
             raise UserError("text needs an extra: pip install 'vistill[teachers]'")
         self.name, self.length = name, length
-        self._text = _load(name).to_str()
-        missing = [token for token in _SPECIAL if self._tool.token_to_id(token) is None]
+        tool = _load(name)
+        self._text = tool.to_str()
+        missing = [token for token in _SPECIAL if tool.token_to_id(token) is None]
         if missing:
             raise UserError(
                 f"the tokenizer {name} has no token {missing[0]}; a tokenizer of BERT's kind has "
