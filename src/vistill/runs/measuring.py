@@ -100,7 +100,8 @@ def _by_text(asked: Asked) -> EvaluateResult:
     if model is None:
         raise UserError(
             f"{protocol} needs a model that reads text, and {asked.given} does not; give "
-            "open_clip/NAME:TAG, hf/NAME:pretrained or hf/FOLDER of CLIP, SigLIP and the like"
+            "open_clip/NAME:TAG, hf/NAME:pretrained or hf/FOLDER of CLIP, SigLIP and the like, a "
+            "run of umt_multimodal, or file:PATH,tokenizer=NAME of UMT's second stage"
         )
     if not asked.random_init:
         require_trained(model, asked.given, or_say="--random-init")
