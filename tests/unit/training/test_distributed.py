@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import pytest
 import tiny_run
 import torch
+import torch._dynamo  # which the first optimiser loads, and every fork would
+import torch.distributed.fsdp
+import torch.distributed.tensor
 from torch import nn
 
 from vistill.errors import UserError
