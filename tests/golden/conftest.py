@@ -1,23 +1,12 @@
 """Numbers produced by the published code; `SET/index.json` describes every case of a set."""
 
-import functools
-import json
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from golden_cases import FOLDER, cases
 from safetensors.torch import load_file
-
-FOLDER = Path(__file__).parent
-
-
-@functools.cache
-def cases(golden_set: str) -> dict[str, dict]:
-    index = json.loads((FOLDER / golden_set / "index.json").read_text())
-    listed = index if isinstance(index, list) else index["cases"]
-    return {case["case"]: case for case in listed}
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from conftest import cases
+from golden_cases import cases
 
 FOLDER = Path(__file__).parent
 ELSEWHERE = {

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from golden_cases import cases
 from names import AS_IT_IS, batch_of, part
 from torch.nn.utils import get_total_norm
 
-from conftest import cases
 from vistill.config.umt import UMTConfig
 from vistill.data.video.transforms import multi_scale_boxes
 from vistill.heads.alignment_decoder import AlignmentDecoder, AlignmentDecoders, unit

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from golden_cases import cases
 from names import AS_IT_IS, part
 
-from conftest import cases
 from vistill.batch import Batch
 from vistill.config.optim import OptimConfig
 from vistill.config.umt import UMTMultimodalConfig

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden_cases import cases
 
-from conftest import cases
 from vistill.augment.mixing import Mix, apply_mix, smoothed_targets
 from vistill.config.finetune import FineTuneConfig
 from vistill.data.video.sampling import clip_views, segment_clip, segment_views
