@@ -16,7 +16,6 @@ ELSEWHERE = {
         "diag_model_student_vit",
     },
     "umt": {  # of parts that vistill does not have yet
-        "s2_frame_indices",
         "s2_vqa",
     },
 }

@@ -1,5 +1,6 @@
 """The parts of UMT's second stage as its code has them (spec umt 9, 10)."""
 
+import numpy as np
 import pytest
 import torch
 from golden_cases import cases
@@ -8,6 +9,7 @@ from names import AS_IT_IS, part
 from vistill.batch import Batch
 from vistill.config.optim import OptimConfig
 from vistill.config.umt import UMTMultimodalConfig
+from vistill.data.video.sampling import clip_views, training_clip
 from vistill.heads.alignment_decoder import unit
 from vistill.losses.alignment import ALIGNMENTS
 from vistill.losses.video_text import (
@@ -401,3 +403,21 @@ def test_position_tables(golden):
         table = sincos_1d(width, before * positions).float()
         table = resize_clip_table(table, 0, (before, 1, positions), (now, 1, positions))
         close(case, table, f"table_{number}")
+
+
+def test_frames_of_clips(golden):
+    """In the middle of intervals in tests, anywhere but at their ends in training; vistill has no
+    mode by frames a second, whose cases are left out."""
+    case = golden("s2_frame_indices", "umt")
+    for number, (n, frames) in enumerate(case.config["rows"]):
+        found = clip_views(n, frames, 1, "intervals", 1)[0]
+        assert found.tolist() == case.output[f"middle_{number}"].tolist()
+    borders = np.linspace(0, 100, 5).astype(int)
+    drawn = np.stack(
+        [training_clip(100, 4, 1, "intervals", np.random.default_rng(seed)) for seed in range(300)]
+    )
+    for column, start, end in zip(drawn.T, borders, borders[1:], strict=False):
+        assert (column.min(), column.max()) == (start, end - 2)
+    assert training_clip(7, 12, 1, "intervals", np.random.default_rng(0)).tolist() == [
+        *range(7), *[6] * 5
+    ]  # fmt: skip

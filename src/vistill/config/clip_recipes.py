@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-Sampling = Literal["dense", "stretched", "segments", "slices", "sparse"]
+Sampling = Literal["dense", "stretched", "segments", "slices", "intervals", "sparse"]
 
 
 class ClipSettings(NamedTuple):

@@ -60,7 +60,8 @@ class ReadingConfig(Section):
     sampling: Sampling = Field(default="dense", json_schema_extra=needs(frames=GIVEN))
     """Which frames make a clip: every `stride`-th from a random start; the same stretch with both
     ends, as AMD on SSV2; a random one of each of `frames` segments of the video, or of slices,
-    which leave no frame at its end out, as UMT on Kinetics; or evenly spaced over the video."""
+    which leave no frame at its end out, as UMT on Kinetics; or of intervals, as UMT with captions;
+    or evenly spaced over the video."""
     crop: Literal["resized", "multi_scale"] = Field(default="resized")
     """Random area and aspect ratio, or for clips one of the ten sizes and thirteen places of
     VideoMAE; default for clips: multi_scale."""

@@ -51,8 +51,8 @@ class SamplesConfig(Section):
     as the run was trained with, else 4."""
     sampling: Sampling | None = Field(default=None)
     """Which frames make a training clip: `dense` and `stretched` take a stretch of the video,
-    `segments`, `slices` and `sparse` go through all of it; default: as for `stride`, else
-    `stretched`."""
+    `segments`, `slices`, `intervals` and `sparse` go through all of it; default: as for `stride`,
+    else `stretched`."""
     clips: Frames | None = Field(default=None)
     """Clips of every test video after fine-tuning; default: 5, or 2 where clips go through all of
     the video."""

@@ -1,11 +1,13 @@
 """Samples for training on their captions: every file once, with all that is said of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vistill.data.captions import Captions
+from vistill.data.folder import FolderSource
 from vistill.data.source import PackedNames, Source, Stretch, Unlabelled
 from vistill.data.stamps import Stamps
 from vistill.data.video.proof import Proof
@@ -17,14 +19,16 @@ class CaptionedSource:
     listed once for each of its captions is one sample.
 
     Args:
-        source: knows captions.
+        source: knows captions, or is a folder with `NAME.txt` beside its files, a caption a line.
 
     Raises:
-        UserError: it knows none.
+        UserError: it knows none, or such a text cannot be read.
     """
 
     def __init__(self, source: Source) -> None:
         told, groups, bare = source.captions, dict[str, list[int]](), list[str]()
+        if told is None and isinstance(source, FolderSource):
+            told = Captions(_beside(source.place(i)) for i in range(len(source)))
         for i in range(len(source) if told is not None else 0):
             name = source.sample_name(i)
             if told is not None and any(text.strip() for text in told[i]):
@@ -34,7 +38,8 @@ class CaptionedSource:
         if told is None or not groups:
             raise UserError(
                 f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
-                "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet)"
+                "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet), "
+                "or a .txt beside each file of a folder"
             )
         self.source, self.name, self.media = source, source.name, source.media
         self._rows = np.array([rows[0] for rows in groups.values()])
@@ -93,3 +98,13 @@ class CaptionedSource:
         """Those of its samples."""
         whole: Any = self.source.stamps()
         return whole[self._rows]
+
+
+def _beside(place: str) -> list[str]:
+    text = Path(place).with_suffix(".txt")
+    try:
+        return text.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{text}' cannot be read as text: {error}") from error

@@ -107,3 +107,17 @@ def test_a_caption_is_drawn_by_the_rows_generator(vocabulary: str, tmp_path: Pat
     assert cell["sentence"] == other["sentence"]  # equal when cleaned
     assert other["text"].dtype == np.int64
     assert other["text_mask"].dtype == bool
+
+
+def test_a_folder_with_texts_beside_its_files(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(b"no picture is read")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "c.txt").write_text("three")
+    source = open_source(str(tmp_path), captions=True)
+    assert [source.sample_name(i) for i in range(len(source))] == ["a.png", "c.png"]
+    assert source.captions is not None
+    assert [list(several) for several in source.captions] == [["one", "two"], ["three"]]
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match=r"c\.txt' cannot be read as text"):
+        open_source(str(tmp_path), captions=True)

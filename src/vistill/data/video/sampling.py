@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-Sampling = Literal["dense", "stretched", "segments", "slices", "sparse"]
+Sampling = Literal["dense", "stretched", "segments", "slices", "intervals", "sparse"]
 
 
 def dense_clip(
@@ -72,6 +72,23 @@ def slice_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray,
     return rng.integers(borders[:-1], borders[1:], endpoint=True)
 
 
+def interval_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray, " frames"]:
+    """A random frame of each of `frames` equal intervals but the last of each, or, where one has a
+    single frame, any frames in order (UMT's second stage); a shorter video's last frame repeats."""
+    starts, ends = _intervals(n, frames)
+    if (starts == ends).any():
+        chosen = np.sort(rng.permutation(n)[: len(starts)])
+    else:
+        chosen = rng.integers(starts, ends)
+    return np.pad(chosen, (0, frames - len(chosen)), mode="edge")
+
+
+def _intervals(n: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last frame of equal intervals, no more than there are frames."""
+    borders = np.linspace(0, n, min(n, frames) + 1).astype(np.int64)
+    return borders[:-1], borders[1:] - 1
+
+
 def sparse_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray, " frames"]:
     """Evenly spaced over the whole video, with one random phase for all frames."""
     return ((np.arange(frames) + rng.random()) * (n / frames)).astype(np.int64)
@@ -80,7 +97,7 @@ def sparse_clip(n: int, frames: int, rng: np.random.Generator) -> Int[np.ndarray
 def training_clip(
     n: int, frames: int, stride: int, sampling: Sampling, rng: np.random.Generator
 ) -> Int[np.ndarray, " frames"]:
-    """Frame indices of a random clip by any of the five ways; `stride` counts for the first two."""
+    """Frame indices of a random clip by any of the six ways; `stride` counts for the first two."""
     match sampling:
         case "dense":
             return dense_clip(n, frames, stride, rng)
@@ -90,6 +107,8 @@ def training_clip(
             return segment_clip(n, frames, rng)
         case "slices":
             return slice_clip(n, frames, rng)
+        case "intervals":
+            return interval_clip(n, frames, rng)
         case "sparse":
             return sparse_clip(n, frames, rng)
 
@@ -129,6 +148,13 @@ def slice_views(n: int, frames: int, clips: int) -> Int[np.ndarray, "clips frame
     return borders[:-1] + steps[:, None]
 
 
+def middle_of_intervals(n: int, frames: int) -> Int[np.ndarray, "1 frames"]:
+    """The middle frame of each of `frames` equal intervals (UMT's second stage, in tests)."""
+    starts, ends = _intervals(n, frames)
+    middle = (starts + ends) // 2
+    return np.pad(middle, (0, frames - len(middle)), mode="edge")[None]
+
+
 def clip_views(
     n: int, frames: int, stride: int, sampling: Sampling, clips: int
 ) -> Int[np.ndarray, "clips frames"]:
@@ -137,6 +163,8 @@ def clip_views(
         return dense_views(n, frames, stride, clips)
     if sampling == "slices":
         return slice_views(n, frames, clips)
+    if clips == 1 and sampling == "intervals":
+        return middle_of_intervals(n, frames)
     if clips == 1:
         return middle_of_segments(n, frames)
     return segment_views(n, frames, clips)

@@ -132,7 +132,9 @@ def test_parts_of_videos_by_frames_and_behind_the_end(tmp_path):
             part_of(video, Stretch(2.5, 3.0))
 
 
-@pytest.mark.parametrize("sampling", ["dense", "stretched", "segments", "slices", "sparse"])
+@pytest.mark.parametrize(
+    "sampling", ["dense", "stretched", "segments", "slices", "intervals", "sparse"]
+)
 def test_the_same_frames_are_drawn_as_of_a_video(tmp_path, sampling):
     folder(tmp_path / "frames" / "v", 25)
     ramp = (torch.arange(25) * 10)[:, None, None, None].expand(-1, 16, 24, 3).byte()

@@ -3,7 +3,7 @@ import pytest
 
 from vistill.data.video.sampling import clip_views, dense_views, segment_views, training_clip
 
-WAYS = ["dense", "stretched", "segments", "slices", "sparse"]
+WAYS = ["dense", "stretched", "segments", "slices", "intervals", "sparse"]
 
 
 @pytest.mark.parametrize("sampling", WAYS)
