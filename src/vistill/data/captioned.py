@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from vistill.data.archive import TarSource
 from vistill.data.captions import Captions
 from vistill.data.folder import FolderSource
+from vistill.data.shard_captions import shard_captions
 from vistill.data.source import PackedNames, Source, Stretch, Unlabelled
 from vistill.data.stamps import Stamps
 from vistill.data.video.proof import Proof
@@ -19,7 +21,8 @@ class CaptionedSource:
     listed once for each of its captions is one sample.
 
     Args:
-        source: knows captions, or is a folder with `NAME.txt` beside its files, a caption a line.
+        source: knows captions, or is a folder with `NAME.txt` beside its files, a caption a line,
+            or `.tar` shards, see `vistill.data.shard_captions`.
 
     Raises:
         UserError: it knows none, or such a text cannot be read.
@@ -29,6 +32,8 @@ class CaptionedSource:
         told, groups, bare = source.captions, dict[str, list[int]](), list[str]()
         if told is None and isinstance(source, FolderSource):
             told = Captions(_beside(source.place(i)) for i in range(len(source)))
+        elif told is None and isinstance(source, TarSource):
+            told = Captions(shard_captions(source))
         for i in range(len(source) if told is not None else 0):
             name = source.sample_name(i)
             if told is not None and any(text.strip() for text in told[i]):
@@ -39,7 +44,7 @@ class CaptionedSource:
             raise UserError(
                 f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
                 "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet), "
-                "or a .txt beside each file of a folder"
+                "or a .txt beside each file of a folder or shard"
             )
         self.source, self.name, self.media = source, source.name, source.media
         self._rows = np.array([rows[0] for rows in groups.values()])

@@ -249,6 +249,11 @@ def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
 
     def read() -> Iterator[Row]:
         for number, row in rows:
+            if any(_swallows(cell, media) for cell in row):
+                raise UserError(
+                    f"'{file}' line {number} ends a quotation that began lines before it and holds "
+                    f"other {media.noun}s: close the quote, or double quotes that are meant"
+                )
             if len(row) > len(head) == 2 and head[1] == CAPTION_COLUMN:
                 row = [row[0], f"{separator} ".join(row[1:])]  # Flickr's, where nothing is quoted
             if len(row) != len(head):
@@ -258,6 +263,13 @@ def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
 
     first = f"'{file}' line {rows[0][0] if rows else 2}"
     return Listed(file, read(), first, LABEL_COLUMN in head, notes)
+
+
+def _swallows(cell: str, media: Media) -> bool:
+    """Whether a quote that was never closed has made rows of a list part of a cell."""
+    return "\n" in cell and any(
+        media.holds(line.partition(",")[0].partition("\t")[0]) for line in cell.split("\n")[1:]
+    )
 
 
 def read_tsv(file: Path, media: Media) -> Listed:

@@ -130,13 +130,13 @@ class _Texts:
                 f"and {text!r}"
             )
         self.by_stem[stem] = sys.intern(text)
-        first = self.by_key.setdefault(key := _key(stem), stem)
+        first = self.by_key.setdefault(key := member_key(stem), stem)
         if self.by_stem[first] != text:
             self.clashes.setdefault(key, (first, stem))
 
     def of(self, name: str) -> str | None:
         """The label of a sample: that of the member whose name goes along furthest."""
-        stem, key = name.rpartition(".")[0], _key(name)
+        stem, key = name.rpartition(".")[0], member_key(name)
         while len(stem) >= len(key):
             if stem in self.by_stem:
                 return self.by_stem[stem]
@@ -155,7 +155,7 @@ class _Texts:
         return self.by_stem.get(self.by_key.get(key, ""))
 
 
-def _key(name: str) -> str:
+def member_key(name: str) -> str:
     """WebDataset's key: the path up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}{file.partition('.')[0]}"

@@ -121,3 +121,29 @@ def test_a_folder_with_texts_beside_its_files(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"c\.txt' cannot be read as text"):
         open_source(str(tmp_path), captions=True)
+
+
+def test_shards_with_texts_and_fields(tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    members = {
+        "0001.png": b"picture", "0001.txt": b"one\ntwo\n",
+        "0002.png": b"picture", "0002.json": b'{"caption": "three"}',
+        "0003.png": b"picture", "0004.png": b"picture", "0004.json": b'{"captions": ["4", "5"]}',
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    source = open_source(str(tmp_path / "a.tar"), captions=True)
+    assert source.captions is not None
+    assert [list(several) for several in source.captions] == [["one", "two"], ["three"], ["4", "5"]]
+    assert any("1 of 4 pictures have no caption" in note for note in source.notes)
+    assert source.read(1) == b"picture"
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds other pictures: close the quote"):
+        listed(tmp_path, 'image,caption\nx.png,"Fast dog\ny.png,Two cats\nz.png,c"\n')
