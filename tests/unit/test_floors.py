@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -182,3 +183,10 @@ def test_starts_in_well_under_half_a_second(code: str) -> None:
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr or "torch or numpy was imported"
     assert min(seconds) < 1.5  # of the processor: a busy machine makes it no slower; usually 0.2
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages: of two files of one name, pytest would collect one."""
+    files = [path.name for path in Path(__file__).parents[1].rglob("*.py")]
+    counts = Counter(name for name in files if name not in ("conftest.py", "__init__.py"))
+    assert [name for name, count in counts.items() if count > 1] == []

@@ -109,7 +109,6 @@ def test_an_exported_student_of_clips(tmp_path):
         (lambda: create_backbone("swinv2_tiny", num_frames=4), "takes pictures, not clips"),
         (lambda: create_backbone("timm/resnet18", num_frames=4), "takes pictures, not clips"),
         (lambda: load_backbone(student(), num_frames=7), "7 frames are no multiple"),
-        (lambda: load_backbone(student(position="learned"), num_frames=8), "cannot be resized"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(act, message):
