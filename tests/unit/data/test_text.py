@@ -147,3 +147,9 @@ def test_shards_with_texts_and_fields(tmp_path: Path) -> None:
 def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds other pictures: close the quote"):
         listed(tmp_path, 'image,caption\nx.png,"Fast dog\ny.png,Two cats\nz.png,c"\n')
+
+
+def test_a_file_with_and_without_captions_is_not_left_out(tmp_path: Path) -> None:
+    source = listed(tmp_path, "image,caption\nx.png,\nx.png,one\ny.png,two\n")
+    assert len(source) == 2
+    assert not [note for note in source.notes if "left out" in note]
