@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from vistill.data.motion_clips import write_video
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "experiments"
 CELLS = ROOT / "tests" / "data" / "cells"

@@ -37,9 +37,8 @@ def check(backbone: Backbone, folder: Path, sizes: list[tuple[int, int]]) -> Non
         np.testing.assert_allclose(tokens, same, atol=1e-4 * np.abs(same).max())
 
 
-@pytest.mark.parametrize(
-    "name", ["test_mambaout", pytest.param("test_convnext", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_mambaout", "test_convnext"])
 def test_the_head_norm_of_a_cnn_is_in_the_feature_and_its_sides_are_free(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +58,7 @@ def test_families_whose_steps_are_hard_to_translate(
     check(backbone, tmp_path, [backbone.image_size] * 3)
 
 
+@pytest.mark.slow
 def test_weights_beyond_protobufs_limit_lie_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_the_mean_is_normed_as_the_model_does() -> None:
     assert model.reads == ""
 
 
+@pytest.mark.slow
 def test_whatever_a_library_raises_is_one_sentence(tmp_path: Path) -> None:
     for config in (
         {"model_type": "cvt", "embed_dim": [8]},

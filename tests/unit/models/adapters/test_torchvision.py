@@ -30,6 +30,7 @@ def test_a_vit_computes_what_torchvisions_does() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_vit_by_name(tmp_path) -> None:
     model = load_backbone("torchvision/vit_b_16", image_size=64).eval()
     assert isinstance(model, VisionTransformer)
