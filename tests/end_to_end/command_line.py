@@ -1,8 +1,10 @@
 """Runs the real command line on a few real pictures with models of two small blocks."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import timm  # noqa: F401  for all forks, as those of timm's models load it
@@ -34,6 +36,9 @@ MAE = [
 
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "vistill.cli", *map(str, words)]
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def environment() -> dict[str, str]:
@@ -78,3 +83,26 @@ def _checked(
 ) -> subprocess.CompletedProcess[str]:
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def run_on_two_ranks(*words: object) -> subprocess.CompletedProcess[str]:
+    """The same under `torchrun`, and check that it ends well."""
+    launch = [*TORCHRUN, "-m", "vistill.cli", *map(str, words)]
+    done = subprocess.run(launch, env=environment(), capture_output=True, text=True, timeout=600)
+    return _checked(done, 0)
+
+
+def kill_at_checkpoint(out: Path, *words: object, checkpoints: int = 1) -> None:
+    """Begin `vistill WORDS...`, which writes to `out`, and kill it once so many checkpoints are
+    there, in the middle of its run."""
+    process = start(*words)
+    deadline = time.monotonic() + 300
+    while (
+        process.poll() is None
+        and len([*out.glob("checkpoints/step-*.pt")]) < checkpoints
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "result.json").exists()

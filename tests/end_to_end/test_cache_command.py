@@ -2,16 +2,14 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, command, environment, run, start
+from command_line import CELLS, TORCHRUN, command, environment, run, start
 from safetensors.torch import load_file
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 SETTINGS = [
     "data.image_size=32",
     "data.workers=1",

@@ -3,13 +3,11 @@
 import json
 import re
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, SIZES, run, start
+from command_line import CELLS, SIZES, kill_at_checkpoint, run
 from safetensors.torch import load_file
 
 VIDEOS = Path(__file__).parents[1] / "data" / "videos"
@@ -94,13 +92,7 @@ def test_it_is_described_learns_and_continues_after_a_kill(words, tmp_path: Path
     assert "skipped a broken sample: cells: red/half.jpg" in done.stdout + done.stderr
 
     stopped = tmp_path / "stopped"
-    process = start(*words, "--out", stopped)
-    deadline = time.monotonic() + 300
-    while len([*stopped.glob("checkpoints/step-*.pt")]) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (stopped / "result.json").exists()
+    kill_at_checkpoint(stopped, *words, "--out", stopped, checkpoints=2)
     again = run(*words, "--out", stopped)
     assert re.search(r"resuming after step \d+ of 28", again.stdout + again.stderr)
     ours, theirs = weights(stopped), weights(whole)

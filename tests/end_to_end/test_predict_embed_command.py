@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import CELLS, run
+from command_line import CELLS, TORCHRUN, run
 
 import vistill
 from vistill.cli import main
@@ -161,7 +161,6 @@ def dying(self):
 rows.RowFile.commit = dying
 sys.exit(main(sys.argv[1:]))
 """
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def killed_half_way(

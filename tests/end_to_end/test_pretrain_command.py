@@ -5,17 +5,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from command_line import CELLS, MAE, SIZES, command, environment, run, start
+from command_line import CELLS, MAE, SIZES, TORCHRUN, command, environment, run, start
 from safetensors.torch import load_file
 
 from vistill.config.loading import load_config
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 
 
 def metrics(out: Path) -> list[dict[str, float]]:

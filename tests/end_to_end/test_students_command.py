@@ -2,15 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, command, environment, run
+from command_line import CELLS, TORCHRUN, command, environment, run
 from safetensors.torch import load_file
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
 NAMES = ["small", "large"]
 STUDENTS = [
     "students.small.model=vit",

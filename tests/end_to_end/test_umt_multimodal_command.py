@@ -2,16 +2,11 @@
 and resumed, shared by two ranks, and found by sentences."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, SIZES, command, environment, run
+from command_line import CELLS, SIZES, kill_at_checkpoint, run, run_on_two_ranks
 from safetensors.torch import load_file
 
 from vistill.cli import main
@@ -103,14 +98,7 @@ def test_search_by_a_sentence(whole: Path, tmp_path: Path, capsys) -> None:
 def test_killed_and_resumed(whole: Path, mae_run: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     again = words(mae_run, folder, out, "train.checkpoint_steps=1")
-    process = subprocess.Popen(
-        command(*again), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and not list((out / "checkpoints").glob("step-*.pt")):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "result.json").exists()
+    kill_at_checkpoint(out, *again)
     assert main(again) == 0
     for name, value in weights(whole).items():
         assert torch.equal(weights(out)[name], value), name
@@ -119,10 +107,7 @@ def test_killed_and_resumed(whole: Path, mae_run: Path, folder: Path, tmp_path: 
 @pytest.mark.slow
 def test_two_ranks_are_one(whole: Path, mae_run: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    both = [*launch, "-m", "vistill.cli", *words(mae_run, folder, out)]
-    done = subprocess.run(both, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(*words(mae_run, folder, out))
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(out)[name], value, atol=1e-4, rtol=1e-3)
 

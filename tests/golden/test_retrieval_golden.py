@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vistill.evaluation.retrieval import first_right, multiple_choice, rerank, similarity
+from vistill.evaluation.retrieval import first_right, multiple_choice, rerank
+from vistill.losses.video_text import similarity
 from vistill.models.joint import Sentences
 from vistill.models.joint_umt import joint_of_state
 from vistill.models.text.matching import fuse_looked, look

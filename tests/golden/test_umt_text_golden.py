@@ -39,20 +39,22 @@ def close(case, actual, name, part_of="output"):
     )
 
 
-def bert_of(case, state):
-    config = case.config
-    bert = SplitBert(
-        BertSizes(
-            vocabulary=config["vocab"],
-            width=config["hid"],
-            layers=config["layers"],
-            fusion_layer=config["fusion"],
-            heads=config["bheads"],
-            positions=config["maxpos"],
-            vision_width=config["dim"],
-            hidden=config["inter"],
-        )
+def bert_sizes(config, dropout=0.1):
+    return BertSizes(
+        vocabulary=config["vocab"],
+        width=config["hid"],
+        layers=config["layers"],
+        fusion_layer=config["fusion"],
+        heads=config["bheads"],
+        positions=config["maxpos"],
+        vision_width=config["dim"],
+        hidden=config["inter"],
+        dropout=dropout,
     )
+
+
+def bert_of(case, state):
+    bert = SplitBert(bert_sizes(case.config))
     bert.load_state_dict(own_bert_names(state), strict="cls.predictions.bias" in state)
     return bert.eval()
 
@@ -215,17 +217,7 @@ def stage_two(case, state):
             },
         }
     )
-    sizes = BertSizes(
-        vocabulary=config["vocab"],
-        width=config["hid"],
-        layers=config["layers"],
-        fusion_layer=config["fusion"],
-        heads=config["bheads"],
-        positions=config["maxpos"],
-        vision_width=config["dim"],
-        hidden=config["inter"],
-        dropout=0.0,
-    )
+    sizes = bert_sizes(config, dropout=0.0)
     words = Words(config["vocab"], pad=0, cls=1, mask=3)
     method = UMTMultimodal(student, teacher, SplitBert(sizes), words, settings)
     method.joint.text.load_state_dict(own_bert_names(part(state, "text_encoder")))

@@ -29,26 +29,21 @@ class CaptionedSource:
     """
 
     def __init__(self, source: Source) -> None:
-        told, groups, bare = source.captions, dict[str, list[int]](), list[str]()
+        told = source.captions
         if told is None and isinstance(source, FolderSource):
             told = Captions(_beside(source.place(i)) for i in range(len(source)))
         elif told is None and isinstance(source, TarSource):
             told = Captions(shard_captions(source))
-        for i in range(len(source) if told is not None else 0):
-            name = source.sample_name(i)
-            if told is not None and any(text.strip() for text in told[i]):
-                groups.setdefault(name, []).append(i)
-            else:
-                bare.append(name)
-        if told is None or not groups:
+        found = by_file(source, told or ())
+        if not found:
             raise UserError(
                 f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
                 "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet), "
                 "or a .txt beside each file of a folder or shard"
             )
         self.source, self.name, self.media = source, source.name, source.media
-        self._rows = np.array([rows[0] for rows in groups.values()])
-        texts = ([t for i in rows for t in told[i] if t.strip()] for rows in groups.values())
+        self._rows = np.array([row for row, _ in found.values()])
+        texts = (own for _, own in found.values())
         self.captions: Sequence[Sequence[str]] | None = Captions(texts)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
@@ -56,10 +51,11 @@ class CaptionedSource:
         self.decoding = source.decoding
         self.splits: Sequence[str | None] | None = None
         self.notes = list(source.notes)
-        bare = [name for name in dict.fromkeys(bare) if name not in groups]
+        names = dict.fromkeys(source.sample_name(i) for i in range(len(source)))
+        bare = [name for name in names if name not in found]
         if bare:
             self.notes.append(
-                f"{len(bare)} of {len(bare) + len(groups)} {self.media.noun}s have no caption and "
+                f"{len(bare)} of {len(names)} {self.media.noun}s have no caption and "
                 f"are left out, such as '{bare[0]}'"
             )
 
@@ -103,6 +99,21 @@ class CaptionedSource:
         """Those of its samples."""
         whole: Any = self.source.stamps()
         return whole[self._rows]
+
+
+def by_file(source: Source, told: Sequence[Sequence[str]]) -> dict[str, tuple[int, list[str]]]:
+    """The first row of every file (or part of a video) that has captions, and all of these.
+
+    Args:
+        source: may list a file several times, once for each of its captions.
+        told: captions of every row; none at all where nobody knows any.
+    """
+    found: dict[str, tuple[int, list[str]]] = {}
+    for i, texts in enumerate(told):
+        own = [text for text in texts if text.strip()]
+        if own:
+            found.setdefault(source.sample_name(i), (i, []))[1].extend(own)
+    return found
 
 
 def _beside(place: str) -> list[str]:

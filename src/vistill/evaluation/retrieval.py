@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -70,11 +69,6 @@ class RetrievalScore:
     ranking: Literal["embeddings", "reranked"]
     text_to_media: Direction
     media_to_text: Direction
-
-
-def similarity(media: Float[Tensor, "v t e"], texts: Float[Tensor, "c e"]) -> Float[Tensor, "v c"]:
-    """Mean over a clip's frames of the cosine between frame and text; a picture is one frame."""
-    return F.normalize(media, dim=-1).mean(dim=1) @ F.normalize(texts, dim=-1).T
 
 
 def rerank(

@@ -16,8 +16,8 @@ def similarity(
     vision: Float[Tensor, "n t e"], text: Float[Tensor, "m e"], temperature: Tensor | float = 1.0
 ) -> Float[Tensor, "n m"]:
     """Mean cosine of a sentence and the frames of a clip, over the temperature."""
-    frames, words = F.normalize(vision, dim=-1), F.normalize(text, dim=-1)
-    return torch.einsum("nte,me->ntm", frames, words).mean(dim=1) / temperature
+    frames = F.normalize(vision, dim=-1).mean(dim=1)
+    return frames @ F.normalize(text, dim=-1).T / temperature
 
 
 def contrast(

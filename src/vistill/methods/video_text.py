@@ -22,7 +22,12 @@ from vistill.losses.video_text import (
     word_loss,
 )
 from vistill.methods.ranks import Ranks
-from vistill.models.text.bert import BertSizes, SplitBert, pretrained_bert
+from vistill.models.text.bert import (
+    BertSizes,
+    SplitBert,
+    pretrained_bert,
+    usual_fusion_layer,
+)
 from vistill.models.text.video_text import VideoText
 from vistill.random import Stream, per_sample_uniform
 from vistill.tokens.semantic import exponential
@@ -45,7 +50,7 @@ def text_tower(config: TextTowerConfig, words: Words, vision_width: int) -> Spli
             )
     else:
         layers = config.depth
-        fusion = config.fusion_layer or (19 if layers == 24 else layers * 3 // 4)
+        fusion = config.fusion_layer or usual_fusion_layer(layers)
         if config.embed_dim % config.num_heads:
             raise UserError(
                 f"method.text.embed_dim={config.embed_dim} cannot be split into "

@@ -15,15 +15,13 @@ from vistill.models.files.named_weights import load_named
 from vistill.models.files.weight_files import read_weights
 from vistill.models.joint import JointModel, Sentences
 from vistill.models.quiet import HUB, quiet
-from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names
+from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names, usual_fusion_layer
 from vistill.models.text.matching import Looked, fuse_looked, look
 from vistill.models.vit import VisionTransformer
 
 _HEAD = 64
 """Channels of an attention head in all released models."""
 _LENGTH = 32
-_LARGE = 24
-"""Layers of BERT-large, of which 19 read alone; of BERT-base it is 9 of 12."""
 _LEFT = ("clip_teacher.", "vision_encoder.clip_decoder.", "text_encoder.cls.")
 _ENCODER = "vision_encoder.encoder."
 
@@ -164,7 +162,6 @@ def joint_of_state(
     )
     words = own_bert_names({k.removeprefix("text_encoder."): v for k, v in state.items()
                             if k.startswith("text_encoder.")})  # fmt: skip
-    words.pop("embeddings.position_ids", None)
     layers = _layers(words, "encoder.layer.")
     table = words["embeddings.word_embeddings.weight"]
     bert = SplitBert(
@@ -172,7 +169,7 @@ def joint_of_state(
             vocabulary=table.shape[0],
             width=table.shape[1],
             layers=layers,
-            fusion_layer=numbers.get("fusion_layer", 19 if layers == _LARGE else 3 * layers // 4),
+            fusion_layer=numbers.get("fusion_layer", usual_fusion_layer(layers)),
             heads=numbers.get("text_heads", table.shape[1] // _HEAD),
             positions=words["embeddings.position_embeddings.weight"].shape[0],
             vision_width=vision.width,

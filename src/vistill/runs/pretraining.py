@@ -29,7 +29,6 @@ from vistill.runs.probes import Probes
 from vistill.runs.reading import Reading, on_device, require_samples
 from vistill.runs.results import PretrainResult, StudentResult, say, say_notes
 from vistill.runs.stamping import compare_stamps
-from vistill.runs.text import tokenizer_of
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
@@ -212,8 +211,8 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             teacher=prepared.teacher_weights,
             **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
         )
-        if method.reader is not None:
-            tokenizer = tokenizer_of(config.method)
+        tokenizer = prepared.reading.tokenizer
+        if method.reader is not None and tokenizer is not None:
             text, length = tokenizer.json, tokenizer.length
             save_text(method.reader, folder, tokenizer=text, length=length)
 

@@ -24,6 +24,7 @@ from vistill.data.inputs import Inputs, Items, Joined
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.mixture import MixedSource, Part, eval_mixture
 from vistill.data.text.inputs import CaptionInputs
+from vistill.data.text.tokenizing import Tokenizer
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.random import split_held_out
@@ -44,6 +45,7 @@ class Reading:
         repeats: copies of a sample in a training batch.
         inputs: makes what batches hold beside pixels.
         parts: of a mixture, whose samples they read instead.
+        tokenizer: cuts captions, where the method reads them.
     """
 
     source: Source
@@ -54,6 +56,7 @@ class Reading:
     repeats: int = 1
     inputs: Inputs | None = None
     parts: tuple[Part, ...] = ()
+    tokenizer: Tokenizer | None = None
 
     def split(
         self, held_out: float, seed: int
@@ -98,12 +101,17 @@ def open_samples(data: DataConfig, method: MethodSection | None = None) -> Readi
     Raises:
         UserError: there are none, see `vistill.data.open_source`.
     """
-    text = CaptionInputs(tokenizer_of(method)) if reads_text(method) else None
+    if reads_text(method):
+        tokenizer = tokenizer_of(method)
+        inputs: Inputs = CaptionInputs(tokenizer)
+        if data.sources is not None:
+            reading = _open_mixture(data, captions=True)
+        else:
+            reading, inputs = _open(data, captions=True), Joined(Items(), inputs)
+        return replace(reading, inputs=inputs, tokenizer=tokenizer)
     if data.sources is not None:
-        return replace(_open_mixture(data, captions=text is not None), inputs=text)
-    reading = _open(data, captions=text is not None)
-    if text is not None:
-        return replace(reading, inputs=Joined(Items(), text))
+        return _open_mixture(data, captions=False)
+    reading = _open(data, captions=False)
     if method is not None and {"item", "source"} & set(method.reads_inputs):
         return replace(reading, inputs=Items())
     return reading

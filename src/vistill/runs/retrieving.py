@@ -38,7 +38,8 @@ def retrieve(
     """
     import torch
 
-    from vistill.evaluation.retrieval import owners_of, retrieval_scores, similarity
+    from vistill.evaluation.retrieval import owners_of, retrieval_scores
+    from vistill.losses.video_text import similarity
 
     source = _opened(config, data)
     samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
@@ -70,7 +71,8 @@ def choose(
     import numpy as np
     import torch
 
-    from vistill.evaluation.retrieval import choice_score, similarity
+    from vistill.evaluation.retrieval import choice_score
+    from vistill.losses.video_text import similarity
 
     source = _opened(config, data)
     asked = [_answer(source, i) for i in range(len(source))]
@@ -224,20 +226,16 @@ def described(
     """
     import numpy as np
 
-    told = source.captions
-    by_name: dict[str, tuple[int, list[str]]] = {}
-    if told is not None:
-        for i in range(len(source)):
-            own = [text for text in told[i] if text.strip()]
-            if own:
-                by_name.setdefault(source.sample_name(i), (i, []))[1].extend(own)
-    if not by_name:
+    from vistill.data.captioned import by_file
+
+    found = by_file(source, source.captions or ())
+    if not found:
         raise UserError(
             f"retrieval needs captions, and '{data}' tells none: give a list with a column caption "
             "beside the paths"
         )
-    samples = np.array([i for i, _ in by_name.values()])
-    captions: list[Sequence[str]] = [own for _, own in by_name.values()]
+    samples = np.array([i for i, _ in found.values()])
+    captions: list[Sequence[str]] = [own for _, own in found.values()]
     return samples, [[" ".join(own)] for own in captions] if joined else captions
 
 

@@ -1,9 +1,8 @@
 """What a batch holds of captions."""
 
-import hashlib
-
 import numpy as np
 
+from vistill.data.inputs import text_key
 from vistill.data.source import Source
 from vistill.data.text.tokenizing import Tokenizer
 from vistill.text_cleanup import clean
@@ -27,6 +26,5 @@ class CaptionInputs:
         captions = source.captions[sample]
         sentence = clean(captions[int(rng.integers(len(captions)))] if len(captions) else "")
         tokens = self.tokenizer(sentence)
-        digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, signed=True)
-        return {"text": tokens.ids, "text_mask": tokens.mask, "sentence": np.array(key)}
+        key = text_key(sentence)
+        return {"text": tokens.ids, "text_mask": tokens.mask, "sentence": key}

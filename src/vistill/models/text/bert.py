@@ -139,6 +139,11 @@ def text_bias(mask: Bool[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b
     return ((1.0 - mask.to(dtype)) * -10000.0)[:, None, None]
 
 
+def usual_fusion_layer(layers: int) -> int:
+    """How many of a BERT's layers read text alone: three quarters, of BERT-large's 24 all but 5."""
+    return 19 if layers == 24 else layers * 3 // 4
+
+
 def own_bert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A BERT's weights under the names of `SplitBert`; what only it has (a pooler) is left out."""
     renamed = {}
@@ -177,7 +182,7 @@ def pretrained_bert(name: str, fusion_layer: int | None, vision_width: int) -> S
     config = model.config
     layers = config.num_hidden_layers
     if fusion_layer is None:
-        fusion_layer = 19 if layers == 24 else layers * 3 // 4
+        fusion_layer = usual_fusion_layer(layers)
     sizes = BertSizes(
         vocabulary=config.vocab_size,
         width=config.hidden_size,
