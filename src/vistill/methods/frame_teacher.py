@@ -4,7 +4,7 @@ It stops where no loss reads further: of its last block the tokens that stay vis
 mixed, and only those are normed and projected.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.batch import Batch
 from vistill.config.umt import AlignmentSection
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import unit
@@ -74,6 +75,12 @@ class FrameTeacher:
         self.positions, self.prefix = grid[0] * grid[1], model.num_prefix_tokens
         self.width = model.width if model.projection is None else model.projection.shape[1]
 
+    def shown(self, batch: Batch, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
+        """The clips as the teacher sees them: in the student's normalisation (`images`), or its
+        own."""
+        own = self.config.pixels == "own"
+        return self.model.normalization(batch.unit_pixels()) if own else images
+
     def frames(self, clips: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "f 3 h w"]:
         """One picture for each time slot, at the teacher's size: of a slot of several frames the
         middle one, or their mean."""
@@ -97,20 +104,26 @@ class FrameTeacher:
             choose: draws what stays visible.
         """
         frames, batch = self.frames(clips), len(clips)
-        if not self.attentive:
-            return self._look_at(frames, choose(None), batch)
+        taps = [Tap("block", block) for block in self.blocks]
+        if self.config.visible_only:
+            visible = choose(None)
+            rows = None if visible is None else visible.reshape(len(frames), -1) % self.positions
+            found = self.model.tap(frames, taps, visible=rows)
+            return visible, self._targets([found[tap] for tap in taps], None, batch)
         last = self.model.depth
-        taps = [Tap("block", block) for block in self.blocks[:-1]]
-        importance = Tap("cls_attention", last)
-        if not isinstance(self.model, VisionTransformer) or last == 1:
-            taps.append(Tap("block", last))
-            found = self.model.tap(frames, [*taps, importance])
-            visible = choose(self._importance(found[importance], batch))
+        attention = [Tap("cls_attention", last)] if self.attentive else []
+
+        def choice(found: Mapping[Tap, Tensor]) -> Tensor | None:
+            return choose(self._importance(found[attention[0]], batch) if attention else None)
+
+        if not attention or not isinstance(self.model, VisionTransformer) or last == 1:
+            found = self.model.tap(frames, [*taps, *attention])
+            visible = choice(found)
             return visible, self._targets([found[tap] for tap in taps], visible, batch)
         before, qkv = Tap("block", last - 1), Tap("qkv", last)
-        found = self.model.tap(frames, [*{*taps, before}, qkv, importance])
-        visible = choose(self._importance(found[importance], batch))
-        tokens = [found[tap] for tap in taps]
+        found = self.model.tap(frames, [*{*taps[:-1], before}, qkv, *attention])
+        visible = choice(found)
+        tokens = [found[tap] for tap in taps[:-1]]
         finish = partial(self.model.finish_block, last, found[before], found[qkv])
         if visible is None or visible.shape[1] >= self.slots * self.positions:
             return visible, self._targets([*tokens, finish()], visible, batch)
@@ -120,17 +133,6 @@ class FrameTeacher:
         finished = finish(rows.flatten(2).flatten(0, 1)).unflatten(1, (self.config.masks, -1))
         chosen = finished.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 3)
         return visible, self._targets(tokens, visible, batch, chosen)
-
-    def _look_at(
-        self, frames: Tensor, visible: Tensor | None, batch: int
-    ) -> tuple[Tensor | None, Tensor]:
-        taps = [Tap("block", block) for block in self.blocks]
-        if not self.config.visible_only or visible is None:
-            found = self.model.tap(frames, taps)
-            return visible, self._targets([found[tap] for tap in taps], visible, batch)
-        rows = visible.reshape(len(frames), -1) % self.positions
-        found = self.model.tap(frames, taps, visible=rows)
-        return visible, self._targets([found[tap] for tap in taps], None, batch)
 
     def _importance(self, attention: Float[Tensor, "f m n"], batch: int) -> Float[Tensor, "b s n"]:
         mean = attention.float().mean(dim=1)[:, self.prefix :]

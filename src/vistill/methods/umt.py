@@ -92,9 +92,7 @@ class UMT(Method):
 
     def forward(self, batch: Batch) -> Losses:
         images = self.ours.images(batch)
-        frames = images
-        if self.config.pixels == "own":
-            frames = self.theirs.model.normalization(batch.unit_pixels())
+        frames = self.looks.shown(batch, images)
         with torch.no_grad():
             visible, targets = self.looks.look(frames, lambda found: self.choose(batch, found))
         if visible is not None:

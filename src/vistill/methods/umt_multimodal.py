@@ -102,14 +102,11 @@ class UMTMultimodal(Method):
     def forward(self, batch: Batch) -> Losses:
         images, config = self.ours.images(batch), self.config
         picture = images.dim() == 4
-        frames = images
-        if config.alignment.pixels == "own":
-            frames = self.theirs.model.normalization(batch.unit_pixels())
+        looks, choose = self.looks[picture], partial(self.choices[picture], batch)
         with torch.no_grad():
-            choose = partial(self.choices[picture], batch)
-            visible, targets = self.looks[picture].look(frames, choose)
+            visible, targets = looks.look(looks.shown(batch, images), choose)
         if visible is None:
-            count = self.looks[picture].slots * self.looks[picture].positions
+            count = looks.slots * looks.positions
             visible = torch.arange(count, device=images.device).expand(len(batch), -1)
         if picture and self.student.tubelet_size is not None:
             images = images[:, :, None]
