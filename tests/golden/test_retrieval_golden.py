@@ -67,8 +67,9 @@ def test_reranking_by_the_matching_head(golden):
             read.states, case.output["text_embeds"], atol=case.atol, rtol=case.rtol
         )
         per_frame = tokens.unflatten(1, (case.config["frames"], -1)).mean(dim=2)
+        pooled = model.joint.pool_norm(per_frame)
         torch.testing.assert_close(
-            model.pool_norm(per_frame), case.output["vision_pooled"], atol=case.atol, rtol=case.rtol
+            pooled, case.output["vision_pooled"], atol=case.atol, rtol=case.rtol
         )
         sims = similarity(frames, read.embeddings)
         torch.testing.assert_close(sims, case.output["i2t_emb"], atol=case.atol, rtol=case.rtol)
@@ -89,8 +90,8 @@ def test_what_is_looked_at_once_is_what_is_fused(golden):
     text, mask = case.inputs["text_ids"], case.inputs["text_mask"].bool()
     vision = torch.randn(1, 6, case.config["dim"])
     with torch.no_grad():
-        states = model.bert.read(text, mask)
-        fused = model.bert.fuse(states, mask, vision.expand(len(text), -1, -1))
+        states = model.joint.text.read(text, mask)
+        fused = model.joint.text.fuse(states, mask, vision.expand(len(text), -1, -1))
         torch.testing.assert_close(
-            fuse_looked(model.bert, states, mask, look(model.bert, vision)), fused
+            fuse_looked(model.joint.text, states, mask, look(model.joint.text, vision)), fused
         )

@@ -17,6 +17,7 @@ from vistill.models.joint import JointModel, Sentences
 from vistill.models.quiet import HUB, quiet
 from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names, usual_fusion_layer
 from vistill.models.text.matching import Looked, fuse_looked, look
+from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 
 _HEAD = 64
@@ -24,6 +25,8 @@ _HEAD = 64
 _LENGTH = 32
 _LEFT = ("clip_teacher.", "vision_encoder.clip_decoder.", "text_encoder.cls.")
 _ENCODER = "vision_encoder.encoder."
+_OWN = {"itm_head": "match_head", "temp": "temperature"}
+"""Parts that go by another name here."""
 
 
 class UMTJoint(JointModel):
@@ -31,25 +34,19 @@ class UMTJoint(JointModel):
 
     Args:
         vision: without class token, tubes of one frame.
-        bert: reads sentences and looks at the vision's tokens.
-        width: dimensions of the common space.
+        joint: reads sentences, looks at the vision's tokens, and joins both in one space.
         tokenizer: from sentences to token ids and mask, `[B, L]`.
     """
 
     matches = True
 
-    def __init__(
-        self, vision: VisionTransformer, bert: SplitBert, width: int, tokenizer: Any
-    ) -> None:
+    def __init__(self, vision: VisionTransformer, joint: VideoText, tokenizer: Any) -> None:
         super().__init__()
-        self.vision, self.bert, self.width, self._tokenizer = vision, bert, width, tokenizer
+        self.vision, self.joint, self._tokenizer = vision, joint, tokenizer
+        self.width = joint.text_proj.out_features
+        self.temperature = float(joint.temperature.detach().reshape(()))
         self.image_size, self.num_frames = vision.image_size, vision.num_frames
         self.normalization, self.token_width = vision.normalization, vision.width
-        self.pool_norm = nn.LayerNorm(vision.width, eps=1e-6)
-        self.vision_proj = nn.Linear(vision.width, width)
-        self.text_proj = nn.Linear(bert.sizes.width, width)
-        self.itm_head = nn.Linear(bert.sizes.width, 2)
-        self.temp = nn.Parameter(torch.tensor(0.07))
 
     def see_tokens(
         self, images: Float[Tensor, "b 3 *size"]
@@ -64,8 +61,7 @@ class UMTJoint(JointModel):
             visible = torch.arange(patches, device=images.device).expand(len(images), -1)
         tokens = vision.tap(images, [tap], visible=visible)[tap][:, vision.num_prefix_tokens :]
         slots = 1 if images.dim() == 4 else images.shape[2]
-        frames = tokens.unflatten(1, (slots, -1)).mean(dim=2)
-        return self.vision_proj(self.pool_norm(frames)), tokens
+        return self.joint.pooled(tokens, slots), tokens
 
     def take_frames(self, frames: int) -> None:
         if self.num_frames > 1 and frames != self.num_frames:
@@ -86,19 +82,20 @@ class UMTJoint(JointModel):
 
     def read_states(self, sentences: Sequence[str]) -> Sentences:
         text, mask = self._tokenizer(sentences)
-        return self.read_ids(text.to(self.temp.device), mask.to(self.temp.device))
+        device = self.joint.temperature.device
+        return self.read_ids(text.to(device), mask.to(device))
 
     def read_ids(self, text: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> Sentences:
         """The same of token ids."""
-        states = self.bert.read(text, mask)
-        return Sentences(self.text_proj(states[:, 0]), states, mask)
+        states, embeddings = self.joint.sentences(text, mask)
+        return Sentences(embeddings, states, mask)
 
     def look(self, tokens: Float[Tensor, "1 n d"]) -> list[Looked]:
-        return look(self.bert, tokens)
+        return look(self.joint.text, tokens)
 
     def match(self, looked: list[Looked], sentences: Sentences) -> Float[Tensor, "b 2"]:
-        fused = fuse_looked(self.bert, sentences.states, sentences.mask, looked)
-        return self.itm_head(fused[:, 0])
+        fused = fuse_looked(self.joint.text, sentences.states, sentences.mask, looked)
+        return self.joint.match_head(fused[:, 0])
 
 
 def umt_joint(reference: str) -> UMTJoint:
@@ -177,18 +174,19 @@ def joint_of_state(
         )
     )
     del bert.cls  # words are not asked for
-    width = state["vision_proj.weight"].shape[0]
-    model = UMTJoint(vision, bert, width, tokenizer)
-    named = {f"bert.{name}": value for name, value in words.items()}
+    joint = VideoText(bert, state["vision_proj.weight"].shape[0], decay_temperature=False)
+    both = nn.ModuleDict({"vision": vision, "joint": joint})
+    named = {f"joint.text.{name}": value for name, value in words.items()}
     for name, value in state.items():
         if name.startswith(_ENCODER):
             named[f"vision.{name.removeprefix(_ENCODER)}"] = value
         elif not name.startswith("text_encoder."):
-            named[name.removeprefix("vision_encoder.")] = value
-    tables = [name for name in model.state_dict() if name.endswith("pos_embed")]
-    model.temperature = float(state["temp"]) if "temp" in state else model.temperature
-    load_named(model, {k: v.float() for k, v in named.items()}, path, optional=tables)
-    return model.eval()
+            part, _, rest = name.removeprefix("vision_encoder.").partition(".")
+            own = ".".join(filter(None, ("joint", _OWN.get(part, part), rest)))
+            named[own] = value
+    tables = [name for name in both.state_dict() if name.endswith("pos_embed")]
+    load_named(both, {k: v.float() for k, v in named.items()}, path, optional=tables)
+    return UMTJoint(vision, joint, tokenizer).eval()
 
 
 def _layers(state: Mapping[str, Tensor], prefix: str) -> int:

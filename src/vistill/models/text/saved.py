@@ -75,10 +75,7 @@ def load_video_text(folder: Path) -> UMTJoint | None:
     except Exception as error:
         raise UserError(f"cannot read the text tower in {place}: {error}") from error
     assert isinstance(backbone, VisionTransformer)
-    model = UMTJoint(backbone, joint.text, told["embedding"], cut)
-    model.pool_norm, model.vision_proj = joint.pool_norm, joint.vision_proj
-    model.text_proj, model.itm_head = joint.text_proj, joint.match_head
-    model.temperature = float(joint.temperature.detach().reshape(()))
+    model = UMTJoint(backbone, joint, cut)
     model.origin, model.untrained = backbone.origin, backbone.untrained
     return model.eval()
 
