@@ -12,8 +12,8 @@ from vistill.evaluation.retrieval import (
     owners_of,
     rerank,
     retrieval_scores,
-    similarity,
 )
+from vistill.losses.video_text import similarity
 
 
 def test_the_best_of_several_right_answers_counts() -> None:
