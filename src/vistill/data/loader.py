@@ -237,7 +237,7 @@ def _end(owner: int, aside: _Aside, crew: list[Worker[Request, Any]]) -> None:
     for worker in crew:
         worker.kill()
         # Closed by the thread that reads from it: the number of a closed file is soon another's.
-        aside.do(worker.connection.close, worker.pulse)
+        aside.do(worker.disconnect, worker.pulse)
     aside.end()
 
 

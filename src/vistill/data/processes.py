@@ -57,6 +57,9 @@ class Pulse:
 
 _heard: Pulse | None = None
 _main_ends: "WeakSet[Connection]" = WeakSet()
+# A process is forked by one thread while another closes an end: a fork in the middle of it would
+# have a connection that is open by its attributes and closed by its number, which may be another's.
+_ends = threading.Lock()
 
 
 def beat(sample: int | None = None) -> None:
@@ -95,15 +98,16 @@ class Worker(Generic[T, R]):
     """
 
     def __init__(self, work: Callable[[T], R]) -> None:
-        self.connection, there = multiprocessing.Pipe()
-        _main_ends.add(self.connection)
         self.pulse = Pulse()
         self.waiting = 0
-        self._process = multiprocessing.Process(
-            target=_serve, args=(work, there, self.pulse), daemon=True
-        )
-        self._process.start()
-        there.close()
+        with _ends:
+            self.connection, there = multiprocessing.Pipe()
+            _main_ends.add(self.connection)
+            self._process = multiprocessing.Process(
+                target=_serve, args=(work, there, self.pulse), daemon=True
+            )
+            self._process.start()
+            there.close()
 
     @property
     def pid(self) -> int:
@@ -141,7 +145,12 @@ class Worker(Generic[T, R]):
     def end(self) -> None:
         """Kill the process, and let go of it."""
         self.kill()
-        self.connection.close()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close this end; nobody may be reading from it."""
+        with _ends:
+            self.connection.close()
 
     def kill(self) -> None:
         """Kill the process; whoever waits for it in another thread meets its death."""
