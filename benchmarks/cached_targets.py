@@ -26,7 +26,8 @@ from common import CLOCKS, clock_option, interleaved, machine, spread, synchroni
 from vistill.config.methods import KDEPConfig
 from vistill.config.schema import OptimConfig, TrainConfig
 from vistill.data import Source, TrainStream, TrainTransform, open_source
-from vistill.data.cache import Layout, TeacherCache
+from vistill.data.cache import TeacherCache
+from vistill.data.records import Layout
 from vistill.methods.base import Method
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.kdep import KDEP

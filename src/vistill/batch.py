@@ -1,12 +1,15 @@
 """What flows from the data to a method: one batch of samples, and the losses that come back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
+
+Features = Tensor | Mapping[str, Tensor]
+"""What a teacher says about a batch: one tensor, or several by name, first dimension B."""
 
 
 class CachedFeatures(Protocol):
@@ -18,7 +21,7 @@ class CachedFeatures(Protocol):
 
     seeds: Int[Tensor, " b"]
 
-    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
+    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Features]) -> Features:
         """What is cached; for rows that are not (None: all), what `compute` finds."""
 
     def to(self, device: torch.device | str) -> "CachedFeatures":

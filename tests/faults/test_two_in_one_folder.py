@@ -91,7 +91,8 @@ def test_every_folder_that_is_written_is_locked(tmp_path, capsys, kind):
             with pytest.raises(Exception, match=f"is being written by process {child}"):
                 RunFolder.open(folder, fingerprint={}, config="", world=connect("cpu"))
         else:
-            from vistill.data.cache import Layout, TeacherCache
+            from vistill.data.cache import TeacherCache
+            from vistill.data.records import Layout
 
             cache = TeacherCache(folder, Layout((4,), "fp32"), 1, 3)
             with pytest.raises(Exception, match="is damaged"):  # the other has made nothing yet

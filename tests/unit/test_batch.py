@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vistill.batch import Batch
-from vistill.data.cache import Layout, TeacherCache
+from vistill.data.cache import TeacherCache
+from vistill.data.records import Layout
 
 
 @pytest.fixture

@@ -12,15 +12,16 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from vistill.batch import Features
+from vistill.data.records import Record
 from vistill.errors import UserError
 from vistill.files import PARTIAL, write_atomic
 from vistill.locking import LOCK, FolderLock
@@ -29,53 +30,8 @@ from vistill.random import sample_seeds
 LOG = logging.getLogger("vistill.data")
 FORMAT = 1
 INDEX = "cache.json"
-Precision = Literal["fp32", "bf16", "int8"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one record is written.
-
-    Args:
-        shape: of a record: `[D]`, or tokens `[N, D]`.
-        precision: `fp32`, `bf16`, or `int8`: 256 levels between the smallest and the largest value
-            of every channel of every record, so that no value is off by more than 1/510 of its
-            channel's range.
-    """
-
-    shape: tuple[int, ...]
-    precision: Precision
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a record."""
-        if self.precision == "int8":
-            return prod(self.shape) + 8 * self.shape[-1]
-        return prod(self.shape) * _DTYPES[self.precision].itemsize
-
-    def encode(self, values: Float[Tensor, "b *shape"]) -> UInt8[Tensor, "b nbytes"]:
-        """Records as bytes, on the device of `values`."""
-        if self.precision != "int8":
-            flat = values.to(_DTYPES[self.precision]).flatten(1).contiguous()
-            return flat.view(torch.uint8)
-        values = values.float()
-        low, high = values.aminmax(dim=1, keepdim=True)
-        step = (high - low) / 255
-        levels = (values - low) / step.clamp_min(torch.finfo(torch.float32).tiny)
-        head = torch.cat([low, step], dim=1).flatten(1).contiguous().view(torch.uint8)
-        return torch.cat([head, levels.round().to(torch.uint8).flatten(1)], dim=1)
-
-    def decode(self, raw: UInt8[Tensor, "b nbytes"]) -> Float[Tensor, "b *shape"]:
-        """The inverse of `encode`, up to rounding, in fp32."""
-        if self.precision != "int8":
-            return raw.view(_DTYPES[self.precision]).unflatten(1, self.shape).float()
-        channels = self.shape[-1]
-        low, step = raw[:, : 8 * channels].contiguous().view(torch.float32).chunk(2, dim=1)
-        return raw[:, 8 * channels :].unflatten(1, self.shape) * step[:, None] + low[:, None]
 
 
 class TeacherCache:
@@ -92,7 +48,7 @@ class TeacherCache:
         read_pictures, computed_pictures: how often this process read a record, or ran the teacher.
     """
 
-    def __init__(self, folder: Path, layout: Layout, views: int, pictures: int) -> None:
+    def __init__(self, folder: Path, layout: Record, views: int, pictures: int) -> None:
         self.folder, self.layout, self.views, self.pictures = folder, layout, views, pictures
         self.writes = False
         self.read_pictures = self.computed_pictures = 0
@@ -306,7 +262,7 @@ class CachedView:
     known: Bool[np.ndarray, " b"]
     stores: bool = True
 
-    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Tensor]) -> Tensor:
+    def features(self, compute: Callable[[Int[Tensor, " k"] | None], Features]) -> Features:
         """What is cached, or what `compute` finds, rounded as it will be read again."""
         cache, raw, missing = self.cache, self.raw, ~self.known
         cache.read_pictures += int(self.known.sum())

@@ -137,7 +137,7 @@ class KDEP(SharedView):
         fit_view, centred = self.config.fit_view, self.config.centred
 
         def features(batch: Batch) -> Tensor:
-            return self.features(self.view(batch, augment=fit_view == "train"))
+            return cast(Tensor, self.features(self.view(batch, augment=fit_view == "train")))
 
         return FeatureMoments(features, widths, fit_view, centred=centred)
 

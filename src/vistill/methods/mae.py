@@ -5,6 +5,9 @@ Hide most patches of a picture, encode the others, paint what is hidden; no teac
 
 from typing import Self
 
+from jaxtyping import Int
+from torch import Tensor
+
 from vistill.batch import Batch, Losses
 from vistill.config.methods import MAEConfig
 from vistill.errors import UserError
@@ -49,7 +52,7 @@ class MAE(Method):
 
     def mask(self, batch: Batch) -> Mask:
         """Which patches of every sample are hidden."""
-        return picture_mask(self.student, batch, self.config.mask_ratio)
+        return picture_mask(self.student, batch.seeds, self.config.mask_ratio)
 
     def reconstruct(self, batch: Batch, mask: Mask) -> Reconstruction:
         """Encode what `mask` leaves visible and paint the rest."""
@@ -63,9 +66,9 @@ class MAE(Method):
         return weighted({"reconstruction": (1.0, painted.loss)})
 
 
-def picture_mask(student: VisionTransformer, batch: Batch, mask_ratio: float) -> Mask:
+def picture_mask(student: VisionTransformer, seeds: Int[Tensor, " b"], mask_ratio: float) -> Mask:
     """MAE's mask of every sample, drawn from its seed."""
-    noise = per_sample_uniform(batch.seeds, student.num_patches, Stream.MASK)
+    noise = per_sample_uniform(seeds, student.num_patches, Stream.MASK)
     return random_mask(noise, mask_ratio)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vistill.batch import Batch, Losses
+from vistill.batch import Batch, Features, Losses
 from vistill.errors import UserError
 from vistill.methods.base import Method, TargetFit
 from vistill.methods.shared_view import SharedView
@@ -32,13 +32,26 @@ class MultiStudent(SharedView):
         first = next(iter(methods.values()))
         if not isinstance(first, SharedView):
             raise UserError(
-                "this method teaches one student at a time; several together can learn by "
-                "feature_distillation or kdep, whose teacher sees what the students see"
+                "this method teaches one student at a time: what it reads of its teacher is no "
+                "function of the view of a sample alone"
             )
         self.part = nn.ModuleDict(methods)
+        self._check_keys()
         # Registered above, once.
         vars(self).update(student=first.student, ours=first.ours, _theirs=first.theirs)
         self.inputs = first.inputs
+
+    def _check_keys(self) -> None:
+        """Raise a UserError if two students would read the teacher in different ways."""
+        keys = {name: method.cache_key() for name, method in self.methods.items()}
+        first, wanted = next(iter(keys.items()))
+        for name, key in keys.items():
+            for word in wanted:
+                if key[word] != wanted[word]:
+                    raise UserError(
+                        f"the students {first} and {name} would read their teacher in different "
+                        f"ways ({word}: {wanted[word]} and {key[word]}); train one at a time"
+                    )
 
     @property
     def methods(self) -> dict[str, SharedView]:
@@ -70,10 +83,13 @@ class MultiStudent(SharedView):
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         return self._first.view(batch, augment=augment)
 
-    def teacher_features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
+    def teacher_features(self, batch: Batch) -> Features:
         return self._first.teacher_features(batch)
 
-    def target_of(self, features: Float[Tensor, "b *n d"]) -> dict[str, Any]:
+    def disagreement(self, ours: Any, theirs: Any) -> Float[Tensor, " b"]:
+        return self._first.disagreement(ours, theirs)
+
+    def target_of(self, features: Features) -> dict[str, Any]:
         return {name: method.target_of(features) for name, method in self.methods.items()}
 
     def compare(self, batch: Batch, target: Mapping[str, Any]) -> Losses:

@@ -1,5 +1,6 @@
-"""Methods whose two sides see the same view of a picture, so that the teacher's features are a
-function of that view alone: a cache may bring them, and several students may share them."""
+"""Methods whose teacher's features are a function of the view of a sample alone: a cache may bring
+them, and several students may share them. What a side hides or recolours for itself is drawn from
+`Batch.view_seeds` where the teacher sees it, from `Batch.seeds` where the student alone does."""
 
 from abc import abstractmethod
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vistill.batch import Batch, Losses
+from vistill.batch import Batch, Features, Losses
 from vistill.methods.base import Method
 
 
@@ -17,11 +18,12 @@ class SharedView(Method):
     map), and the student's losses against it."""
 
     @abstractmethod
-    def teacher_features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
-        """What the teacher says about the view; one tensor, which a cache can keep."""
+    def teacher_features(self, batch: Batch) -> Features:
+        """What the teacher says about the view, which a cache can keep: a vector `[B, D]`, or
+        tokens first, `[B, N, D]` or `[B, N, K, D]`."""
 
     @abstractmethod
-    def target_of(self, features: Float[Tensor, "b *n d"]) -> Any:
+    def target_of(self, features: Any) -> Any:
         """The target from `teacher_features`."""
 
     @abstractmethod
@@ -30,11 +32,7 @@ class SharedView(Method):
 
     @abstractmethod
     def cache_key(self) -> dict[str, Any]:
-        """What `teacher_features` depends on besides pictures, crops and the teacher's weights.
-
-        Raises:
-            UserError: it depends on more than that, so nothing can be cached.
-        """
+        """What `teacher_features` depends on besides pictures, crops and the teacher's weights."""
 
     def view(self, batch: Batch, *, augment: bool) -> Batch:
         """The picture that both sides see."""
@@ -47,7 +45,7 @@ class SharedView(Method):
         return self.compare(batch, target)
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
+    def features(self, batch: Batch) -> Features:
         """`teacher_features` as a cache gives them; without one, what the teacher says."""
         if batch.cached is None:
             return self.live_features(batch)
@@ -55,7 +53,12 @@ class SharedView(Method):
             lambda rows: self.live_features(batch if rows is None else batch.take(rows))
         )
 
-    def live_features(self, batch: Batch) -> Float[Tensor, "b *n d"]:
+    def disagreement(self, ours: Any, theirs: Any) -> Float[Tensor, " b"]:
+        """How far features of the same samples are apart, relative to `theirs`."""
+        ours, theirs = ours.float().flatten(1), theirs.float().flatten(1)
+        return (ours - theirs).norm(dim=1) / theirs.norm(dim=1).clamp_min(1e-12)
+
+    def live_features(self, batch: Batch) -> Features:
         """`teacher_features`, of a teacher that is woken first where it rests."""
         teacher, device = self.teacher, batch.pixels.device
         if teacher is not None and next(teacher.parameters()).device != device:

@@ -2,18 +2,19 @@
 masked-image-modelling teacher into the last block of a student, by token relations by default."""
 
 from dataclasses import replace
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
-import torch
+from torch import Tensor
 
 from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch, Losses
 from vistill.config.methods import TinyMIMConfig
 from vistill.errors import UserError
 from vistill.heads.pixel_decoder import Painter
-from vistill.methods.base import Method, weighted
+from vistill.methods.base import weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mae import check_mask_ratio, picture_mask
+from vistill.methods.shared_view import SharedView
 from vistill.methods.tinymim_targets import TARGETS
 from vistill.methods.two_sides import same_grid
 from vistill.models.backbone import Backbone
@@ -21,7 +22,7 @@ from vistill.models.vit import VisionTransformer
 from vistill.tokens.masks import Mask
 
 
-class TinyMIM(Method):
+class TinyMIM(SharedView):
     """See `TinyMIMConfig` for the switches.
 
     Args:
@@ -90,7 +91,8 @@ class TinyMIM(Method):
         """Which patches both sides see; None: all of them."""
         if self.config.input == "raw":
             return None
-        return picture_mask(cast(VisionTransformer, self.student), batch, self.config.mask_ratio)
+        student = cast(VisionTransformer, self.student)
+        return picture_mask(student, batch.view_seeds, self.config.mask_ratio)
 
     def student_view(self, batch: Batch) -> Batch:
         """The picture in the student's colours: jittered in training, for it alone."""
@@ -99,17 +101,33 @@ class TinyMIM(Method):
             return batch
         return replace(batch, pixels=color_jitter(batch.unit_pixels(), batch.seeds, strengths))
 
-    def forward(self, batch: Batch) -> Losses:
-        our_tap, their_tap = self.target.taps
-        mask = self.mask(batch)
+    def cache_key(self) -> dict[str, Any]:
+        tap, masked = self.target.taps[1], self.config.input == "masked"
+        return {
+            "signal": tap.kind,
+            "block": tap.block,
+            "part": self.target.reads,
+            "hidden": self.config.mask_ratio if masked else 0.0,
+        }
+
+    def teacher_features(self, batch: Batch) -> Tensor:
+        """What the target reads of the teacher's block: tokens, or the class token."""
+        tap, mask = self.target.taps[1], self.mask(batch)
         visible = None if mask is None else mask.visible
-        with torch.no_grad():
-            theirs = self.theirs.see(batch, [their_tap], visible=visible)[their_tap]
+        return self.target.kept(self.theirs.see(batch, [tap], visible=visible)[tap])
+
+    def target_of(self, features: Tensor) -> Tensor:
+        """The same; only the student's side of it is learned."""
+        return features
+
+    def compare(self, batch: Batch, target: Tensor) -> Losses:
+        mask, our_tap = self.mask(batch), self.target.taps[0]
+        visible = None if mask is None else mask.visible
         view = self.student_view(batch)
         images, norm = self.ours.images(view), self.ours.tap("norm")
         taps = [our_tap, norm] if self.painter else [our_tap]
         found = self.ours.see(view, taps, visible=visible, images=images)
-        terms = {name: (1.0, loss) for name, loss in self.target(found[our_tap], theirs).items()}
+        terms = {name: (1.0, loss) for name, loss in self.target(found[our_tap], target).items()}
         if self.painter is not None and mask is not None:
             painted = self.painter(found[norm], images, mask)
             terms["reconstruction"] = self.config.aux_mim.weight, painted.loss

@@ -1,10 +1,11 @@
 """What TinyMIM matches (section 3.2; spec 4, 5): relations, whitened features, or the class token.
 
-Each target is a small module: `taps`, of student and teacher, and `forward(ours, theirs)` with the
-two signals, which gives losses by name. Its projectors are thrown away after training.
+Each target is a small module: `taps`, of student and teacher; `kept`, the part of the teacher's
+signal that is read; and `forward(ours, theirs)` with the student's signal and that part, which
+gives losses by name. Its projectors are thrown away after training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from jaxtyping import Float
@@ -36,6 +37,12 @@ class Target(nn.Module):
     """Base of the three: taps of student and teacher."""
 
     taps: tuple[Tap, Tap]
+    reads: tuple[str, ...] = ()
+    """Names of what `kept` keeps, where that is a part."""
+
+    def kept(self, theirs: Tensor) -> Tensor:
+        """What is read of the teacher's signal."""
+        return theirs
 
 
 class Relation(Target):
@@ -46,19 +53,29 @@ class Relation(Target):
         options = config.relation
         self.taps = ours.tap("qkv"), theirs.tap("qkv", block)
         self.pairs, self.softmax = options.pairs, options.softmax
+        self.reads = tuple(name for name in _QKV if any(name in pair for pair in self.pairs))
         self.num_heads = options.heads or theirs.model.num_heads[block - 1]
         heads_fit(self.num_heads, student=ours.model.width, teacher=theirs.model.width)
         same_tokens(ours, self.taps[0], theirs, self.taps[1])
 
+    def kept(self, theirs: Float[Tensor, "b n 3 e"]) -> Float[Tensor, "b n r e"]:
+        if len(self.reads) == len(_QKV):
+            return theirs
+        return theirs[:, :, [_QKV[name] for name in self.reads]]
+
     def forward(
-        self, ours: Float[Tensor, "b n 3 d"], theirs: Float[Tensor, "b n 3 e"]
+        self, ours: Float[Tensor, "b n 3 d"], theirs: Float[Tensor, "b n r e"]
     ) -> dict[str, Tensor]:
-        def factors(qkv: Tensor, pair: str) -> tuple[Tensor, Tensor]:
-            return qkv[:, :, _QKV[pair[0]]], qkv[:, :, _QKV[pair[1]]]
+        def factors(signal: Tensor, names: Sequence[str], pair: str) -> tuple[Tensor, Tensor]:
+            a, b = (signal[:, :, names.index(name)] for name in pair)
+            return a, b
 
         return {
             pair: relation_loss(
-                factors(ours, pair), factors(theirs, pair), self.num_heads, softmax=self.softmax
+                factors(ours, tuple(_QKV), pair),
+                factors(theirs, self.reads, pair),
+                self.num_heads,
+                softmax=self.softmax,
             )
             for pair in self.pairs
         }
@@ -99,11 +116,15 @@ class ClassToken(Target):
         self.taps = ours.tap("norm"), theirs.tap("norm")
         self.project = linear_projector(ours.model.width, theirs.model.width)
         self.distance = _DISTANCES[config.class_token.loss]
+        self.reads = ("class_token",)
+
+    def kept(self, theirs: Float[Tensor, "b n e"]) -> Float[Tensor, "b e"]:
+        return theirs[:, 0]
 
     def forward(
-        self, ours: Float[Tensor, "b n d"], theirs: Float[Tensor, "b n e"]
+        self, ours: Float[Tensor, "b n d"], theirs: Float[Tensor, "b e"]
     ) -> dict[str, Tensor]:
-        return {"class_token": self.distance(self.project(ours[:, 0]), theirs[:, 0])}
+        return {"class_token": self.distance(self.project(ours[:, 0]), theirs)}
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

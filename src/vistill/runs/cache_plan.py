@@ -11,16 +11,17 @@ import torch
 
 from vistill.batch import Batch
 from vistill.config.schema import RunConfig
-from vistill.data import BrokenFiles, Source, eval_batches
-from vistill.data.cache import FORMAT, Layout, TeacherCache, read_index
+from vistill.data import BrokenFiles, Source
+from vistill.data.cache import FORMAT, TeacherCache, read_index
+from vistill.data.records import Record, record_of
 from vistill.data.stamps import Stamps, changed, names, read_stamps, write_stamps
-from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.files import byte_size
 from vistill.image_size import height_width
 from vistill.methods.base import Method
 from vistill.methods.shared_view import SharedView
 from vistill.models.backbone import Backbone
+from vistill.runs.reading import Reading
 from vistill.training.distributed import World
 from vistill.training.run_folder import difference
 
@@ -40,14 +41,17 @@ _MADE_FOR = {
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What a run trains and is tested on, and how both are cropped."""
+class Samples:
+    """What a run trains and is tested on, and how it is read."""
 
-    source: Source
+    reading: Reading
     train: np.ndarray
     held_out: np.ndarray
-    crop: Transform
-    centre: Transform
+
+    @property
+    def source(self) -> Source:
+        """Of all of them."""
+        return self.reading.source
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,7 @@ class Planned:
         return f"{cache.read_pictures} of {seen} outputs of the teacher were read, not computed"
 
 
-def plan_cache(
-    config: RunConfig, method: Method, pictures: Pictures, world: World
-) -> Planned | None:
+def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World) -> Planned | None:
     """The cache that `config` asks for, or None; nothing is written.
 
     Raises:
@@ -143,11 +145,16 @@ def plan_cache(
     method.teacher_rests = True
     if not isinstance(method, SharedView):
         raise UserError(
-            f"the targets of {config.method.name} cannot be cached: its teacher sees views of its "
-            "own; feature_distillation and kdep have a teacher that sees what the student sees"
+            f"what {config.method.name} reads of its teacher is no function of the view of a "
+            f"sample alone, so it cannot be cached; leave cache={settings.path} out"
+        )
+    if teacher.training:
+        raise UserError(
+            "the teacher's drop path is random, so its outputs cannot be cached; "
+            "set teacher.drop_path=0 or leave the cache out"
         )
     folder, key = Path(settings.path).expanduser(), method.cache_key()
-    return world.once(lambda: _plan(config, folder, method, teacher, key, pictures, world))
+    return world.once(lambda: _plan(config, folder, method, teacher, key, samples, world))
 
 
 def _plan(
@@ -156,36 +163,33 @@ def _plan(
     method: SharedView,
     teacher: Backbone,
     key: dict[str, Any],
-    pictures: Pictures,
+    samples: Samples,
     world: World,
 ) -> Planned:
     settings = config.cache
-    shape = _record_shape(config, method, teacher)
-    precision = settings.precision or ("fp32" if len(shape) == 1 else "bf16")
-    if precision == "int8" and len(shape) == 1:
-        raise UserError(
-            "cache.precision=int8 scales the channels of a map, but this teacher's output is one "
-            "vector per picture; use bf16"
-        )
-    layout = Layout(shape, precision)
-    cache = TeacherCache(folder, layout, settings.views, len(pictures.source))
+    layout = _layout(config, method, teacher)
+    cache = TeacherCache(folder, layout, settings.views, len(samples.source))
     transform = config.data.model_dump(mode="json", include=_TRANSFORM)
     index = {
         "format": FORMAT,
         "teacher": teacher_identity(teacher),
-        "pictures": pictures.source.fingerprint(),
+        "pictures": samples.source.fingerprint(),
         "transform": {key: value for key, value in transform.items() if value is not None},
         "observed": {name: _plain(value) for name, value in key.items()},
-        "stored": {"views": cache.views, "precision": precision, "shape": list(shape)},
+        "stored": {
+            "views": cache.views,
+            "precision": layout.precision,
+            "shape": layout.described(),
+        },
     }
-    there, stamps = read_index(folder), pictures.source.stamps()
+    there, stamps = read_index(folder), samples.source.stamps()
     replaced, suspects, notes = _NONE, _NONE, list[str]()
     if there is not None:
         refuse_another(folder, there, index)
         cache.check_files()
-        replaced, suspects, notes = _compared(folder, pictures.source, stamps)
-    found = [] if there is None else _found(cache, pictures, replaced)
-    wanted = cache.views * len(pictures.train) + len(pictures.held_out)
+        replaced, suspects, notes = _compared(folder, samples.source, stamps)
+    found = [] if there is None else _found(cache, samples, replaced)
+    wanted = cache.views * len(samples.train) + len(samples.held_out)
     count = sum(len(ids) for _, ids in found)
     _check_space(folder, (wanted - count) * layout.nbytes)
     home = next(teacher.parameters()).device
@@ -193,7 +197,7 @@ def _plan(
     each = max(1, _CHECKED // max(1, len(found)))
     few = [(view, _chosen(ids, each, suspects)) for view, ids in found if len(ids)]
     error = max(
-        (_check_view(cache, method, pictures, view, ids, world) for view, ids in few), default=0.0
+        (_check_view(cache, method, samples, view, ids, world) for view, ids in few), default=0.0
     )
     teacher.to(home)
     return Planned(cache, index, count, wanted, error, stamps, replaced, notes)
@@ -268,21 +272,33 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _record_shape(config: RunConfig, method: SharedView, teacher: Backbone) -> tuple[int, ...]:
-    """Shape of one record, found by a look at a black picture."""
-    size, place = height_width(config.data.image_size), next(teacher.parameters()).device
+def _layout(config: RunConfig, method: SharedView, teacher: Backbone) -> Record:
+    """How a record is written, found by a look at a black picture or clip.
+
+    Raises:
+        UserError: it cannot be written in the precision that is asked for.
+    """
+    data, place = config.data, next(teacher.parameters()).device
     one = torch.zeros(1, dtype=torch.int64, device=place)
+    size = (*([] if data.frames is None else [data.frames]), *height_width(data.image_size))
     black = torch.zeros(1, 3, *size, dtype=torch.uint8, device=place)
     with torch.no_grad():
-        return tuple(method.teacher_features(Batch(black, seeds=one, ids=one)).shape[1:])
+        said = method.teacher_features(Batch(black, seeds=one, ids=one))
+    try:
+        return record_of(said, config.cache.precision)
+    except ValueError:
+        raise UserError(
+            "cache.precision=int8 scales the channels of a map, but this teacher's output is one "
+            "vector per picture; use bf16"
+        ) from None
 
 
 def _found(
-    cache: TeacherCache, pictures: Pictures, replaced: np.ndarray
+    cache: TeacherCache, samples: Samples, replaced: np.ndarray
 ) -> list[tuple[int, np.ndarray]]:
     """Which pictures have a record that still holds, for every view."""
-    views = [(view, pictures.train) for view in range(cache.views)]
-    views.append((cache.test_view, pictures.held_out))
+    views = [(view, samples.train) for view in range(cache.views)]
+    views.append((cache.test_view, samples.held_out))
     return [
         (view, np.setdiff1d(ids[cache.written(view)[ids] > 0], replaced)) for view, ids in views
     ]
@@ -315,7 +331,7 @@ def _chosen(ids: np.ndarray, most: int, suspects: np.ndarray) -> np.ndarray:
 def _check_view(
     cache: TeacherCache,
     method: SharedView,
-    pictures: Pictures,
+    samples: Samples,
     view: int,
     few: np.ndarray,
     world: World,
@@ -326,10 +342,9 @@ def _check_view(
         UserError: one of them is of another picture or teacher, or damaged.
     """
     test = view == cache.test_view
-    batches = eval_batches(
-        pictures.source,
+    batches = samples.reading.eval_batches(
         few,
-        pictures.centre if test else pictures.crop,
+        train_view=not test,
         batch_size=_CHECKED,
         workers=0,
         broken=BrokenFiles(len(few), max_share=1.0),
@@ -339,13 +354,11 @@ def _check_view(
     worst = 0.0
     for batch in batches:
         seen = method.view(batch.to(world.device), augment=not test)
-        cached = method.features(seen).flatten(1)
-        live = method.live_features(seen).float().flatten(1)
-        errors = (cached - live).norm(dim=1) / live.norm(dim=1).clamp_min(1e-12)
+        errors = method.disagreement(method.features(seen), method.live_features(seen))
         errors = errors.nan_to_num(nan=torch.inf)  # `max` of Python would pass it over
         worst = max(worst, float(errors.max()))
         if worst > _WRONG:
-            name = pictures.source.sample_name(int(batch.ids[int(errors.argmax())]))
+            name = samples.source.sample_name(int(batch.ids[int(errors.argmax())]))
             raise UserError(
                 f"the cache {cache.folder} disagrees with the teacher on {name}, by "
                 f"{100 * worst:.3g} %: the picture has changed or the cache is damaged; delete the "

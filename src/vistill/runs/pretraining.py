@@ -21,7 +21,7 @@ from vistill.models.export import save_backbone
 from vistill.models.text.saved import save_text
 from vistill.runs.adapting import Adapted
 from vistill.runs.build import build, build_several
-from vistill.runs.cache_plan import Pictures, Planned, plan_cache
+from vistill.runs.cache_plan import Planned, Samples, plan_cache
 from vistill.runs.describe import describe
 from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.lengthening import lengthening
@@ -98,8 +98,7 @@ def prepare(
         reading = replace(reading, inputs=method.inputs)
     stream.use_inputs(reading.inputs)
     target_fit = method.target_fit(len(train))
-    pictures = Pictures(reading.source, train, held_out, reading.train, reading.test)
-    planned = plan_cache(config, method, pictures, world)
+    planned = plan_cache(config, method, Samples(reading, train, held_out), world)
     if planned is not None:
         assert isinstance(stream, TrainStream)  # a mixture has no cache
         stream.use(planned.cache)

@@ -104,7 +104,6 @@ def test_what_students_may_not_be(tmp_path: Path) -> None:
             pretrain(tmp_path / "no", True, **settings)
 
     two = {"a": ONE, "b": OTHER}
-    refused("teaches one student at a time", students=two, method="tinymim")
     refused("students and chain both say who learns", students=two, chain=["vit_tiny"])
     refused("students and student.model both say", students=two, student__model="vit_tiny")
     refused("students names nobody", students={})

@@ -11,7 +11,8 @@ import torch
 
 from vistill.data import TrainStream, TrainTransform, open_source
 from vistill.data import cache as module
-from vistill.data.cache import INDEX, Found, Layout, TeacherCache, read_index
+from vistill.data.cache import INDEX, Found, TeacherCache, read_index
+from vistill.data.records import Layout
 from vistill.errors import UserError
 from vistill.random import sample_seeds
 

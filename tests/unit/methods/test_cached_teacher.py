@@ -9,7 +9,8 @@ import torch
 from building import build
 
 from vistill.batch import Batch
-from vistill.data.cache import Layout, TeacherCache
+from vistill.data.cache import TeacherCache
+from vistill.data.records import Layout
 from vistill.methods.shared_view import SharedView
 from vistill.models.vit import VisionTransformer
 

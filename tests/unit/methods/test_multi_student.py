@@ -105,9 +105,16 @@ def test_every_student_has_a_map_of_its_own():
         MultiStudent({"a": build("kdep", vit(8), teacher), "b": build("kdep", vit(20), teacher)})
 
 
-def test_methods_whose_teacher_sees_views_of_its_own():
+def test_students_read_one_teacher_in_one_way():
     teacher = vit(16, seed=1)
     with pytest.raises(UserError, match="teaches one student at a time"):
-        MultiStudent(
-            {"a": build("tinymim", vit(8), teacher), "b": build("tinymim", vit(12), teacher)}
-        )
+        MultiStudent({"a": build("mae", vit(8)), "b": build("mae", vit(12))})
+
+    def tinymim(width: int, **options: Any) -> Any:
+        return build("tinymim", vit(width), teacher, **options)
+
+    both = MultiStudent({"a": tinymim(8), "b": tinymim(12)}).train()
+    alone = both.methods["b"](batch())
+    torch.testing.assert_close(both(batch()).terms["b"], alone.total)
+    with pytest.raises(UserError, match=r"students a and b would read their teacher in different "):
+        MultiStudent({"a": tinymim(8), "b": tinymim(12, target="feature")})

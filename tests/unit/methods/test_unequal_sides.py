@@ -16,7 +16,8 @@ from unequal import CLIPS, OTHERS, OURS, THEIRS, Watched, batch, said_by, seen_b
 from vistill.augment.jitter import color_jitter
 from vistill.batch import Batch
 from vistill.config.methods import CustomConfig
-from vistill.data.cache import Layout, TeacherCache
+from vistill.data.cache import TeacherCache
+from vistill.data.records import Layout
 from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent

@@ -10,7 +10,8 @@ from PIL import Image
 
 from vistill.batch import Batch
 from vistill.config.loading import load_config
-from vistill.data.cache import Layout, TeacherCache
+from vistill.data.cache import TeacherCache
+from vistill.data.records import Layout
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.models.vit import VisionTransformer
 from vistill.runs.probes import Probes
