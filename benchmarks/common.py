@@ -77,7 +77,7 @@ def make_learner(
     """The training loop's own step."""
     return Learner(
         method,
-        random_batch(options, 0),
+        [random_batch(options, 0)],
         optim=optim or OptimConfig(),
         train=TrainConfig(precision=options.precision, device=options.device),
         groups=None,

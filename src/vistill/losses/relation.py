@@ -78,8 +78,11 @@ class _RelationLoss(torch.autograd.Function):
             count = batch * num_heads * tokens * (1 if softmax else tokens)
             scale = (width // num_heads) ** -0.5
             total = torch.zeros((), dtype=dtype, device=student_a.device)
-            gradient_a = torch.empty_like(student_a) if needs_gradient else None
-            gradient_b = torch.empty_like(student_b) if needs_gradient else None
+            # Divided by `count` they would vanish in fp16: the loss scale comes with the backward
+            # pass; bf16 reaches as far as fp32.
+            half = torch.bfloat16 if student_a.dtype == torch.float16 else None
+            gradient_a = torch.empty_like(student_a, dtype=half) if needs_gradient else None
+            gradient_b = torch.empty_like(student_b, dtype=half) if needs_gradient else None
             for start in range(0, batch, step):
                 rows = slice(start, start + step)
                 left = split_heads(student_a[rows], num_heads) * scale
@@ -97,17 +100,14 @@ class _RelationLoss(torch.autograd.Function):
                     gradient_b[rows] = to_b.transpose(1, 2).flatten(2)
         if needs_gradient:
             ctx.save_for_backward(gradient_a, gradient_b)
+            ctx.dtypes = student_a.dtype, student_b.dtype
         return total / count
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        gradient_a, gradient_b = ctx.saved_tensors
         upstream = grad_outputs[0]
-        return (
-            (gradient_a * upstream).to(gradient_a.dtype),
-            (gradient_b * upstream).to(gradient_b.dtype),
-            *(None,) * 5,
-        )
+        scaled = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*((gradient * upstream).to(dtype) for gradient, dtype in scaled), *(None,) * 5)
 
 
 def relation_loss(

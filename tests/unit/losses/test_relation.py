@@ -71,6 +71,29 @@ def test_bfloat16_inputs_are_compared_in_fp32():
     torch.testing.assert_close(found, relation_loss(*same_values, 2), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_near_convergence_gradients_survive_in_half_precision(dtype, softmax):
+    """Logits 0.03 apart, and the loss scale that fp16 begins with."""
+    student, _ = factors(batch=8, tokens=196, widths=(384, 384), dtype=torch.float32)
+    half = tuple(factor.detach().to(dtype).requires_grad_() for factor in student)
+    full = tuple(factor.detach().float().requires_grad_() for factor in half)
+    noise = torch.randn(full[0].shape, generator=torch.Generator().manual_seed(1))
+    teacher = full[0].detach() + 0.03 * noise, full[1].detach()
+    apart = relation_logits(*full, 12) - relation_logits(*teacher, 12)
+    assert 0.02 < apart.std() < 0.04
+    loss_scale = 2.0**16
+    (loss_scale * relation_loss(half, teacher, 12, softmax=softmax)).backward()
+    relation_loss(full, teacher, 12, softmax=softmax).backward()
+    for ours, wanted in zip(half, full, strict=True):
+        assert ours.grad.dtype == dtype
+        similar = torch.cosine_similarity(ours.grad.flatten().float(), wanted.grad.flatten(), dim=0)
+        assert similar > 0.999
+        assert ours.grad.float().norm() / loss_scale == pytest.approx(
+            wanted.grad.norm().item(), rel=0.01
+        )
+
+
 def test_nothing_of_quadratic_size_is_kept_for_the_backward_pass():
     kept = []
 
