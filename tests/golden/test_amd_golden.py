@@ -79,7 +79,8 @@ def case(golden):
 def test_amd_features_and_target(case):
     method = loaded_amd(case)
     losses, mask, batch = losses_of(method, case, 0)
-    targets, pixels = method.targets(batch, mask), batch.pixels
+    targets = method.target_of(method.teacher_features(batch))
+    pixels = batch.pixels
     out = case.output
     kept = case.info["student_visible"]
     assert mask.extra.shape[1] == case.info["n_diff"]

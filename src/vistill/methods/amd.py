@@ -2,7 +2,7 @@
 that also learns, block by block, what a teacher with more sight knows of the same clip."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -19,8 +19,9 @@ from vistill.methods.amd_plan import (
     projections,
     token_norms,
 )
-from vistill.methods.base import Method, weighted
+from vistill.methods.base import weighted
 from vistill.methods.ingredients import Ingredients
+from vistill.methods.shared_view import SharedView
 from vistill.methods.side import rising
 from vistill.methods.videomae import drawn_mask
 from vistill.models.backbone import Backbone, Tap
@@ -28,7 +29,7 @@ from vistill.targets.whitening import whiten
 from vistill.tokens.masks import NestedMask
 
 
-class AMD(Method):
+class AMD(SharedView):
     """See `AMDConfig` for the switches.
 
     Args:
@@ -80,17 +81,27 @@ class AMD(Method):
 
     def mask(self, batch: Batch) -> NestedMask:
         """What both sides see of the batch: the student a part of what the teacher sees."""
-        return drawn_mask(self.mask_sizes, batch)
+        return drawn_mask(self.mask_sizes, batch.view_seeds)
 
-    @torch.no_grad()
-    def targets(self, batch: Batch, mask: NestedMask) -> dict[int, Float[Tensor, "b n d"]]:
+    def cache_key(self) -> dict[str, Any]:
+        sizes = [*self.mask_sizes]
+        return {"signal": "block", "blocks": self.teacher_blocks, "mask_sizes": sizes}
+
+    def teacher_features(self, batch: Batch) -> dict[str, Float[Tensor, "b n d"]]:
         """The teacher's blocks on the tokens it sees; it goes no deeper than the last of them."""
-        if not self.teacher_blocks:
+        taps = {f"block{block}": Tap("block", block) for block in self.teacher_blocks}
+        if not taps:
             return {}
-        taps = [Tap("block", block) for block in self.teacher_blocks]
-        found = self.theirs.see(batch, taps, visible=mask.seen)
+        found = self.theirs.see(batch, [*taps.values()], visible=self.mask(batch).seen)
+        return {name: found[tap] for name, tap in taps.items()}
+
+    def target_of(
+        self, features: Mapping[str, Float[Tensor, "b n d"]]
+    ) -> dict[int, Float[Tensor, "b n d"]]:
+        """By block, normed if the configuration says so."""
         normed = self.config.target_norm == "layer_norm"
-        return {tap.block: whiten(found[tap]) if normed else found[tap] for tap in taps}
+        said = zip(self.teacher_blocks, features.values(), strict=True)
+        return {block: whiten(tokens) if normed else tokens for block, tokens in said}
 
     def predict(
         self, features: Mapping[int, Float[Tensor, "b n d"]], mask: NestedMask
@@ -119,9 +130,8 @@ class AMD(Method):
                 said["generation"].append(self.generators[i](z, mask.visible, mask.extra))
         return said
 
-    def forward(self, batch: Batch) -> Losses:
+    def compare(self, batch: Batch, target: Mapping[int, Float[Tensor, "b n d"]]) -> Losses:
         mask = self.mask(batch)
-        targets = self.targets(batch, mask)
         images, norm = self.ours.images(batch), self.ours.tap("norm")
         blocks = {block: Tap("block", block) for block in self.student_blocks}
         taps = [*blocks.values(), *([norm] if self.painter else [])]
@@ -129,10 +139,10 @@ class AMD(Method):
         features = {block: found[tap] for block, tap in blocks.items()}
         predictions = self.predict(features, mask)
         terms: dict[str, tuple[float, Tensor]] = {}
-        watched = token_norms("student", features) | token_norms("teacher", targets)
+        watched = token_norms("student", features) | token_norms("teacher", target)
         for name, alignment in (("direct", self.direct), ("generation", self.generation)):
             if alignment is not None and name in predictions:
-                losses = alignment.losses(predictions[name], targets, mask)
+                losses = alignment.losses(predictions[name], target, mask)
                 watched |= {f"{name}_{ours}_{theirs}": v for (ours, theirs), v in losses.items()}
                 total = torch.stack([*losses.values()]).sum()
                 if self.config.layer_reduction == "mean":

@@ -6,6 +6,7 @@ mixed, and only those are normed and projected.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,11 @@ class FrameTeacher:
             )
         self.positions, self.prefix = grid[0] * grid[1], model.num_prefix_tokens
         self.width = model.width if model.projection is None else model.projection.shape[1]
+
+    def key(self) -> dict[str, Any]:
+        """What its words hang on besides its weights and the frames."""
+        words = {"mask", "masks", "norm", "pixels", "slot", "visible_only"}
+        return {"blocks": self.blocks, "slots": self.slots, **self.config.model_dump(include=words)}
 
     def shown(self, batch: Batch, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
         """The clips as the teacher sees them: in the student's normalisation (`images`), or its

@@ -44,11 +44,13 @@ class MaskChoice:
         if self.mask == "none":
             return None
         if importance is None:
-            drawn = per_sample_uniform(batch.seeds, self.masks * self.sizes.positions, Stream.MASK)
+            drawn = per_sample_uniform(
+                batch.view_seeds, self.masks * self.sizes.positions, Stream.MASK
+            )
             chosen = self.sizes.mask(drawn.reshape(-1, self.sizes.positions)).visible
             return chosen.reshape(len(batch), -1)
         _, slots, positions = importance.shape
-        drawn = per_sample_uniform(batch.seeds, self.masks * slots * positions, Stream.MASK)
+        drawn = per_sample_uniform(batch.view_seeds, self.masks * slots * positions, Stream.MASK)
         noise = exponential(drawn).reshape(-1, self.masks, slots, positions)
         noise = noise if self.mask == "semantic" else torch.ones_like(noise)
         order = sampling_order(importance[:, None], noise)[..., : self.sizes.visible]

@@ -3,6 +3,7 @@ them, and several students may share them. What a side hides or recolours for it
 `Batch.view_seeds` where the teacher sees it, from `Batch.seeds` where the student alone does."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,7 +56,12 @@ class SharedView(Method):
 
     def disagreement(self, ours: Any, theirs: Any) -> Float[Tensor, " b"]:
         """How far features of the same samples are apart, relative to `theirs`."""
-        ours, theirs = ours.float().flatten(1), theirs.float().flatten(1)
+        ours, theirs = (
+            torch.cat([part.float().flatten(1) for part in said.values()], dim=1)
+            if isinstance(said, Mapping)
+            else said.float().flatten(1)
+            for said in (ours, theirs)
+        )
         return (ours - theirs).norm(dim=1) / theirs.norm(dim=1).clamp_min(1e-12)
 
     def live_features(self, batch: Batch) -> Features:

@@ -1,7 +1,8 @@
 """UMT, stage 1 (Li et al., arXiv 2303.16058; spec umt 2-5): what an image teacher says of whole
 frames is learned at the few tokens that a student of clips sees; nothing is reconstructed."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -12,17 +13,18 @@ from vistill.config.umt import UMTConfig
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
-from vistill.methods.base import Method, weighted
+from vistill.methods.base import weighted
 from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
+from vistill.methods.shared_view import SharedView
 from vistill.methods.side import Side, rising
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.random.streams import per_sample_uniform
 
 
-class UMT(Method):
+class UMT(SharedView):
     """See `UMTConfig` for the switches.
 
     Args:
@@ -90,15 +92,49 @@ class UMT(Method):
         found = model.tap(shown, self.taps, visible=visible, drop_path_noise=noise)
         return [model.final_norm(found[tap])[:, model.num_prefix_tokens :] for tap in self.taps]
 
-    def forward(self, batch: Batch) -> Losses:
-        images = self.ours.images(batch)
-        frames = self.looks.shown(batch, images)
-        with torch.no_grad():
-            visible, targets = self.looks.look(frames, lambda found: self.choose(batch, found))
-        if visible is not None:
-            visible = visible.reshape(len(batch) * self.config.masks, -1)
-            targets = targets.reshape(len(targets), *visible.shape, -1)
-        predictions = self.decoders(self.see(batch, images, visible), visible)
+    def cache_key(self) -> dict[str, Any]:
+        key = {"signal": "block", **self.looks.key(), "mask_sizes": [*self.choose.sizes]}
+        if self.config.pixels == "own":
+            return key
+        mean, std = self.student.normalization.mean, self.student.normalization.std
+        return {**key, "shown": [list(self.student.image_size), list(mean), list(std)]}
+
+    def teacher_features(self, batch: Batch) -> dict[str, Tensor]:
+        """`tokens` `[B, V, K, C]`, what the aligned layers say, and `visible` `[B, V]`, where; all
+        of them are where nothing is hidden."""
+        clips = self.looks.shown(batch, self.ours.images(batch))
+        visible, found = self.looks.look(clips, lambda found: self.choose(batch, found))
+        tokens = {"tokens": found.movedim(0, 2)}
+        return tokens if visible is None else {"visible": visible, **tokens}
+
+    def target_of(self, features: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+        """Visible tokens `[M, V]` (None: all) and layers `[K, M, V, C]`, a row for every mask."""
+        visible, found = features.get("visible"), features["tokens"].movedim(2, 0)
+        if visible is None:
+            return None, found
+        visible = visible.reshape(len(visible) * self.config.masks, -1)
+        return visible, found.reshape(len(found), *visible.shape, -1)
+
+    def disagreement(
+        self, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+    ) -> Float[Tensor, " b"]:
+        """On the tokens that both chose; or half the share of the others, if that is more: rounding
+        of the attention makes a few."""
+        if "visible" not in ours:
+            return super().disagreement(ours, theirs)
+        shape = self.config.masks, -1
+        at, theirs_at = (said["visible"].unflatten(1, shape) for said in (ours, theirs))
+        same = at[..., None] == theirs_at[..., None, :]
+        both = same.any(dim=3, keepdim=True)
+        found, said = (one["tokens"].flatten(2).unflatten(1, shape) for one in (ours, theirs))
+        said = said.gather(2, same.int().argmax(dim=3, keepdim=True).expand_as(said))
+        apart = super().disagreement(found * both, said * both)
+        return torch.maximum(apart, (~both).float().flatten(1).mean(dim=1) / 2)
+
+    def compare(self, batch: Batch, target: tuple[Tensor | None, Tensor]) -> Losses:
+        visible, targets = target
+        found = self.see(batch, self.ours.images(batch), visible)
+        predictions = self.decoders(found, visible)
         loss = ALIGNMENTS[self.config.loss](predictions, targets)
         return weighted({"alignment": (self.config.weight, loss)})
 

@@ -5,6 +5,9 @@ Hide most tubes of a clip, encode the others, paint what is hidden; no teacher.
 
 from typing import Self
 
+from jaxtyping import Int
+from torch import Tensor
+
 from vistill.batch import Batch, Losses
 from vistill.config.clip_methods import VideoMAEConfig
 from vistill.errors import UserError
@@ -57,7 +60,7 @@ class VideoMAE(Method):
 
     def mask(self, batch: Batch) -> NestedMask:
         """Which tokens of every sample are hidden."""
-        return drawn_mask(self.mask_sizes, batch)
+        return drawn_mask(self.mask_sizes, batch.seeds)
 
     def reconstruct(self, batch: Batch, mask: NestedMask) -> Painting:
         """Encode what `mask` leaves visible and paint the rest."""
@@ -69,9 +72,9 @@ class VideoMAE(Method):
         return weighted({"reconstruction": (1.0, self.reconstruct(batch, self.mask(batch)).loss)})
 
 
-def drawn_mask(sizes: MaskSizes, batch: Batch) -> NestedMask:
+def drawn_mask(sizes: MaskSizes, seeds: Int[Tensor, " b"]) -> NestedMask:
     """What is seen of every sample, drawn from its seed."""
-    return sizes.mask(per_sample_uniform(batch.seeds, sizes.positions, Stream.MASK))
+    return sizes.mask(per_sample_uniform(seeds, sizes.positions, Stream.MASK))
 
 
 def check_mask_sizes(sizes: MaskSizes, setting: str, mask_ratio: float) -> None:

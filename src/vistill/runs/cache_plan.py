@@ -284,6 +284,11 @@ def _layout(config: RunConfig, method: SharedView, teacher: Backbone) -> Record:
     black = torch.zeros(1, 3, *size, dtype=torch.uint8, device=place)
     with torch.no_grad():
         said = method.teacher_features(Batch(black, seeds=one, ids=one))
+    if isinstance(said, dict) and not said:
+        raise UserError(
+            f"these losses of {config.method.name} read nothing of the teacher, so "
+            f"cache={config.cache.path} has no use"
+        )
     try:
         return record_of(said, config.cache.precision)
     except ValueError:

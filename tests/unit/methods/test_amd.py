@@ -160,7 +160,8 @@ def test_generated_features_do_not_see_the_target():
     ]  # fmt: skip
     assert torch.equal(*said)
     targets = [
-        method.targets(Batch(x, batch.seeds, batch.ids), mask)[tap.block] for x in (images, hidden)
+        method.target_of(method.teacher_features(Batch(x, batch.seeds, batch.ids)))[tap.block]
+        for x in (images, hidden)
     ]
     assert not torch.equal(*targets)
 

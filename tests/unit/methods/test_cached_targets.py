@@ -30,13 +30,15 @@ class Case:
     def vit(self, width: int, seed: int) -> VisionTransformer:
         torch.manual_seed(seed)
         sizes: dict[str, Any] = {"image_size": 32, "patch_size": 8, "depth": 2, "num_heads": 2}
+        sizes["class_token"] = not self.clips
         if self.clips:
             sizes |= {"num_frames": 4, "tubelet_size": 2}
         return VisionTransformer(embed_dim=width, **sizes)
 
     def method(self) -> SharedView:
         torch.manual_seed(2)
-        return build(self.name, self.vit(16, 0), self.vit(24, 1), **self.options).train()
+        teacher = replace(self, clips=self.clips and self.name != "umt").vit(24, 1)
+        return build(self.name, self.vit(16, 0), teacher, **self.options).train()
 
     def batch(self, epoch: int) -> Batch:
         generator = torch.Generator().manual_seed(0)
@@ -63,6 +65,20 @@ CASES = [
     ),
     tinymim(input="masked", mask_ratio=0.5),
     tinymim(target="feature", input="masked", mask_ratio=0.5, aux_mim={"weight": 1.0}),
+    *(Case("amd", {"mask": m} if m else {}, clips=bool(m)) for m in ("tube", "random", None)),
+    Case("amd", {"target_norm": "layer_norm", "generation": {"weight": 0}}, clips=True),
+    Case("amd", {"direct": {"weight": 0}, "teacher_mask_ratio": 0.0}),
+    *(
+        Case("umt", {"aligned_layers": 2, "mask": mask} | more, clips)
+        for mask, more in {
+            "semantic": {"masks": 2},
+            "attention": {"norm": "none", "loss": "mse"},
+            "tube": {"visible_only": True},
+            "random": {"pixels": "own"},
+            "none": {},
+        }.items()
+        for clips in (True, False)
+    ),
 ]
 
 
