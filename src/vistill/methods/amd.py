@@ -84,20 +84,16 @@ class AMD(SharedView):
         return drawn_mask(self.mask_sizes, batch.view_seeds)
 
     def cache_key(self) -> dict[str, Any]:
-        sizes = [*self.mask_sizes]
-        return {"signal": "block", "blocks": self.teacher_blocks, "mask_sizes": sizes}
+        return {"signal": "block", "blocks": self.teacher_blocks, "mask_sizes": [*self.mask_sizes]}
 
     def teacher_features(self, batch: Batch) -> dict[str, Float[Tensor, "b n d"]]:
         """The teacher's blocks on the tokens it sees; it goes no deeper than the last of them."""
         taps = {f"block{block}": Tap("block", block) for block in self.teacher_blocks}
-        if not taps:
-            return {}
-        found = self.theirs.see(batch, [*taps.values()], visible=self.mask(batch).seen)
+        seen = self.mask(batch).seen
+        found = self.theirs.see(batch, [*taps.values()], visible=seen) if taps else {}
         return {name: found[tap] for name, tap in taps.items()}
 
-    def target_of(
-        self, features: Mapping[str, Float[Tensor, "b n d"]]
-    ) -> dict[int, Float[Tensor, "b n d"]]:
+    def target_of(self, features: Mapping[str, Tensor]) -> dict[int, Float[Tensor, "b n d"]]:
         """By block, normed if the configuration says so."""
         normed = self.config.target_norm == "layer_norm"
         said = zip(self.teacher_blocks, features.values(), strict=True)

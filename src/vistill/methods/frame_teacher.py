@@ -19,7 +19,7 @@ from vistill.errors import UserError
 from vistill.heads.alignment_decoder import unit
 from vistill.losses.distances import at_least_fp32
 from vistill.methods.side import Side
-from vistill.models.backbone import Tap
+from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.tokens.masks import gather_tokens
 
@@ -76,10 +76,16 @@ class FrameTeacher:
         self.positions, self.prefix = grid[0] * grid[1], model.num_prefix_tokens
         self.width = model.width if model.projection is None else model.projection.shape[1]
 
-    def key(self) -> dict[str, Any]:
-        """What its words hang on besides its weights and the frames."""
+    def key(self, student: Backbone) -> dict[str, Any]:
+        """What its words hang on besides its weights and the frames, shown as to `student`."""
         words = {"mask", "masks", "norm", "pixels", "slot", "visible_only"}
-        return {"blocks": self.blocks, "slots": self.slots, **self.config.model_dump(include=words)}
+        shown = student.normalization, student.image_size
+        return {
+            "blocks": self.blocks,
+            "slots": self.slots,
+            "shown": None if self.config.pixels == "own" else str(shown),
+            **self.config.model_dump(include=words),
+        }
 
     def shown(self, batch: Batch, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
         """The clips as the teacher sees them: in the student's normalisation (`images`), or its
@@ -160,3 +166,21 @@ class FrameTeacher:
             chosen.append(finished)
         said = at_least_fp32(self.model.project(self.model.final_norm(torch.stack(chosen))))
         return unit(said) if self.config.norm == "l2" else said
+
+
+def in_common(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], masks: int
+) -> tuple[Float[Tensor, "b m v c"], Float[Tensor, "b m v c"], Float[Tensor, " b"]]:
+    """Tokens of both at the places that both chose, 0 elsewhere, and the share of other places.
+
+    Args:
+        ours: `visible` `[B, V]` and `tokens` `[B, V, ...]`.
+        theirs: the same of another look.
+        masks: that the places were drawn by, one after the other.
+    """
+    at, theirs_at = (said["visible"].unflatten(1, (masks, -1)) for said in (ours, theirs))
+    same = at[..., None] == theirs_at[..., None, :]
+    both = same.any(dim=3, keepdim=True)
+    found, said = (one["tokens"].flatten(2).unflatten(1, (masks, -1)) for one in (ours, theirs))
+    said = said.gather(2, same.int().argmax(dim=3, keepdim=True).expand_as(said))
+    return found * both, said * both, (~both).float().flatten(1).mean(dim=1)

@@ -14,7 +14,7 @@ from vistill.errors import UserError
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
 from vistill.methods.base import weighted
-from vistill.methods.frame_teacher import FrameTeacher
+from vistill.methods.frame_teacher import FrameTeacher, in_common
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
 from vistill.methods.shared_view import SharedView
@@ -93,11 +93,8 @@ class UMT(SharedView):
         return [model.final_norm(found[tap])[:, model.num_prefix_tokens :] for tap in self.taps]
 
     def cache_key(self) -> dict[str, Any]:
-        key = {"signal": "block", **self.looks.key(), "mask_sizes": [*self.choose.sizes]}
-        if self.config.pixels == "own":
-            return key
-        mean, std = self.student.normalization.mean, self.student.normalization.std
-        return {**key, "shown": [list(self.student.image_size), list(mean), list(std)]}
+        shown, sizes = self.looks.key(self.student), [*self.choose.sizes]
+        return {"signal": "block", "mask_sizes": sizes, **shown}
 
     def teacher_features(self, batch: Batch) -> dict[str, Tensor]:
         """`tokens` `[B, V, K, C]`, what the aligned layers say, and `visible` `[B, V]`, where; all
@@ -122,14 +119,8 @@ class UMT(SharedView):
         of the attention makes a few."""
         if "visible" not in ours:
             return super().disagreement(ours, theirs)
-        shape = self.config.masks, -1
-        at, theirs_at = (said["visible"].unflatten(1, shape) for said in (ours, theirs))
-        same = at[..., None] == theirs_at[..., None, :]
-        both = same.any(dim=3, keepdim=True)
-        found, said = (one["tokens"].flatten(2).unflatten(1, shape) for one in (ours, theirs))
-        said = said.gather(2, same.int().argmax(dim=3, keepdim=True).expand_as(said))
-        apart = super().disagreement(found * both, said * both)
-        return torch.maximum(apart, (~both).float().flatten(1).mean(dim=1) / 2)
+        found, said, others = in_common(ours, theirs, self.config.masks)
+        return torch.maximum(super().disagreement(found, said), others / 2)
 
     def compare(self, batch: Batch, target: tuple[Tensor | None, Tensor]) -> Losses:
         visible, targets = target

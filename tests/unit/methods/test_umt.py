@@ -339,3 +339,23 @@ def test_a_teacher_without_a_class_token_serves_where_the_user_says_how() -> Non
 def test_the_teacher_of_a_published_size_is_a_matter_of_the_recipe() -> None:
     assert UMTConfig().aligned_layers == 6
     assert UMTConfig.student_defaults == {"tubelet_size": 1}
+
+
+def test_looks_that_chose_other_tokens_are_compared_where_both_chose():
+    method = umt(masks=2, aligned_layers=1)
+    with torch.no_grad():
+        said = method.teacher_features(batch(frames=FRAMES))
+    assert method.disagreement(said, said).tolist() == [0.0] * len(said["tokens"])
+    other = {name: part.clone() for name, part in said.items()}
+    visible = other["visible"].unflatten(1, (2, -1))
+    taken = set(visible[0, 1].tolist())
+    free = next(i for i in range(visible[0, 1, -1].item() + 1) if i not in taken)
+    kept = [i for i in sorted({*taken, free}) if i != max(taken)]
+    rows = [sorted(taken).index(i) if i in taken else 0 for i in kept]
+    tokens = other["tokens"].unflatten(1, (2, -1))
+    tokens[0, 1], visible[0, 1] = tokens[0, 1, rows].clone(), torch.tensor(kept)
+    share = 1 / said["visible"].shape[1]
+    assert method.disagreement(other, said)[0].item() == pytest.approx(share / 2)
+    assert method.disagreement(other, said)[1:].eq(0).all()
+    tokens[0, 0] *= 1.5
+    assert 0.2 < method.disagreement(other, said)[0].item() < 0.5
