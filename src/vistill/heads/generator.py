@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vistill.heads.hidden_decoder import beside_mask_tokens, initialize
-from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts, through
 
 
 class FeatureGenerator(nn.Module):
@@ -68,6 +68,4 @@ class FeatureGenerator(nn.Module):
         x = beside_mask_tokens(
             projected, self.mask_token, self.pos_embed, self.num_prefix, visible, missing
         )
-        for block in self.blocks:
-            x, _ = block(x)
-        return self.norm(x[:, -missing.shape[1] :])
+        return self.norm(through(self.blocks, x, slice(x.shape[1] - missing.shape[1], None)))

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts, through
 
 
 class HiddenDecoder(nn.Module):
@@ -67,9 +67,8 @@ class HiddenDecoder(nn.Module):
         x = beside_mask_tokens(
             self.embed(latent), self.mask_token, self.pos_embed, self.num_prefix, visible, hidden
         )
-        for block in self.blocks:
-            x, _ = block(x)
-        return self.pred(self.norm(x[:, -hidden.shape[1] :]))
+        painted = through(self.blocks, x, slice(x.shape[1] - hidden.shape[1], None))
+        return self.pred(self.norm(painted))
 
 
 def beside_mask_tokens(

@@ -1,14 +1,16 @@
 """The light decoder that paints hidden patches from visible tokens (MAE, section 3; spec 2.1)."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vistill.losses.reconstruction import masked_mse, normalize_patches
-from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts
+from vistill.heads.hidden_decoder import beside_mask_tokens
+from vistill.heads.hidden_painter import Painting
+from vistill.losses.distances import mse
+from vistill.losses.reconstruction import normalize_patches
+from vistill.models.layers import LAYER_NORM_EPS, Block, BlockParts, through
 from vistill.models.positions import sincos_2d
 from vistill.models.vit import VisionTransformer
 from vistill.tokens.masks import Mask, gather_tokens
@@ -16,7 +18,7 @@ from vistill.tokens.patches import pixel_patches
 
 
 class PixelDecoder(nn.Module):
-    """Tokens of the visible patches in, pixels of all patches out.
+    """Tokens of the visible patches in, pixels of the hidden ones out.
 
     Args:
         encoder_dim: width of the incoming tokens.
@@ -55,31 +57,22 @@ class PixelDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, latent: Float[Tensor, "b n d"], restore: Int[Tensor, "b l"]
-    ) -> Float[Tensor, "b l p"]:
-        """Paint every patch.
+        self,
+        latent: Float[Tensor, "b n d"],
+        visible: Int[Tensor, "b v"],
+        hidden: Int[Tensor, "b h"],
+    ) -> Float[Tensor, "b h p"]:
+        """Paint the hidden patches.
 
         Args:
-            latent: class token and visible tokens, in the mask's order.
-            restore: position of every patch in (visible, then hidden) order.
+            latent: class token, then the tokens of `visible`.
+            visible, hidden: patch indices.
         """
-        x = self.embed(latent)
-        visible = x[:, 1:]
-        missing = restore.shape[1] - visible.shape[1]
-        mask_tokens = self.mask_token.to(x.dtype).expand(x.shape[0], missing, -1)
-        patches = gather_tokens(torch.cat([visible, mask_tokens], dim=1), restore)
-        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed.to(x.dtype)
-        for block in self.blocks:
-            x, _ = block(x)
-        return self.pred(self.norm(x)[:, 1:])
-
-
-class Reconstruction(NamedTuple):
-    """Painted and true patches, and the mean squared error of the hidden ones."""
-
-    prediction: Float[Tensor, "b l p"]
-    target: Float[Tensor, "b l p"]
-    loss: Float[Tensor, ""]
+        x = beside_mask_tokens(
+            self.embed(latent), self.mask_token, self.pos_embed, 1, visible, hidden
+        )
+        painted = through(self.blocks, x, slice(x.shape[1] - hidden.shape[1], None))
+        return self.pred(self.norm(painted))
 
 
 class Painter(nn.Module):
@@ -107,10 +100,10 @@ class Painter(nn.Module):
 
     def forward(
         self, latent: Float[Tensor, "b n d"], images: Float[Tensor, "b 3 h w"], mask: Mask
-    ) -> Reconstruction:
-        """Paint every patch of normalised `images` from the tokens that `mask` left visible."""
-        target = pixel_patches(images, self.patch_size)
+    ) -> Painting:
+        """Paint what `mask` hides of normalised `images` from the tokens that it left visible."""
+        target = gather_tokens(pixel_patches(images, self.patch_size), mask.hidden)
         if self.norm_pixels:
             target = normalize_patches(target)
-        prediction = self.decoder(latent, mask.restore)
-        return Reconstruction(prediction, target, masked_mse(prediction, target, mask.hidden))
+        prediction = self.decoder(latent, mask.visible, mask.hidden)
+        return Painting(prediction, target, mse(prediction, target))

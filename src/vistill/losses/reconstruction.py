@@ -3,8 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from vistill.losses.distances import at_least_fp32
-
 VARIANCE_EPS = 1e-6
 
 
@@ -24,13 +22,3 @@ def normalize_cubes(cubes: Float[Tensor, "b l c p"]) -> Float[Tensor, "b l c p"]
     mean = cubes.mean(dim=-1, keepdim=True)
     deviation = cubes.var(dim=-1, keepdim=True).sqrt()
     return (cubes - mean) / (deviation + VARIANCE_EPS)
-
-
-def masked_mse(
-    prediction: Float[Tensor, "b l p"],
-    target: Float[Tensor, "b l p"],
-    hidden: Float[Tensor, "b l"],
-) -> Float[Tensor, ""]:
-    """Mean squared error of hidden patches, averaged over all hidden patches of the batch."""
-    error = (at_least_fp32(prediction) - at_least_fp32(target)).pow(2).mean(dim=-1)
-    return (error * hidden).sum() / hidden.sum()

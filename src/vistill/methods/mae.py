@@ -11,7 +11,8 @@ from torch import Tensor
 from vistill.batch import Batch, Losses
 from vistill.config.methods import MAEConfig
 from vistill.errors import UserError
-from vistill.heads.pixel_decoder import Painter, Reconstruction
+from vistill.heads.hidden_painter import Painting
+from vistill.heads.pixel_decoder import Painter
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.models.backbone import Backbone
@@ -54,7 +55,7 @@ class MAE(Method):
         """Which patches of every sample are hidden."""
         return picture_mask(self.student, batch.seeds, self.config.mask_ratio)
 
-    def reconstruct(self, batch: Batch, mask: Mask) -> Reconstruction:
+    def reconstruct(self, batch: Batch, mask: Mask) -> Painting:
         """Encode what `mask` leaves visible and paint the rest."""
         images = self.ours.images(batch)
         norm = self.ours.tap("norm")

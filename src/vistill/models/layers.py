@@ -1,6 +1,6 @@
 """The pre-norm transformer block that every ViT, decoder and generator here is made of (spec 1)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -111,33 +111,37 @@ class Attention(nn.Module):
         """Queries, keys and values, heads concatenated."""
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x).unflatten(2, (3, x.shape[2]))
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return F.linear(x, self.qkv.weight, bias).unflatten(2, (3, x.shape[2]))
+        return F.linear(x, self.qkv.weight, self._bias()).unflatten(2, (3, x.shape[2]))
 
-    def heads(self, qkv: Float[Tensor, "b n 3 d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Split into `[B, M, N, d]` queries, keys, values."""
-        q, k, v = qkv.unflatten(3, (self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+    def project_rows(
+        self, x: Float[Tensor, "b n d"], rows: slice
+    ) -> tuple[Float[Tensor, "b k 1 d"], Float[Tensor, "b n 2 d"]]:
+        """Queries of the tokens `rows` alone, and keys and values of all."""
+        sizes, bias = [x.shape[2], 2 * x.shape[2]], self._bias()
+        biases = (None, None) if bias is None else bias.split(sizes)
+        of_queries, of_others = self.qkv.weight.split(sizes)
+        queries = F.linear(x[:, rows], of_queries, biases[0]).unsqueeze(2)
+        return queries, F.linear(x, of_others, biases[1]).unflatten(2, (2, -1))
+
+    def _bias(self) -> Float[Tensor, " 3d"] | None:
+        if self.q_bias is None or self.v_bias is None:
+            return self.qkv.bias
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def heads(self, projected: Float[Tensor, "b n p d"]) -> tuple[Float[Tensor, "b m n c"], ...]:
+        """Split each of the P projections, such as queries, keys and values, into heads."""
+        return projected.unflatten(3, (self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def mix(
-        self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "*b m n n"] | None
-    ) -> Float[Tensor, "b n d"]:
-        """Attention output after the output projection."""
-        q, k, v = self.heads(qkv)
+        self,
+        q: Float[Tensor, "b m k c"],
+        k: Float[Tensor, "b m n c"],
+        v: Float[Tensor, "b m n c"],
+        bias: Float[Tensor, "*b m k n"] | None,
+    ) -> Float[Tensor, "b k d"]:
+        """Attention output after the output projection, of the tokens that `q` asks for."""
         mixed = attend(q, k, v, None if bias is None else bias.to(q.dtype), self.qk_scale)
         return self.proj(mixed.transpose(1, 2).flatten(2))
-
-    def mix_rows(
-        self,
-        qkv: Float[Tensor, "b n 3 d"],
-        rows: Int[Tensor, "b k"],
-        bias: Float[Tensor, "m n n"] | None,
-    ) -> Float[Tensor, "b k d"]:
-        """`mix` for the tokens `rows` alone, which attend to all."""
-        _, k, v = self.heads(qkv)
-        q = gather_tokens(qkv[:, :, 0], rows).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        mine = None if bias is None else bias.to(q.dtype)[:, rows].transpose(0, 1)
-        return self.proj(attend(q, k, v, mine, self.qk_scale).transpose(1, 2).flatten(2))
 
     def class_attention(
         self, qkv: Float[Tensor, "b n 3 d"], bias: Float[Tensor, "*b m n n"] | None
@@ -218,6 +222,7 @@ class Block(nn.Module):
         last: bool = False,
         bias: Float[Tensor, "*b m n n"] | None = None,
         keep: tuple[Tensor, Tensor] | None = None,
+        rows: slice | None = None,
     ) -> tuple[Tensor, dict[TapKind, Tensor]]:
         """Output and tapped signals.
 
@@ -227,16 +232,25 @@ class Block(nn.Module):
             last: nothing behind this block's taps is needed, so stop at the deepest of them.
             bias: added to the attention logits of every head.
             keep: factors `[B, 1, 1]` for the two residual branches (drop path), or None.
+            rows: the tokens that somebody reads, which attend to all; the others end here. Not with
+                the taps `qkv` and `cls_attention`.
         """
         found: dict[TapKind, Tensor] = {}
-        qkv = self.attn.project(self.norm1(x))
-        if "qkv" in taps:
-            found["qkv"] = qkv
-        if "cls_attention" in taps:
-            found["cls_attention"] = self.attn.class_attention(qkv, bias)
-        if last and len(found) == len(taps):
-            return x, found
-        attention = self.ls1(self.attn.mix(qkv, bias))
+        normed = self.norm1(x)
+        if rows is None:
+            qkv = self.attn.project(normed)
+            if "qkv" in taps:
+                found["qkv"] = qkv
+            if "cls_attention" in taps:
+                found["cls_attention"] = self.attn.class_attention(qkv, bias)
+            if last and len(found) == len(taps):
+                return x, found
+            q, k, v = self.attn.heads(qkv)
+        else:
+            queries, others = self.attn.project_rows(normed, rows)
+            (q,), (k, v) = self.attn.heads(queries), self.attn.heads(others)
+            x, bias = x[:, rows], None if bias is None else bias[..., rows, :]
+        attention = self.ls1(self.attn.mix(q, k, v, bias))
         if "attention" in taps:
             found["attention"] = attention
         x = x + (attention if keep is None else attention * keep[0])
@@ -260,11 +274,23 @@ class Block(nn.Module):
         rows: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b k d"]:
         """The output from tokens and their queries, keys and values, of `rows` alone if given."""
-        if rows is None:
-            x = x + self.ls1(self.attn.mix(qkv, bias))
-        else:
-            x = gather_tokens(x, rows) + self.ls1(self.attn.mix_rows(qkv, rows, bias))
+        q, k, v = self.attn.heads(qkv)
+        if rows is not None:
+            (q,) = self.attn.heads(gather_tokens(qkv[:, :, 0], rows).unsqueeze(2))
+            x = gather_tokens(x, rows)
+            bias = None if bias is None else bias[:, rows].transpose(0, 1)
+        x = x + self.ls1(self.attn.mix(q, k, v, bias))
         return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def through(
+    blocks: Iterable[nn.Module], x: Float[Tensor, "b n d"], rows: slice
+) -> Float[Tensor, "b k d"]:
+    """The tokens `rows` behind all blocks; of the last of these nothing else is computed."""
+    *earlier, last = blocks
+    for block in earlier:
+        x, _ = block(x)
+    return last(x, rows=rows)[0]
 
 
 def drop_path_keep(

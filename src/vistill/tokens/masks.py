@@ -8,17 +8,15 @@ from torch import Tensor
 
 
 class Mask(NamedTuple):
-    """A rectangular choice of visible tokens.
+    """A rectangular choice of visible tokens; each set in the order of its noise.
 
     Attributes:
-        visible: int64 `[B, K]`, kept patch indices in the order of their noise.
-        restore: int64 `[B, L]`, position of every patch in (visible, then hidden) order.
-        hidden: float `[B, L]`, 1 where a patch is hidden, in the original order.
+        visible: int64 `[B, K]`, patches that are kept.
+        hidden: int64 `[B, L - K]`, the others.
     """
 
     visible: Int[Tensor, "b k"]
-    restore: Int[Tensor, "b l"]
-    hidden: Float[Tensor, "b l"]
+    hidden: Int[Tensor, "b h"]
 
 
 def random_mask(noise: Float[Tensor, "b l"], mask_ratio: float) -> Mask:
@@ -32,9 +30,7 @@ def random_mask(noise: Float[Tensor, "b l"], mask_ratio: float) -> Mask:
     if keep < 1:
         raise ValueError(f"a mask ratio of {mask_ratio} leaves none of {length} patches visible")
     shuffle = torch.argsort(noise, dim=1, stable=True)
-    restore = torch.argsort(shuffle, dim=1)
-    hidden = (restore >= keep).to(noise.dtype)
-    return Mask(shuffle[:, :keep], restore, hidden)
+    return Mask(shuffle[:, :keep], shuffle[:, keep:])
 
 
 class NestedMask(NamedTuple):
