@@ -23,11 +23,11 @@ def test_autocast_takes_the_same_way_forth_and_back():
     torch.manual_seed(0)
     layer = Attention(16, 2)
     x = torch.randn(2, 5, 16)
-    layer.mix(layer.project(x), None).sum().backward()
+    layer.mix(*layer.heads(layer.project(x)), None).sum().backward()
     wanted = layer.qkv.weight.grad.clone()
     layer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer.mix(layer.project(x), torch.zeros(2, 5, 5))
+        mixed = layer.mix(*layer.heads(layer.project(x)), torch.zeros(2, 5, 5))
     mixed.float().sum().backward()
     difference = (layer.qkv.weight.grad - wanted).norm() / wanted.norm()
     assert mixed.dtype == torch.bfloat16
