@@ -170,7 +170,8 @@ class CacheConfig(Section):
     path: str | None = Field(default=None)
     """Folder of the cache (`cache=DIR` for short); none: the teacher runs at every step."""
     views: Count = Field(default=4, json_schema_extra=needs(path=GIVEN))
-    """Random views per picture; epoch e shows view e modulo so many."""
+    """Random views per picture or clip; epoch e shows view e modulo so many. Of `data.repeats`
+    copies each has as many of its own."""
     precision: Literal["fp32", "bf16", "int8"] | None = Field(
         default=None, json_schema_extra=needs(path=GIVEN)
     )

@@ -25,13 +25,15 @@ from vistill.data.records import Record
 from vistill.errors import UserError
 from vistill.files import PARTIAL, write_atomic
 from vistill.locking import LOCK, FolderLock
-from vistill.random import sample_seeds
+from vistill.random import copy_seed, sample_seeds
 
 LOG = logging.getLogger("vistill.data")
 FORMAT = 1
 INDEX = "cache.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_SECONDS = 2.0
+Views = int | Int[np.ndarray, " b"]
+"""Number of the view of each sample, or of all."""
 
 
 class TeacherCache:
@@ -42,14 +44,18 @@ class TeacherCache:
         layout: of a record.
         views: random views per picture; the test view has the number `views`.
         pictures: of the source, trained on or not.
+        repeats: views that an epoch shows of a sample that is decoded once; divides `views`.
 
     Attributes:
         writes: whether this run is the one that writes.
         read_pictures, computed_pictures: how often this process read a record, or ran the teacher.
     """
 
-    def __init__(self, folder: Path, layout: Record, views: int, pictures: int) -> None:
+    def __init__(
+        self, folder: Path, layout: Record, views: int, pictures: int, repeats: int = 1
+    ) -> None:
         self.folder, self.layout, self.views, self.pictures = folder, layout, views, pictures
+        self.repeats = repeats
         self.writes = False
         self.read_pictures = self.computed_pictures = 0
         self._let_go()
@@ -59,13 +65,13 @@ class TeacherCache:
         self._records: dict[int, np.ndarray] = {}
         self._written: dict[int, np.ndarray] = {}
         self._files: dict[int, int] = {}
-        self._pending: list[tuple[int, np.ndarray, Tensor]] = []
+        self._pending: list[tuple[np.ndarray, np.ndarray, Tensor]] = []
         self._fresh: dict[int, set[int]] = {}
         self._committed_at = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader process opens the files for itself, and only reads.
-        kept = ("folder", "layout", "views", "pictures")
+        kept = ("folder", "layout", "views", "pictures", "repeats")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -81,9 +87,15 @@ class TeacherCache:
         """Disk space of all random views of a picture."""
         return self.views * self.layout.nbytes
 
+    def leader(self, view: int) -> int:
+        """The first of the views that share what is decoded of a sample."""
+        return view - view % self.repeats
+
     def seeds(self, view: int, ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
         """What the view of each picture derives from: the same in every run."""
-        return sample_seeds(0, view, ids)
+        seeds = sample_seeds(0, self.leader(view), ids)
+        copy = view % self.repeats
+        return np.array([copy_seed(seed, copy) for seed in seeds.tolist()]) if copy else seeds
 
     # ---- files
 
@@ -161,8 +173,19 @@ class TeacherCache:
 
     # ---- records
 
-    def read(self, view: int, ids: Int[np.ndarray, " b"]) -> "Found":
+    def read(self, views: Views, ids: Int[np.ndarray, " b"]) -> "Found":
         """The records of these pictures, as far as there are any."""
+        numbers = np.unique(views).tolist()
+        if len(numbers) == 1:
+            return self._read(numbers[0], ids)
+        raw = torch.empty(len(ids), self.layout.nbytes, dtype=torch.uint8)
+        known = np.zeros(len(ids), bool)
+        for view in numbers:
+            rows = np.flatnonzero(views == view)
+            raw[rows], known[rows] = self._read(view, ids[rows])
+        return Found(raw, known)
+
+    def _read(self, view: int, ids: Int[np.ndarray, " b"]) -> "Found":
         known = self.written(view)[ids] > 0
         fresh = self._fresh.get(view)
         if fresh:
@@ -172,11 +195,13 @@ class TeacherCache:
             self._records[view] = np.memmap(self._path("records", view), np.uint8, "r", shape=shape)
         return Found(torch.from_numpy(self._records[view][ids]), known)
 
-    def store(self, view: int, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]) -> None:
+    def store(
+        self, views: Views, ids: Int[np.ndarray, " b"], raw: UInt8[Tensor, "b nbytes"]
+    ) -> None:
         """Write records, one call later: by then the device has computed them."""
         if not self.writes:
             return
-        self._pending.append((view, ids, raw))
+        self._pending.append((np.broadcast_to(views, ids.shape), ids, raw))
         try:
             if len(self._pending) > 1:
                 self._write(*self._pending.pop(0))
@@ -200,12 +225,13 @@ class TeacherCache:
         self.writes = False
         self._let_go()
 
-    def _write(self, view: int, ids: np.ndarray, raw: Tensor) -> None:
-        if view not in self._files:
-            self._files[view] = os.open(self._path("records", view), os.O_WRONLY)
-        written, fresh = self.written(view), self._fresh.setdefault(view, set())
-        for i, record in zip(ids.tolist(), raw.cpu().numpy(), strict=True):
-            if written[i] or i in fresh:
+    def _write(self, views: np.ndarray, ids: np.ndarray, raw: Tensor) -> None:
+        records = raw.cpu().numpy()
+        for view, i, record in zip(views.tolist(), ids.tolist(), records, strict=True):
+            if view not in self._files:
+                self._files[view] = os.open(self._path("records", view), os.O_WRONLY)
+            fresh = self._fresh.setdefault(view, set())
+            if self.written(view)[i] or i in fresh:
                 continue
             done = os.pwrite(self._files[view], record.tobytes(), i * self.layout.nbytes)
             if done < self.layout.nbytes:
@@ -234,13 +260,13 @@ class TeacherCache:
         )
 
     def for_batch(
-        self, view: int, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: "Found"
+        self, views: Views, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: "Found"
     ) -> "CachedView":
         """What a batch carries; records that came meanwhile are looked up again."""
         pictures = ids.numpy()
         if not found.known.all():
-            found = self.read(view, pictures)
-        return CachedView(self, view, pictures, seeds, *found)
+            found = self.read(views, pictures)
+        return CachedView(self, np.broadcast_to(views, pictures.shape), pictures, seeds, *found)
 
 
 class Found(NamedTuple):
@@ -255,7 +281,7 @@ class CachedView:
     """The records of one batch (see `vistill.batch.CachedFeatures`)."""
 
     cache: TeacherCache
-    view: int
+    views: Int[np.ndarray, " b"]
     ids: Int[np.ndarray, " b"]
     seeds: Int[Tensor, " b"]
     raw: UInt8[Tensor, "b nbytes"]
@@ -274,7 +300,7 @@ class CachedView:
             fresh = cache.layout.encode(compute(rows))
             raw = raw.index_copy(0, rows, fresh)
         if missing.any() and self.stores:
-            cache.store(self.view, self.ids[missing], fresh)
+            cache.store(self.views[missing], self.ids[missing], fresh)
         return cache.layout.decode(raw)
 
     def to(self, device: torch.device | str) -> "CachedView":
@@ -293,6 +319,7 @@ class CachedView:
         places = rows.cpu().numpy()
         return replace(
             self,
+            views=self.views[places],
             ids=self.ids[places],
             seeds=self.seeds[rows],
             raw=self.raw[rows],

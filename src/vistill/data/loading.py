@@ -79,6 +79,7 @@ class SampleReader:
         rows: list[UInt8[Tensor, "*size 3"]] = []
         row_seeds: list[int] = []
         view_seeds: list[int] = []
+        view_numbers: list[int] = []
         ids: list[int] = []
         inputs: list[Mapping[str, np.ndarray]] = []
         shipped: list[UInt8[Tensor, "3 t h w"]] = []
@@ -88,9 +89,11 @@ class SampleReader:
             for attempt in range(REPLACEMENTS if self.pool is not None else 1):
                 if attempt and self.pool is not None:
                     sample = int(self.pool[replacement(seed, attempt, len(self.pool))])
-                own = seed
+                own, first = seed, 0
                 if self.cache is not None and request.view is not None:
-                    own = int(self.cache.seeds(request.view, np.array([sample]))[0])
+                    leader = self.cache.leader(request.view)
+                    own = int(self.cache.seeds(leader, np.array([sample]))[0])
+                    first = request.view - leader
                 rng = _generator(own)
                 beat(sample)
                 try:
@@ -107,7 +110,7 @@ class SampleReader:
                     continue
                 if isinstance(self.transform, DeviceCrop):
                     shipped.append(decoded := self.transform.bounded(decoded))
-                for copy in range(self.repeats):
+                for copy in range(first, first + self.repeats):
                     rng = _generator(copy_seed(own, copy)) if copy else rng
                     if isinstance(self.transform, DeviceCrop):
                         views = [decoded]
@@ -121,7 +124,8 @@ class SampleReader:
                         # Memory with channels last stacks by plain copies.
                         rows.append(view.movedim(0, -1))
                         row_seeds.append(copy_seed(seed, copy))
-                        view_seeds.append(own)
+                        view_seeds.append(copy_seed(own, copy))
+                        view_numbers.append((request.view or 0) + copy - first)
                         ids.append(sample)
                 read += 1
                 break
@@ -142,8 +146,9 @@ class SampleReader:
             if self.source.labels is not None:
                 answer["labels"] = torch.from_numpy(self.source.labels[ids])
             if self.cache is not None and request.view is not None:
-                found = self.cache.read(request.view, np.array(ids))
-                answer["cached"] = (request.view, torch.tensor(view_seeds), found)
+                numbers = np.array(view_numbers)
+                found = self.cache.read(numbers, np.array(ids))
+                answer["cached"] = (numbers, torch.tensor(view_seeds), found)
         return answer
 
 
@@ -167,8 +172,8 @@ def read_batches(
             broken.add_mended(answer["mended"])
             batch = {key: answer[key] for key in answer if key not in ("whole", "broken", "mended")}
             if cache is not None and "cached" in batch:
-                view, seeds, found = batch["cached"]
-                batch["cached"] = cache.for_batch(view, batch["ids"], seeds, found)
+                views, seeds, found = batch["cached"]
+                batch["cached"] = cache.for_batch(views, batch["ids"], seeds, found)
             if cut is not None and "shipment" in batch:
                 batch["pixels"] = cut(batch.pop("shipment"))
             if batch and (answer["whole"] or not whole):
@@ -182,7 +187,7 @@ def read_batches(
 def eval_batches(
     source: Source,
     indices: Int[np.ndarray, " n"],
-    transform: Transform,
+    transform: Transform | DeviceCrop,
     *,
     batch_size: int,
     workers: int,
@@ -204,7 +209,8 @@ def eval_batches(
     requests = [Request(0, indices[start : start + batch_size], view) for start in starts]
     reader = SampleReader(source, transform, seed=0, cache=cache, decode=decode, inputs=inputs)
     with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
-        yield from read_batches(loader.answers(requests), broken, whole=False, cache=cache)
+        cut = transform.cut if isinstance(transform, DeviceCrop) else None
+        yield from read_batches(loader.answers(requests), broken, whole=False, cache=cache, cut=cut)
 
 
 def default_workers(world_size: int = 1) -> int:

@@ -60,6 +60,7 @@ class StepRequests:
             )
         self.start, self.stop = 0, 0
         self.views: int | None = None
+        self.repeats = 1
         self._epoch, self._shuffled = -1, self.indices
 
     def __iter__(self) -> Iterator[Request]:
@@ -75,7 +76,8 @@ class StepRequests:
         first = within * self.global_batch_size + self.rank * self.rank_batch_size
         for start in range(first, first + self.rank_batch_size, self.micro_batch_size):
             samples = self._shuffled[start : start + self.micro_batch_size]
-            yield Request(epoch, samples, self.views and epoch % self.views)
+            view = self.views and epoch % self.views * self.repeats
+            yield Request(epoch, samples, view)
 
 
 class TrainStream:
@@ -143,8 +145,10 @@ class TrainStream:
         self.broken = BrokenFiles(len(self._requests.indices), max_broken, noun=noun)
 
     def use(self, cache: TeacherCache) -> None:
-        """Show the fixed views of `cache`, one after the other from epoch to epoch."""
-        self._reader.cache, self._requests.views = cache, cache.views
+        """Show the fixed views of `cache`, from epoch to epoch as many as there are copies."""
+        self._reader.cache = cache
+        self._requests.repeats = cache.repeats
+        self._requests.views = cache.views // cache.repeats
 
     def use_inputs(self, inputs: Inputs | None) -> None:
         """Let `inputs` make what batches hold beside pixels, from the next call of `iterate` on."""

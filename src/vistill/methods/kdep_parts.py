@@ -51,14 +51,16 @@ def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> 
     )
 
 
-def recoloured(config: KDEPConfig | SupervisedConfig, batch: Batch) -> Float[Tensor, "b 3 h w"]:
-    """The batch in jittered colours, then with noise along their principal directions."""
-    pixels = batch.unit_pixels()
+def recoloured(config: KDEPConfig | SupervisedConfig, batch: Batch) -> Float[Tensor, "b 3 *size"]:
+    """The batch in jittered colours, then with noise along their principal directions; the frames
+    of a clip alike."""
+    shape = batch.pixels.shape
+    pixels = batch.unit_pixels().flatten(2, -2)
     if config.color_jitter is not None:
         pixels = color_jitter(pixels, batch.view_seeds, config.color_jitter)
     if config.lighting_std > 0:
         pixels = lighting(pixels, batch.view_seeds, config.lighting_std)
-    return pixels.clamp(0, 1)
+    return pixels.clamp(0, 1).reshape(shape)
 
 
 def check_terms(config: KDEPConfig, teacher: Side) -> None:

@@ -26,6 +26,7 @@ from vistill.training.distributed import World
 from vistill.training.run_folder import difference
 
 _TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip", "value_range"}
+_CLIPS = {"frames", "stride", "sampling", "crop", "device_crop"}
 _CHECKED = 16
 """Records, over all views, that are compared with the live teacher."""
 _WRONG = 0.05
@@ -168,8 +169,12 @@ def _plan(
 ) -> Planned:
     settings = config.cache
     layout = _layout(config, method, teacher)
-    cache = TeacherCache(folder, layout, settings.views, len(samples.source))
-    transform = config.data.model_dump(mode="json", include=_TRANSFORM)
+    repeats = config.data.repeats
+    views = settings.views * repeats
+    cache = TeacherCache(folder, layout, views, len(samples.source), repeats)
+    clips = set() if config.data.frames is None else _CLIPS
+    copies = set() if repeats == 1 else {"repeats"}
+    transform = config.data.model_dump(mode="json", include=_TRANSFORM | clips | copies)
     index = {
         "format": FORMAT,
         "teacher": teacher_identity(teacher),

@@ -34,16 +34,6 @@ def check_conflicts(config: RunConfig, *, student_given: bool) -> None:
             f"{method} hides patches of pictures; for clips of data.frames={config.data.frames} "
             "use the method videomae"
         )
-    if config.data.frames is not None and config.cache.path is not None:
-        raise UserError(
-            f"cache={config.cache.path} keeps what a teacher said about pictures; leave it out "
-            f"for clips of data.frames={config.data.frames}"
-        )
-    if config.data.repeats > 1 and config.cache.path is not None:
-        raise UserError(
-            f"a cache holds one view of a picture per epoch, so data.repeats={config.data.repeats} "
-            "cannot use it; leave one of them out"
-        )
     if config.chain and config.cache.path is not None:
         raise UserError(
             f"every stage of a chain has another teacher, so none of them can use "

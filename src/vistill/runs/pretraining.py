@@ -87,6 +87,8 @@ def prepare(
     world = connect(config.train.device)
     require_loggers(config.train.loggers)
     train, held_out = reading.split(config.data.held_out, config.seed)
+    if config.data.device_crop:
+        reading = replace(reading, train=on_device(reading, world.device))
     stream = _stream(config, reading, train, world)
     say_notes(reading.source.name, require_samples(reading))
     classes = _num_classes(reading, train)
@@ -277,8 +279,8 @@ def _stream(
     }
     if reading.parts:
         return MixtureStream(reading.parts, indices, **options)
-    crop = on_device(reading, world.device) if data.device_crop else reading.train
-    return TrainStream(reading.source, indices, crop, decode=reading.decode_train, **options)
+    decode = reading.decode_train
+    return TrainStream(reading.source, indices, reading.train, decode=decode, **options)
 
 
 def _workers(config: RunConfig, world: World) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Reading:
 
     Attributes:
         source: of all samples.
-        train, test: from what is decoded to pixels.
+        train, test: from what is decoded to pixels; training crops may be cut on the device.
         decode_train, decode_test: what is decoded of a sample.
         repeats: copies of a sample in a training batch.
         inputs: makes what batches hold beside pixels.
@@ -49,7 +49,7 @@ class Reading:
     """
 
     source: Source
-    train: Transform
+    train: "Transform | DeviceCrop"
     test: Transform
     decode_train: Decoder = decode_picture
     decode_test: Decoder = decode_picture
@@ -126,8 +126,9 @@ def _open_mixture(data: DataConfig, *, captions: bool) -> Reading:
             raise UserError(f"data.sources.{name}: {error}") from error
         passes[name] = source.weight
     mixed = MixedSource({name: one.source for name, one in readings.items()})
+    cuts = {name: cast(Transform, one.train) for name, one in readings.items()}
     parts = tuple(
-        Part(name, mixed, one.train, one.test, one.decode_train, one.decode_test, passes[name])
+        Part(name, mixed, cuts[name], one.test, one.decode_train, one.decode_test, passes[name])
         for name, one in readings.items()
     )
     first = parts[0]

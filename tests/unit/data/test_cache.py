@@ -189,7 +189,7 @@ def test_epochs_show_the_fixed_views(tmp_path):
         found = []
         for batch in stream.iterate(0, 3):
             assert torch.equal(batch.view_seeds, batch.cached.seeds)
-            seeds = cache.seeds(batch.cached.view, batch.ids.numpy())
+            seeds = cache.seeds(batch.cached.views[0], batch.ids.numpy())
             assert batch.view_seeds.tolist() == seeds.tolist()
             found.append(dict(zip(batch.ids.tolist(), batch.pixels, strict=True)))
         stream.close()

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from vistill.data import BrokenFiles, TrainStream, eval_batches, open_source
+from vistill.data.cache import Found, TeacherCache
 from vistill.data.motion_clips import write_video
+from vistill.data.records import Layout
 from vistill.data.video.clips import ClipDecoder, require_clips
 from vistill.data.video.device import DeviceCrop
 from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
@@ -63,6 +65,45 @@ def test_copies_lie_side_by_side_and_are_decoded_once(folder):
     assert len(set(batch.seeds.tolist())) == 6
     assert batch.seeds[1] == copy_seed(int(batch.seeds[0]), 1)
     assert not torch.equal(batch.pixels[0], batch.pixels[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cache_shows_as_many_views_as_there_are_copies(folder, tmp_path, workers):
+    def shown(views: int, epochs: int) -> dict[tuple[int, int], tuple[int, torch.Tensor]]:
+        """Seed and pixels by sample and view."""
+        data, found = stream(folder, workers=workers), {}
+        cache = TeacherCache(tmp_path / "none", Layout((1,), "fp32"), views, COUNT, 2)
+        cache.read = lambda _, ids: Found(torch.empty(len(ids), 4).byte(), np.zeros(len(ids), bool))
+        data.use(cache)
+        for batch in data.iterate(0, epochs * data.steps_per_epoch):
+            rows = zip(batch.ids.tolist(), batch.cached.views.tolist(), strict=True)
+            for row, key in enumerate(rows):
+                one = int(batch.view_seeds[row]), batch.pixels[row]
+                assert one[0] == cache.seeds(key[1], np.array(key[:1]))[0]
+                before = found.setdefault(key, one)
+                assert before[0] == one[0]
+                assert torch.equal(before[1], one[1])
+        data.close()
+        return found
+
+    many = shown(4, 3)
+    assert {view for _, view in many} == {0, 1, 2, 3}
+    sample = next(iter(many))[0]
+    assert len({one[0] for key, one in many.items() if key[0] == sample}) == 4
+    # One view alone, as it is compared with the teacher, has the frames of the first of its copies.
+    cache = TeacherCache(tmp_path / "none", Layout((1,), "fp32"), 4, COUNT, 2)
+    cache.read = lambda _, ids: Found(torch.empty(len(ids), 4).byte(), np.zeros(len(ids), bool))
+    for view in range(4):
+        batches = eval_batches(
+            open_source(str(folder), "video"), np.arange(COUNT), VideoTrainTransform(16),
+            batch_size=2, workers=0, broken=BrokenFiles(COUNT, 0.3),
+            decode=ClipDecoder(4, 3, "dense"), cache=cache, view=view,
+        )  # fmt: skip
+        for batch in batches:
+            for row, sample in enumerate(batch.ids.tolist()):
+                if (sample, view) in many:
+                    assert torch.equal(batch.pixels[row], many[sample, view][1])
+                    assert int(batch.view_seeds[row]) == many[sample, view][0]
 
 
 def test_workers_and_resuming_change_nothing(folder):

@@ -1,0 +1,122 @@
+"""`cache=DIR` in whole runs, of pictures and clips: read or computed, the same weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vistill
+from vistill.data import open_source
+from vistill.data.motion_clips import write_motion_clips
+from vistill.errors import UserError
+from vistill.methods.shared_view import SharedView
+from vistill.models.vit import VisionTransformer
+
+CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
+CASES: dict[str, dict[str, Any]] = {
+    "tinymim": {"method": "tinymim"},
+    "tinymim masked": {"method": "tinymim", "method.input": "masked"},
+    "amd": {"method": "amd", "data.frames": 4, "data.repeats": 2},
+    "amd of pictures": {"method": "amd"},
+    "umt": {"method": "umt", "method.aligned_layers": 1, "data.frames": 2, "method.masks": 2},
+    "feature_distillation of clips": {"method": "feature_distillation", "data.frames": 4},
+    "kdep of clips": {"method": "kdep", "data.frames": 4, "method.align": "channel_random",
+                      "data.device_crop": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips") / "clips"
+    write_motion_clips(open_source(str(CELLS)), folder, count=10, frames=8, size=32)
+    return folder
+
+
+def vit(width: int, seed: int, frames: int | None, tubelet: int) -> VisionTransformer:
+    torch.manual_seed(seed)
+    of_clips = {"num_frames": frames, "tubelet_size": tubelet} if frames else {}
+    return VisionTransformer(
+        image_size=16, patch_size=4, embed_dim=width, depth=2, num_heads=2, **of_clips
+    )
+
+
+def distil(case: str, clips: Path, out: Path, cache: Path | None, **more: Any) -> Any:
+    settings = CASES[case]
+    frames, umt = settings.get("data.frames"), settings["method"] == "umt"
+    tubelet = 1 if umt else 2
+    of_clips: dict[str, Any] = {"data.stride": 2} if frames else {}
+    overrides: dict[str, Any] = {
+        "data.image_size": 16,
+        "data.workers": 0,
+        "data.held_out": 0.2,
+        "train.epochs": 3,
+        "train.global_batch_size": 4,
+        "train.device": "cpu",
+        "train.loggers": [],
+        "train.knn_probe": False,
+        "optim.warmup_epochs": 0,
+    } | of_clips
+    if cache is not None:
+        overrides |= {"cache.path": str(cache), "cache.views": 2, "cache.precision": "fp32"}
+    return vistill.pretrain(
+        data=clips if frames else CELLS,
+        out=out,
+        teacher=vit(16, 1, None if umt else frames, tubelet),
+        teacher_weights="random",
+        student=vit(8, 5, frames, tubelet),
+        overrides=overrides | settings | {name.replace("__", "."): x for name, x in more.items()},
+    )
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "export" / "last" / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_warm_run_is_the_run_of_the_live_teacher(
+    case: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Of the same views: one run asks the teacher at every step, one has written the cache."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedView, "features", SharedView.live_features)
+        live = distil(case, clips, tmp_path / "live", tmp_path / "unused")
+    cold = distil(case, clips, tmp_path / "cold", tmp_path / "c")
+    capsys.readouterr()
+    warm = distil(case, clips, tmp_path / "warm", tmp_path / "c")
+    told = capsys.readouterr().out
+    seen = told.split("outputs of the teacher were read")[0].split()[-3:]
+    assert seen[0] == seen[2]  # all
+    assert cold.best == warm.best
+    assert warm.terms == pytest.approx(live.terms, rel=1e-5)
+    for name, value in weights(tmp_path / "cold").items():
+        assert torch.equal(weights(tmp_path / "warm")[name], value), name
+        torch.testing.assert_close(weights(tmp_path / "live")[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"method__teacher_mask_ratio": 0.5}, "another output of the teacher (observed.mask_sizes"),
+        ({"method__direct": {"pairs": [[1, 1]]}}, "another output of the teacher (observed.blocks"),
+        ({"data__repeats": 1}, "another transform (transform.repeats: 2"),
+        ({"data__stride": 1}, "another transform (transform.stride: 2 → 1)"),
+        ({"data__sampling": "stretched"}, 'another transform (transform.sampling: "dense" → '),
+        ({"data__device_crop": True}, "another transform (transform.device_crop: false → true)"),
+    ],
+)
+def test_other_clips_and_masks_are_refused(
+    change: dict[str, Any], reason: str, made: Path, clips: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as told:
+        distil("amd", clips, tmp_path / "run", made, **change)
+    assert f"the cache {made} was made for {reason}" in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def made(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("made")
+    distil("amd", clips, place / "run", place / "c")
+    return place / "c"
