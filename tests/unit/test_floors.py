@@ -26,6 +26,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 EVERYWHERE = {
     *("batch", "errors", "files", "image_size", "locking", "nearest", "random", "stopping"),
     "text_cleanup",
+    "tokenizing",
 }
 WAITING = {
     "vistill.analysis.compactness",

@@ -3,22 +3,21 @@ and the head that says whether they belong together (spec umt 9, 11, 12)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vistill.errors import UserError, first_line
+from vistill.errors import UserError
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.files.named_weights import load_named
 from vistill.models.files.weight_files import read_weights
 from vistill.models.joint import JointModel, Sentences
-from vistill.models.quiet import HUB, quiet
 from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names, usual_fusion_layer
 from vistill.models.text.matching import Looked, fuse_looked, look
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
+from vistill.tokenizing import Tokenizer
 
 _HEAD = 64
 """Channels of an attention head in all released models."""
@@ -35,12 +34,12 @@ class UMTJoint(JointModel):
     Args:
         vision: without class token, tubes of one frame.
         joint: reads sentences, looks at the vision's tokens, and joins both in one space.
-        tokenizer: from sentences to token ids and mask, `[B, L]`.
+        tokenizer: cuts sentences.
     """
 
     matches = True
 
-    def __init__(self, vision: VisionTransformer, joint: VideoText, tokenizer: Any) -> None:
+    def __init__(self, vision: VisionTransformer, joint: VideoText, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.vision, self.joint, self._tokenizer = vision, joint, tokenizer
         self.width = joint.text_proj.out_features
@@ -81,7 +80,7 @@ class UMTJoint(JointModel):
         return self.read_states(sentences).embeddings
 
     def read_states(self, sentences: Sequence[str]) -> Sentences:
-        text, mask = self._tokenizer(sentences)
+        text, mask = self._tokenizer.cleaned(sentences)
         device = self.joint.temperature.device
         return self.read_ids(text.to(device), mask.to(device))
 
@@ -124,7 +123,7 @@ def umt_joint(reference: str) -> UMTJoint:
     state = read_weights(Path(path), prefixes=_whole).state
     if "vision_proj.weight" not in state or "itm_head.weight" not in state:
         raise UserError(f"{path} holds no second stage of UMT: no vision_proj and itm_head")
-    made = joint_of_state(state, path, tokenizer_of(given["tokenizer"]), numbers)
+    made = joint_of_state(state, path, Tokenizer(given["tokenizer"], _LENGTH), numbers)
     made.origin = f"file {path}"
     return made
 
@@ -135,7 +134,7 @@ def _whole(_: Mapping[str, Tensor]) -> list[str]:
 
 
 def joint_of_state(
-    state: Mapping[str, Tensor], path: str, tokenizer: Any, numbers: Mapping[str, int]
+    state: Mapping[str, Tensor], path: str, tokenizer: Tokenizer, numbers: Mapping[str, int]
 ) -> UMTJoint:
     """The model of published weights; `numbers` as the options of `umt_joint`.
 
@@ -193,45 +192,3 @@ def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
     numbers = {int(name.removeprefix(prefix).partition(".")[0])
                for name in state if name.startswith(prefix)}  # fmt: skip
     return 1 + max(numbers, default=-1)
-
-
-def tokenizer_of(name: str) -> Any:
-    """A function from sentences to token ids and mask of 32 tokens, `[B, 32]`.
-
-    Raises:
-        UserError: there is no such tokenizer.
-    """
-    if name.endswith(".txt"):
-        from tokenizers import BertWordPieceTokenizer
-
-        if not Path(name).is_file():
-            raise UserError(f"there is no vocabulary {name}")
-        words = BertWordPieceTokenizer(name, lowercase=True)
-        words.enable_truncation(_LENGTH)
-        words.enable_padding(length=_LENGTH)
-
-        def from_file(sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-            read = words.encode_batch(list(sentences))
-            mask = torch.tensor([one.attention_mask for one in read]).bool()
-            return torch.tensor([one.ids for one in read]), mask
-
-        return from_file
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet(HUB):
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"there is no tokenizer {name}: {first_line(error)}") from error
-
-    def of_library(sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        read = tokenizer(
-            list(sentences),
-            padding="max_length",
-            truncation=True,
-            max_length=_LENGTH,
-            return_tensors="pt",
-        )
-        return read["input_ids"], read["attention_mask"].bool()
-
-    return of_library

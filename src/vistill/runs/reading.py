@@ -20,15 +20,15 @@ from vistill.data import (
     open_source,
     require_readable,
 )
+from vistill.data.caption_inputs import CaptionInputs
 from vistill.data.inputs import Inputs, Items, Joined
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.mixture import MixedSource, Part, eval_mixture
-from vistill.data.text.inputs import CaptionInputs
-from vistill.data.text.tokenizing import Tokenizer
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.random import split_held_out
 from vistill.runs.text import reads_text, tokenizer_of
+from vistill.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     from vistill.data.video.device import DeviceCrop

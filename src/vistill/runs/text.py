@@ -3,9 +3,9 @@
 from typing import Any
 
 from vistill.config.section import MethodSection
-from vistill.data.text.tokenizing import Tokenizer
 from vistill.errors import UserError
 from vistill.losses.video_text import Words
+from vistill.tokenizing import Tokenizer
 
 
 def reads_text(method: MethodSection | None) -> bool:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from vistill.data import open_source
-from vistill.data.text.inputs import CaptionInputs
-from vistill.data.text.tokenizing import Tokenizer
+from vistill.data.caption_inputs import CaptionInputs
 from vistill.errors import UserError
 from vistill.text_cleanup import clean
+from vistill.tokenizing import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

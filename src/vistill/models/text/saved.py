@@ -2,14 +2,10 @@
 `tokenizer.json`; and both together as one model."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
@@ -18,7 +14,7 @@ from vistill.models.joint_umt import UMTJoint
 from vistill.models.text.bert import BertSizes, SplitBert
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
-from vistill.text_cleanup import clean
+from vistill.tokenizing import Tokenizer
 
 FORMAT = "vistill-text/1"
 _WEIGHTS, _DESCRIPTION, _TOKENIZER = "text.safetensors", "text.json", "tokenizer.json"
@@ -71,26 +67,10 @@ def load_video_text(folder: Path) -> UMTJoint | None:
         if odd:
             raise ValueError(f"{min(odd)} is missing or not known")
         joint.load_state_dict(state, strict=False)
-        cut = _cutter((place / _TOKENIZER).read_text(), told["length"])
+        cut = Tokenizer(str(place / _TOKENIZER), told["length"])
     except Exception as error:
         raise UserError(f"cannot read the text tower in {place}: {error}") from error
     assert isinstance(backbone, VisionTransformer)
     model = UMTJoint(backbone, joint, cut)
     model.origin, model.untrained = backbone.origin, backbone.untrained
     return model.eval()
-
-
-def _cutter(tokenizer: str, length: int) -> Any:
-    """From sentences to token ids and mask, `[B, length]`, of cleaned words as in training."""
-    from tokenizers import Tokenizer
-
-    tool: Any = Tokenizer.from_str(tokenizer)
-    tool.enable_truncation(length)
-    tool.enable_padding(pad_id=tool.token_to_id("[PAD]"), pad_token="[PAD]", length=length)
-
-    def cut(sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        found = tool.encode_batch([clean(sentence) for sentence in sentences])
-        ids = torch.tensor([one.ids for one in found])
-        return ids, torch.tensor([one.attention_mask for one in found]).bool()
-
-    return cut

@@ -4,8 +4,8 @@ import numpy as np
 
 from vistill.data.inputs import text_key
 from vistill.data.source import Source
-from vistill.data.text.tokenizing import Tokenizer
 from vistill.text_cleanup import clean
+from vistill.tokenizing import Tokenizer
 
 
 class CaptionInputs:

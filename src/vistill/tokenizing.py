@@ -1,15 +1,19 @@
 """Tokenizers by name or file, by the tokenizers library alone, which loads nothing else."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
+from torch import Tensor
 
 from vistill.errors import UserError, first_line
 from vistill.files import near_path
+from vistill.text_cleanup import clean
 
 
 class Tokens(NamedTuple):
@@ -79,6 +83,12 @@ class Tokenizer:
         found = self._tool.encode(sentence)
         ids = np.array(found.ids, dtype=np.int64)
         return Tokens(ids, np.array(found.attention_mask, dtype=bool))
+
+    def cleaned(self, sentences: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """Ids and mask of sentences, cleaned as captions are."""
+        found = self._tool.encode_batch([clean(sentence) for sentence in sentences])
+        mask = torch.tensor([one.attention_mask for one in found]).bool()
+        return torch.tensor([one.ids for one in found]), mask
 
 
 _SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")

@@ -1,1 +1,0 @@
-"""Sentences beside pictures and clips: cleaned, cut into tokens, and handed to loader processes."""
