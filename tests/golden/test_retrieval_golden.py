@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from vistill.evaluation.retrieval import first_right, multiple_choice, rerank
 from vistill.losses.video_text import similarity
+from vistill.models.files.umt_joint import towers_of_state
 from vistill.models.joint import Sentences
-from vistill.models.joint_umt import joint_of_state
+from vistill.models.joint_umt import UMTJoint
 from vistill.models.text.matching import fuse_looked, look
 
 
@@ -51,7 +52,7 @@ def joint_of(case):
         "text_heads": config["bheads"],
         "fusion_layer": config["fusion"],
     }
-    return joint_of_state(case.state, "the case", None, numbers)
+    return UMTJoint(*towers_of_state(case.state, "the case", numbers), None).eval()
 
 
 def test_reranking_by_the_matching_head(golden):

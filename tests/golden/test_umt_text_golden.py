@@ -27,6 +27,7 @@ from vistill.methods.umt_multimodal import UMTMultimodal
 from vistill.models.files.checkpoints import vit_from_state
 from vistill.models.positions import resize_clip_table, sincos_1d
 from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names
+from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 from vistill.text_cleanup import clean
 from vistill.training.optim import pretrain_groups
@@ -209,7 +210,6 @@ def stage_two(case, state):
     )
     settings = UMTMultimodalConfig.model_validate(
         {
-            "embedding": config["emb"],
             "alignment": {
                 "aligned_layers": config["ret_layers"],
                 "mask_ratio": config["video_ratio"],
@@ -219,7 +219,9 @@ def stage_two(case, state):
     )
     sizes = bert_sizes(config, dropout=0.0)
     words = Words(config["vocab"], pad=0, cls=1, mask=3)
-    method = UMTMultimodal(student, teacher, SplitBert(sizes), words, settings)
+    method = UMTMultimodal(
+        student, teacher, VideoText(SplitBert(sizes), config["emb"]), words, settings
+    )
     method.joint.text.load_state_dict(own_bert_names(part(state, "text_encoder")))
     decoders = part(state, "vision_encoder.clip_decoder")
     method.decoders.load_state_dict({f"layers.{k}": v for k, v in decoders.items()})

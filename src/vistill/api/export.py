@@ -39,7 +39,8 @@ def export(
     `Backbone.pooled`; it normalises its input itself, takes any batch and, of a CNN, any size. Also
     needs the extra `vistill[onnx]`. `mae`, `videomae`, `umt`: `checkpoint.pth`
     under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
-    with `which="last"` with decoder, projections and generators.
+    with `which="last"` with decoder, projections and generators, of UMT's second stage and its
+    retrieval with the tower that reads.
 
     Of a model that `finetune.keep` wrote, head and class names come along: `model(x)` in timm and
     `logits` and `probabilities` in ONNX are its answer, and `model.json` or `onnx.json` names the
@@ -76,6 +77,7 @@ def export(
 
     from vistill.evaluation.saved_classifier import HEAD, find_head
     from vistill.models.export import save_backbone
+    from vistill.models.text.saved import load_video_text
     from vistill.models.timm_form import timm_form
 
     backbone = load_backbone(reference, into=model)
@@ -94,7 +96,11 @@ def export(
     if format in PUBLISHED:
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
-        return [export_published(backbone, format, target, run, head)]
+        joint = None
+        if format == "umt" and isinstance(reference, str) and reference.startswith("run:"):
+            towers = load_video_text(Path(reference.removeprefix("run:")))
+            joint = None if towers is None else towers.joint
+        return [export_published(backbone, format, target, run, head, joint)]
     if format == "timm":
         form = timm_form(backbone)
         if form is None:

@@ -22,7 +22,7 @@ from vistill.config.section import (
     Width,
     unique,
 )
-from vistill.config.umt import UMTConfig, UMTMultimodalConfig
+from vistill.config.umt import UMTConfig, UMTMultimodalConfig, UMTRetrievalConfig
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -336,6 +336,7 @@ MethodConfig = Annotated[
     | AMDConfig
     | UMTConfig
     | UMTMultimodalConfig
+    | UMTRetrievalConfig
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig

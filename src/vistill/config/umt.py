@@ -76,8 +76,9 @@ class TextTowerConfig(Section):
     """What reads the sentences: BERT, whose last layers look at tokens of clips as well."""
 
     model: str | None = Field(default=None)
-    """A BERT of the hub or of a folder, such as `bert-base-uncased`; default: a fresh one of these
-    sizes."""
+    """A BERT of the hub or of a folder, such as `bert-base-uncased`; what a run of the second stage
+    learned, `run:DIR`, or its published file, `file:PATH,tokenizer=NAME`; default: a fresh one of
+    these sizes."""
     tokenizer: str | None = Field(default=None)
     """A tokenizer of the hub or of a folder, a `tokenizer.json` or a `vocab.txt`; default: that of
     `model`."""
@@ -95,29 +96,23 @@ class TextTowerConfig(Section):
     """Of everything in a fresh one; a loaded one has its own."""
 
 
-class UMTMultimodalConfig(MethodSection):
-    """UMT, stage 2 (arXiv 2303.16058, section 3.2): clips or pictures and their captions in one
-    space, while the alignment with the image model goes on."""
+class PairSection(MethodSection):
+    """What pairs of clips (or pictures) and sentences teach."""
 
     student_defaults: ClassVar[Mapping[str, Any]] = {"tubelet_size": 1}
     reads_inputs: ClassVar[tuple[str, ...]] = ("item", "text", "text_mask", "sentence")
     takes_mixed_media = True
 
-    name: Literal["umt_multimodal"] = "umt_multimodal"
-    alignment: StageTwoAlignment = Field(default_factory=StageTwoAlignment)
     text: TextTowerConfig = Field(default_factory=TextTowerConfig)
-    embedding: Width = Field(default=512)
-    """Dimensions of the space of clips and sentences."""
+    embedding: Width | None = Field(default=None)
+    """Dimensions of the space of clips and sentences; default: 512, or those that `text.model` was
+    trained for."""
     contrast_weight: Number = Field(default=1.0)
     """Of the contrast of pairs with the rest of the batch (VTC) in the total."""
     matching_weight: Number = Field(default=1.0)
     """Of the question whether a sentence fits a clip (VTM) in the total."""
-    words_weight: Number = Field(default=1.0)
-    """Of the hidden words (MLM) in the total."""
-    hidden_words: Part = Field(default=0.5, json_schema_extra=needs(words_weight=GIVEN))
-    """Share of a sentence's tokens that are asked for."""
-    temperature: Annotated[float, Field(ge=0.001, le=0.5)] = Field(default=0.07)
-    """Of the contrast, at the start; it is learned."""
+    temperature: Annotated[float, Field(ge=0.001, le=0.5)] | None = Field(default=None)
+    """Of the contrast, at the start; it is learned. Default: 0.07, or that of `text.model`."""
     decay_temperature: bool = Field(default=True)
     """Decay the temperature like a matrix, as published."""
     gather_grad: Literal["full", "local"] = Field(
@@ -133,6 +128,29 @@ class UMTMultimodalConfig(MethodSection):
         default="batch", json_schema_extra=needs(matching_weight=GIVEN)
     )
     """Where they are drawn from: the whole batch, or each rank's part of it, as published."""
-    equal_words: Literal["apart", "wrong"] = Field(default="apart")
+    equal_words: Literal["apart", "wrong", "right"] = Field(default="apart")
     """Rows of different items with the same words: left out of each other's contrast and matching,
-    or wrong for each other, as published."""
+    wrong for each other, as published, or right, as where captions are names of classes."""
+
+
+class UMTMultimodalConfig(PairSection):
+    """UMT, stage 2 (arXiv 2303.16058, section 3.2): clips or pictures and their captions in one
+    space, while the alignment with the image model goes on."""
+
+    name: Literal["umt_multimodal"] = "umt_multimodal"
+    alignment: StageTwoAlignment = Field(default_factory=StageTwoAlignment)
+    words_weight: Number = Field(default=1.0)
+    """Of the hidden words (MLM) in the total."""
+    hidden_words: Part = Field(default=0.5, json_schema_extra=needs(words_weight=GIVEN))
+    """Share of a sentence's tokens that are asked for."""
+
+
+class UMTRetrievalConfig(PairSection):
+    """UMT's fine-tuning for retrieval: contrast and matching of whole clips and their captions,
+    without a teacher."""
+
+    needs_teacher = False
+
+    name: Literal["umt_retrieval"] = "umt_retrieval"
+    pool: Literal["frames", "clip"] = Field(default="frames")
+    """A clip is near a sentence as its frames are on average, or as all its tokens together are."""

@@ -18,9 +18,8 @@ from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
 from vistill.methods.side import rising
 from vistill.methods.umt import returned
-from vistill.methods.video_text import text_terms, text_tower
+from vistill.methods.video_text import joint_of, pair_terms, word_term
 from vistill.models.backbone import Backbone, Tap
-from vistill.models.text.bert import SplitBert
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 
@@ -31,8 +30,8 @@ class UMTMultimodal(Method):
     Args:
         student: a plain ViT of clips, a token a frame, which sees pictures as clips of one frame.
         teacher: a frozen image transformer with the same grid of patches.
-        text: the tower that reads.
-        words: its special tokens.
+        joint: what reads, and joins it to the student.
+        words: special tokens of its vocabulary.
         config: the switches.
         drop_path: rate of the student's last block, rising linearly from 0 in the first.
 
@@ -46,7 +45,7 @@ class UMTMultimodal(Method):
         self,
         student: Backbone,
         teacher: Backbone,
-        text: SplitBert,
+        joint: VideoText,
         words: Words,
         config: UMTMultimodalConfig | None = None,
         *,
@@ -79,20 +78,16 @@ class UMTMultimodal(Method):
             norm_eps=1e-5,
             unit_length=align.norm == "l2",
         )
-        self.joint = VideoText(
-            text,
-            self.config.embedding,
-            self.config.temperature,
-            decay_temperature=self.config.decay_temperature,
-        )
+        self.joint = joint
         self.ours.drop_path(rising(drop_path, student.depth))
 
     @classmethod
     def build(cls, given: Ingredients) -> Self:
         """From a configuration."""
         rate = given.student_drop_path or 0.0
-        text = text_tower(given.config.text, given.words, given.student.width)
-        return cls(given.student, given.teacher, text, given.words, given.config, drop_path=rate)
+        config, student = given.config, given.student
+        joint = joint_of(config, given.words, student.width, guesses=config.words_weight > 0)
+        return cls(student, given.teacher, joint, given.words, config, drop_path=rate)
 
     @property
     def reader(self) -> VideoText:
@@ -114,5 +109,10 @@ class UMTMultimodal(Method):
         prefix = self.student.num_prefix_tokens
         layers = [self.student.final_norm(found[tap])[:, prefix:] for tap in self.taps]
         aligned = ALIGNMENTS[config.alignment.loss](self.decoders(layers, visible), targets)
-        texts = text_terms(self.joint, batch, layers[-1], self.words, config, self.ranks)
-        return weighted({"alignment": (config.alignment.weight, aligned)} | texts)
+        terms = {"alignment": (config.alignment.weight, aligned)}
+        terms |= pair_terms(self.joint, batch, layers[-1], config, self.ranks)
+        if config.words_weight:
+            share = config.hidden_words
+            hidden = word_term(self.joint, batch, layers[-1], self.words, share, self.ranks)
+            terms["words"] = config.words_weight, hidden
+        return weighted(terms)

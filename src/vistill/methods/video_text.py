@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vistill.batch import Batch
-from vistill.config.umt import TextTowerConfig, UMTMultimodalConfig
+from vistill.config.umt import PairSection, TextTowerConfig
 from vistill.errors import UserError
 from vistill.losses.video_text import (
     IGNORED,
@@ -22,6 +22,7 @@ from vistill.losses.video_text import (
     word_loss,
 )
 from vistill.methods.ranks import Ranks
+from vistill.models.joint import trained_joint
 from vistill.models.text.bert import (
     BertSizes,
     SplitBert,
@@ -33,9 +34,71 @@ from vistill.random import Stream, per_sample_uniform
 from vistill.tokens.semantic import exponential
 
 _MASKED, _REPLACED = 0.8, 0.5
+_EMBEDDING = 512
 
 
-def text_tower(config: TextTowerConfig, words: Words, vision_width: int) -> SplitBert:
+def joint_of(config: PairSection, words: Words, vision_width: int, *, guesses: bool) -> VideoText:
+    """What reads and joins as the configuration says: trained before, or fresh around a tower.
+
+    Args:
+        config: the switches.
+        words: of the tokenizer.
+        vision_width: channels of the student's tokens.
+        guesses: whether a head has to guess hidden words.
+
+    Raises:
+        UserError: it cannot be loaded, or sizes or vocabulary do not fit.
+    """
+    start = config.text.model
+    if start is None or not start.startswith(("run:", "file:")):
+        text = text_tower(config.text, words, vision_width, guesses=guesses)
+        joint = VideoText(text, config.embedding or _EMBEDDING)
+    else:
+        joint = trained_joint(start)
+        _check_start(joint, config, words, vision_width, guesses=guesses)
+        if not guesses:
+            joint.text.guess_no_words()
+    heat = float(joint.temperature.detach()) if config.temperature is None else config.temperature
+    joint.set_temperature(heat, decays=config.decay_temperature)
+    return joint.train()
+
+
+def _check_start(
+    joint: VideoText, config: PairSection, words: Words, vision_width: int, *, guesses: bool
+) -> None:
+    sizes, start = joint.text.sizes, config.text.model
+    if sizes.vision_width != vision_width:
+        raise UserError(
+            f"method.text.model={start} looks at tokens of {sizes.vision_width} channels, and the "
+            f"student's have {vision_width}; take its student, too: student.init={start}"
+        )
+    if sizes.vocabulary < words.size:
+        raise UserError(_too_many_words(words, f"{start}", sizes))
+    embedding = joint.text_proj.out_features
+    told = {"method.embedding": (config.embedding, embedding),
+            "method.text.fusion_layer": (config.text.fusion_layer, sizes.fusion_layer)}  # fmt: skip
+    for key, (asked, own) in told.items():
+        if asked not in (None, own):
+            raise UserError(f"{key}={asked}, but {start} was trained with {own}; leave it out")
+    if config.text.max_length > sizes.positions:
+        raise UserError(
+            f"method.text.max_length={config.text.max_length} is longer than the {sizes.positions} "
+            f"tokens that {start} can read"
+        )
+    if guesses and not sizes.words:
+        raise UserError(f"{start} has no head that guesses words; set method.words_weight=0")
+
+
+def _too_many_words(words: Words, model: str, sizes: BertSizes) -> str:
+    return (
+        f"the tokenizer has {words.size} tokens, and method.text.model={model} knows "
+        f"{sizes.vocabulary}; leave out method.text.tokenizer"
+    )
+
+
+def text_tower(
+    config: TextTowerConfig, words: Words, vision_width: int, *, guesses: bool = True
+) -> SplitBert:
     """A BERT as the configuration says, loaded or fresh.
 
     Raises:
@@ -44,10 +107,9 @@ def text_tower(config: TextTowerConfig, words: Words, vision_width: int) -> Spli
     if config.model is not None:
         tower = pretrained_bert(config.model, config.fusion_layer, vision_width)
         if tower.sizes.vocabulary < words.size:
-            raise UserError(
-                f"the tokenizer has {words.size} tokens, and method.text.model={config.model} "
-                f"knows {tower.sizes.vocabulary}; leave out method.text.tokenizer"
-            )
+            raise UserError(_too_many_words(words, config.model, tower.sizes))
+        if not guesses:
+            tower.guess_no_words()
     else:
         layers = config.depth
         fusion = config.fusion_layer or usual_fusion_layer(layers)
@@ -65,6 +127,7 @@ def text_tower(config: TextTowerConfig, words: Words, vision_width: int) -> Spli
             positions=max(512, config.max_length),
             vision_width=vision_width,
             dropout=config.dropout,
+            words=guesses,
         )
         tower = SplitBert(sizes)
     if not 1 <= tower.sizes.fusion_layer < tower.sizes.layers:
@@ -96,7 +159,7 @@ class Pairs(NamedTuple):
 
 
 def matching_loss(
-    joint: VideoText, batch: Batch, pairs: Pairs, config: UMTMultimodalConfig, ranks: Ranks
+    joint: VideoText, batch: Batch, pairs: Pairs, config: PairSection, ranks: Ranks
 ) -> Float[Tensor, ""]:
     """Whether each sentence fits its clip, another clip, and another sentence the clip."""
     mine = slice(ranks.rank * len(batch), (ranks.rank + 1) * len(batch))
@@ -129,50 +192,71 @@ def matching_loss(
     return matching(scores, found.known, ranks.gather(count[None]).sum() / ranks.size)
 
 
-def text_terms(
+def pair_terms(
     joint: VideoText,
     batch: Batch,
     tokens: Float[Tensor, "b n d"],
-    words: Words,
-    config: UMTMultimodalConfig,
+    config: PairSection,
     ranks: Ranks,
+    *,
+    frames: int | None = None,
 ) -> dict[str, tuple[float, Tensor]]:
     """The losses of pairs of clips and sentences that weigh anything, each with its weight.
 
     Args:
-        joint: the tower that reads, and what joins it to the student.
+        joint: what reads, and joins it to the student.
         batch: holds the inputs `text`, `text_mask`, `item` and `sentence`.
         tokens: of the student, behind its final norm.
-        words: of the vocabulary.
         config: the switches.
         ranks: whose rows are the batch.
+        frames: pool each of so many by itself; None: all tokens together.
+    """
+    terms: dict[str, tuple[float, Tensor]] = {}
+    temperature = joint.clamp_temperature()
+    if not (config.contrast_weight or config.matching_weight):
+        return terms
+    mask = batch.inputs["text_mask"].bool()
+    states, spoken = joint.sentences(batch.inputs["text"], mask)
+    logits = similarity(
+        ranks.gather(joint.pooled(tokens, frames), config.gather_grad),
+        ranks.gather(spoken, config.gather_grad),
+        temperature,
+    )
+    right = config.equal_words == "right"
+    items = ranks.gather(batch.inputs["sentence" if right else "item"])
+    apart = config.equal_words == "apart"
+    sentences = ranks.gather(batch.inputs["sentence"]) if apart else None
+    if config.contrast_weight:
+        terms["contrast"] = config.contrast_weight, contrast(logits, items, sentences)
+    if config.matching_weight:
+        pairs = Pairs(tokens, states, mask, logits.detach(), items, sentences)
+        loss = matching_loss(joint, batch, pairs, config, ranks)
+        terms["matching"] = config.matching_weight, loss
+    return terms
+
+
+def word_term(
+    joint: VideoText,
+    batch: Batch,
+    tokens: Float[Tensor, "b n d"],
+    words: Words,
+    hidden: float,
+    ranks: Ranks,
+) -> Float[Tensor, ""]:
+    """The loss of words guessed from the rest of their sentence and the clip.
+
+    Args:
+        joint, batch, tokens, ranks: as of `pair_terms`.
+        words: of the vocabulary.
+        hidden: share of the tokens that are asked for.
     """
     text, mask = batch.inputs["text"], batch.inputs["text_mask"].bool()
-    temperature, terms = joint.clamp_temperature(), {}
-    if config.contrast_weight or config.matching_weight:
-        states, spoken = joint.sentences(text, mask)
-        logits = similarity(
-            ranks.gather(joint.pooled(tokens), config.gather_grad),
-            ranks.gather(spoken, config.gather_grad),
-            temperature,
-        )
-        apart = config.equal_words == "apart"
-        items = ranks.gather(batch.inputs["item"])
-        sentences = ranks.gather(batch.inputs["sentence"]) if apart else None
-        if config.contrast_weight:
-            terms["contrast"] = config.contrast_weight, contrast(logits, items, sentences)
-        if config.matching_weight:
-            pairs = Pairs(tokens, states, mask, logits.detach(), items, sentences)
-            loss = matching_loss(joint, batch, pairs, config, ranks)
-            terms["matching"] = config.matching_weight, loss
-    if config.words_weight:
-        corrupted = with_hidden_words(batch.seeds, text, words, config.hidden_words)
-        read = joint.text.read(corrupted.text, mask)
-        scores = joint.text.words(joint.text.fuse(read, mask, tokens))
-        asked = (corrupted.labels != IGNORED).sum()
-        share = ranks.gather(asked[None]).sum() / ranks.size
-        terms["words"] = config.words_weight, word_loss(scores, corrupted.labels, share)
-    return terms
+    corrupted = with_hidden_words(batch.seeds, text, words, hidden)
+    read = joint.text.read(corrupted.text, mask)
+    scores = joint.text.words(joint.text.fuse(read, mask, tokens))
+    asked = (corrupted.labels != IGNORED).sum()
+    share = ranks.gather(asked[None]).sum() / ranks.size
+    return word_loss(scores, corrupted.labels, share)
 
 
 def with_hidden_words(

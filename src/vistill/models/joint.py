@@ -3,13 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.models.backbone import Normalization
+
+if TYPE_CHECKING:
+    from vistill.models.text.video_text import VideoText
 
 
 class Sentences(NamedTuple):
@@ -127,3 +130,27 @@ def load_joint(reference: str) -> JointModel | None:
 
         return transformers_joint(name, pretrained=weights == "pretrained")
     return None
+
+
+def trained_joint(reference: str) -> "VideoText":
+    """What reads and joins in a second stage of UMT, without the tower that sees.
+
+    Args:
+        reference: `run:DIR`, or `file:PATH,tokenizer=NAME` of a published file.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    from vistill.models.joint_umt import umt_options, umt_towers
+    from vistill.models.text.saved import load_video_text
+
+    kind, _, place = reference.partition(":")
+    if kind == "file":
+        path, _, numbers = umt_options(place)
+        return umt_towers(path, numbers).joint
+    found = load_video_text(Path(place))
+    if found is None:
+        raise UserError(
+            f"{reference} has no tower that reads; give a run of umt_multimodal or umt_retrieval"
+        )
+    return found.joint

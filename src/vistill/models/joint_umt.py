@@ -4,28 +4,21 @@ and the head that says whether they belong together (spec umt 9, 11, 12)."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vistill.errors import UserError
-from vistill.models.backbone import Normalization, Tap
-from vistill.models.files.named_weights import load_named
+from vistill.models.files.umt_joint import NUMBERS, Towers, towers_of_state
 from vistill.models.files.weight_files import read_weights
 from vistill.models.joint import JointModel, Sentences
-from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names, usual_fusion_layer
 from vistill.models.text.matching import Looked, fuse_looked, look
+from vistill.models.text.seeing import seen_whole
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 from vistill.tokenizing import Tokenizer
 
-_HEAD = 64
-"""Channels of an attention head in all released models."""
 _LENGTH = 32
-_LEFT = ("clip_teacher.", "vision_encoder.clip_decoder.", "text_encoder.cls.")
-_ENCODER = "vision_encoder.encoder."
-_OWN = {"itm_head": "match_head", "temp": "temperature"}
-"""Parts that go by another name here."""
+"""Tokens of a sentence in all released models."""
 
 
 class UMTJoint(JointModel):
@@ -54,13 +47,8 @@ class UMTJoint(JointModel):
 
         A model of clips sees a picture as its first frame.
         """
-        tap, vision, visible = Tap("norm", self.vision.depth), self.vision, None
-        if images.dim() == 4 and vision.tubelet_size is not None:
-            images, patches = images[:, :, None], vision.grid[0] * vision.grid[1]
-            visible = torch.arange(patches, device=images.device).expand(len(images), -1)
-        tokens = vision.tap(images, [tap], visible=visible)[tap][:, vision.num_prefix_tokens :]
-        slots = 1 if images.dim() == 4 else images.shape[2]
-        return self.joint.pooled(tokens, slots), tokens
+        tokens, frames = seen_whole(self.vision, images)
+        return self.joint.pooled(tokens, frames), tokens
 
     def take_frames(self, frames: int) -> None:
         if self.num_frames > 1 and frames != self.num_frames:
@@ -108,87 +96,47 @@ def umt_joint(reference: str) -> UMTJoint:
     Raises:
         UserError: the file holds no such model, or the tokenizer cannot be had.
     """
+    path, tokenizer, numbers = umt_options(reference)
+    made = UMTJoint(*umt_towers(path, numbers), Tokenizer(tokenizer, _LENGTH)).eval()
+    made.origin = f"file {path}"
+    return made
+
+
+def umt_options(reference: str) -> tuple[str, str, dict[str, int]]:
+    """Path, tokenizer and numbers of `umt_joint`'s reference.
+
+    Raises:
+        UserError: there is another option, or one of them is none.
+    """
     path, *words = reference.split(",")
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    known = ("tokenizer", "frames", "image_size", "num_heads", "text_heads", "fusion_layer")
+    known = ("tokenizer", *NUMBERS)
     for key in given:
         if key not in known:
             raise UserError(f"file:{reference}: {key!r} is none of {', '.join(known)}")
     numbers = {}
-    for key in known[1:]:
+    for key in NUMBERS:
         if key in given:
             if not given[key].isdecimal():
                 raise UserError(f"file:{reference}: {key} must be a number, not {given[key]!r}")
             numbers[key] = int(given[key])
-    state = read_weights(Path(path), prefixes=_whole).state
-    if "vision_proj.weight" not in state or "itm_head.weight" not in state:
-        raise UserError(f"{path} holds no second stage of UMT: no vision_proj and itm_head")
-    made = joint_of_state(state, path, Tokenizer(given["tokenizer"], _LENGTH), numbers)
-    made.origin = f"file {path}"
-    return made
+    if "tokenizer" not in given:
+        raise UserError(
+            f"file:{reference}: say what cuts its sentences: file:{path},tokenizer=NAME, of the "
+            "hub, a folder or a vocab.txt"
+        )
+    return path, given["tokenizer"], numbers
+
+
+def umt_towers(path: str, numbers: Mapping[str, int]) -> Towers:
+    """Both towers of a published file of the second stage.
+
+    Raises:
+        UserError: the file holds no such model.
+    """
+    return towers_of_state(read_weights(Path(path), prefixes=_whole).state, path, numbers)
 
 
 def _whole(_: Mapping[str, Tensor]) -> list[str]:
     """Nothing stands in front of the names of the parts."""
     return [""]
-
-
-def joint_of_state(
-    state: Mapping[str, Tensor], path: str, tokenizer: Tokenizer, numbers: Mapping[str, int]
-) -> UMTJoint:
-    """The model of published weights; `numbers` as the options of `umt_joint`.
-
-    Raises:
-        UserError: names or shapes are not those of the second stage.
-    """
-    state = {name: value for name, value in state.items() if not name.startswith(_LEFT)}
-    patches = state[f"{_ENCODER}patch_embed.proj.weight"]
-    depth = _layers(state, f"{_ENCODER}blocks.")
-    vision = VisionTransformer(
-        image_size=numbers.get("image_size", 224),
-        patch_size=patches.shape[-1],
-        embed_dim=patches.shape[0],
-        depth=depth,
-        num_heads=numbers.get("num_heads", patches.shape[0] // _HEAD),
-        class_token=False,
-        tubelet_size=1,
-        num_frames=numbers.get("frames", 4),
-        qkv_bias="no_key",
-        normalization=Normalization(),
-    )
-    words = own_bert_names({k.removeprefix("text_encoder."): v for k, v in state.items()
-                            if k.startswith("text_encoder.")})  # fmt: skip
-    layers = _layers(words, "encoder.layer.")
-    table = words["embeddings.word_embeddings.weight"]
-    bert = SplitBert(
-        BertSizes(
-            vocabulary=table.shape[0],
-            width=table.shape[1],
-            layers=layers,
-            fusion_layer=numbers.get("fusion_layer", usual_fusion_layer(layers)),
-            heads=numbers.get("text_heads", table.shape[1] // _HEAD),
-            positions=words["embeddings.position_embeddings.weight"].shape[0],
-            vision_width=vision.width,
-            hidden=words["encoder.layer.0.intermediate.dense.weight"].shape[0],
-        )
-    )
-    del bert.cls  # words are not asked for
-    joint = VideoText(bert, state["vision_proj.weight"].shape[0], decay_temperature=False)
-    both = nn.ModuleDict({"vision": vision, "joint": joint})
-    named = {f"joint.text.{name}": value for name, value in words.items()}
-    for name, value in state.items():
-        if name.startswith(_ENCODER):
-            named[f"vision.{name.removeprefix(_ENCODER)}"] = value
-        elif not name.startswith("text_encoder."):
-            part, _, rest = name.removeprefix("vision_encoder.").partition(".")
-            own = ".".join(filter(None, ("joint", _OWN.get(part, part), rest)))
-            named[own] = value
-    tables = [name for name in both.state_dict() if name.endswith("pos_embed")]
-    load_named(both, {k: v.float() for k, v in named.items()}, path, optional=tables)
-    return UMTJoint(vision, joint, tokenizer).eval()
-
-
-def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(name.removeprefix(prefix).partition(".")[0])
-               for name in state if name.startswith(prefix)}  # fmt: skip
-    return 1 + max(numbers, default=-1)

@@ -1,10 +1,14 @@
 """The tokenizer of a run that reads captions."""
 
+from pathlib import Path
 from typing import Any
 
 from vistill.config.section import MethodSection
 from vistill.errors import UserError
 from vistill.losses.video_text import Words
+from vistill.models.export import find_export
+from vistill.models.joint_umt import umt_options
+from vistill.models.text.saved import TOKENIZER
 from vistill.tokenizing import Tokenizer
 
 
@@ -20,6 +24,10 @@ def tokenizer_of(method: Any) -> Tokenizer:
         UserError: it names none, or one that cannot be had.
     """
     name = method.text.tokenizer or method.text.model
+    if name is not None and name.startswith("run:"):
+        name = str(find_export(Path(name.removeprefix("run:"))) / TOKENIZER)
+    elif name is not None and name.startswith("file:"):
+        _, name, _ = umt_options(name.removeprefix("file:"))
     if name is None:
         raise UserError(
             "method.text.tokenizer: say what cuts captions into tokens: a vocab.txt, a "

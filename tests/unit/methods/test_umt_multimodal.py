@@ -12,8 +12,9 @@ from vistill.batch import Batch
 from vistill.config.umt import UMTMultimodalConfig
 from vistill.losses.video_text import Words, contrast, similarity
 from vistill.methods.umt_multimodal import UMTMultimodal
-from vistill.methods.video_text import Pairs, matching_loss
+from vistill.methods.video_text import Pairs, joint_of, matching_loss
 from vistill.models.text.bert import BertSizes, SplitBert
+from vistill.models.text.video_text import VideoText
 
 WORDS = Words(40, pad=0, cls=1, mask=3)
 CLIPS: dict[str, Any] = {"tubelet_size": 1, "num_frames": 4, "class_token": False}
@@ -25,7 +26,9 @@ def stage_two(**options: Any) -> UMTMultimodal:
                                vision_width=16, dropout=0.0))  # fmt: skip
     given = {"embedding": 8, "alignment": {"aligned_layers": 2}, **options}
     config = UMTMultimodalConfig.model_validate(given)
-    return UMTMultimodal(student(**CLIPS), teacher(torch.float32), bert, WORDS, config).train()
+    return UMTMultimodal(
+        student(**CLIPS), teacher(torch.float32), VideoText(bert, 8), WORDS, config
+    ).train()
 
 
 def pairs(items: list[int], sentences: list[int] | None = None, frames: int | None = 4) -> Batch:
@@ -120,9 +123,12 @@ def test_the_published_gradient_of_a_rank_is_its_share_of_the_true_one() -> None
 
 
 def test_the_temperature_stays_in_bounds_and_decays_where_it_is_said() -> None:
-    for decays in (True, False):
-        method = stage_two(decay_temperature=decays)
-        assert (method.joint.temperature.dim() > 1) == decays
+    small = {"depth": 2, "embed_dim": 16, "num_heads": 2}
+    for decays, given in ((True, None), (False, 0.2)):
+        told = {"text": small, "temperature": given, "decay_temperature": decays}
+        joint = joint_of(UMTMultimodalConfig.model_validate(told), WORDS, 16, guesses=True)
+        assert (joint.temperature.dim() > 1) == decays
+        assert float(joint.temperature.detach()) == pytest.approx(given or 0.07)
         for value, wanted in ((-3.0, 0.001), (9.0, 0.5), (0.2, 0.2)):
-            method.joint.temperature.data.fill_(value)
-            assert float(method.joint.clamp_temperature()) == pytest.approx(wanted)
+            joint.temperature.data.fill_(value)
+            assert float(joint.clamp_temperature().detach()) == pytest.approx(wanted)

@@ -2,7 +2,7 @@
 clips as well (UMT, section 3.2; spec umt 9). Layers and names are the transformers library's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,6 +28,7 @@ class BertSizes:
         vision_width: channels D of the tokens that the second part looks at.
         hidden: width inside the feed-forward layers; None: four times H.
         dropout: of everything.
+        words: whether a head guesses words.
     """
 
     vocabulary: int = 30522
@@ -39,6 +40,7 @@ class BertSizes:
     vision_width: int = 768
     hidden: int | None = None
     dropout: float = 0.1
+    words: bool = True
 
 
 class SplitBert(nn.Module):
@@ -76,7 +78,8 @@ class SplitBert(nn.Module):
             bert.BertLayer(looking if i >= sizes.fusion_layer else reading)
             for i in range(sizes.layers)
         )
-        self.cls = bert.BertOnlyMLMHead(reading)
+        if sizes.words:
+            self.cls = bert.BertOnlyMLMHead(reading)
         for layer in self._layers[sizes.fusion_layer :]:
             layer.attention.self.is_causal = False  # decoders of the library write from the left
             for name in ("key", "value"):
@@ -86,9 +89,16 @@ class SplitBert(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
-        head: Any = self.cls.predictions
-        head.decoder.weight = self.embeddings.word_embeddings.weight
-        head.decoder.bias = head.bias
+        if sizes.words:
+            head: Any = self.cls.predictions
+            head.decoder.weight = self.embeddings.word_embeddings.weight
+            head.decoder.bias = head.bias
+
+    def guess_no_words(self) -> None:
+        """Let go of the head that guesses words, where there is one."""
+        if self.sizes.words:
+            self.sizes = replace(self.sizes, words=False)
+            del self.cls
 
     @property
     def _layers(self) -> list[Any]:

@@ -17,7 +17,8 @@ from vistill.models.vit import VisionTransformer
 from vistill.tokenizing import Tokenizer
 
 FORMAT = "vistill-text/1"
-_WEIGHTS, _DESCRIPTION, _TOKENIZER = "text.safetensors", "text.json", "tokenizer.json"
+_WEIGHTS, _DESCRIPTION = "text.safetensors", "text.json"
+TOKENIZER = "tokenizer.json"
 _TIED = ("text.cls.predictions.decoder.weight", "text.cls.predictions.decoder.bias")
 
 
@@ -39,7 +40,7 @@ def save_text(joint: VideoText, folder: Path, *, tokenizer: str, length: int) ->
         "decay_temperature": joint.temperature.dim() > 0,
         "length": length,
     }
-    write_atomic(folder / _TOKENIZER, tokenizer)
+    write_atomic(folder / TOKENIZER, tokenizer)
     write_atomic(folder / _WEIGHTS, save(state, metadata={"format": "pt"}))
     write_atomic(folder / _DESCRIPTION, json.dumps(described, indent=2) + "\n")
 
@@ -67,7 +68,7 @@ def load_video_text(folder: Path) -> UMTJoint | None:
         if odd:
             raise ValueError(f"{min(odd)} is missing or not known")
         joint.load_state_dict(state, strict=False)
-        cut = Tokenizer(str(place / _TOKENIZER), told["length"])
+        cut = Tokenizer(str(place / TOKENIZER), told["length"])
     except Exception as error:
         raise UserError(f"cannot read the text tower in {place}: {error}") from error
     assert isinstance(backbone, VisionTransformer)

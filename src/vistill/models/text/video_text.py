@@ -35,9 +35,12 @@ class VideoText(nn.Module):
         self.vision_proj = nn.Linear(vision_width, embedding)
         self.text_proj = nn.Linear(width, embedding)
         self.match_head = nn.Linear(width, 2)
+        self.set_temperature(temperature, decays=decay_temperature)
+
+    def set_temperature(self, temperature: float, *, decays: bool) -> None:
+        """Start from it, in a shape that optimisers decay or leave."""
         # Groups tell what decays by its number of dimensions.
-        shape = (1, 1) if decay_temperature else ()
-        self.temperature = nn.Parameter(torch.full(shape, temperature))
+        self.temperature = nn.Parameter(torch.full((1, 1) if decays else (), temperature))
 
     def clamp_temperature(self) -> Float[Tensor, ""]:
         """The temperature, in bounds again after the last update."""
