@@ -139,7 +139,7 @@ def test_back_under_the_published_names(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["student.embed_dim=48"], "take its student, too: student.init=run:"),
+        (["student.embed_dim=96"], "take its student, too: student.init=run:"),
         (["method.embedding=32"], "method.embedding=32, but run:"),
         (["method.contrast_weight=0", "method.matching_weight=0"], "leave nothing to learn"),
         (["method.text.fusion_layer=2"], "was trained with 1; leave it out"),

@@ -15,9 +15,6 @@ ELSEWHERE = {
         "diag_landscape",
         "diag_model_student_vit",
     },
-    "umt": {  # of parts that vistill does not have yet
-        "s2_vqa",
-    },
 }
 
 

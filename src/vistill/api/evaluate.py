@@ -43,7 +43,7 @@ def evaluate(
         protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
             fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format;
             or `retrieval` or `multiple-choice` alone, of a model of pictures and text, for which
-            `data` has captions.
+            `data` has captions; or `questions` alone, of a run of umt_questions.
             None: `knn` and `linear`.
         labels: shares of the training labels, or `N/class`; None: all of them.
         seeds: each draws the labels, the head and the order; None: 0 alone.

@@ -32,7 +32,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Any of knn,linear,finetune; or alone test, detection, retrieval, "
-            "multiple-choice; default: knn,linear."
+            "multiple-choice, questions; default: knn,linear."
         ),
     ] = None,
     labels: Annotated[

@@ -13,7 +13,7 @@ from pydantic import (
 from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.detection import DetectionConfig
 from vistill.config.finetune import FineTuneConfig
-from vistill.config.retrieval import RetrievalConfig
+from vistill.config.retrieval import AnsweringConfig, RetrievalConfig
 from vistill.config.samples import Pool, SamplesConfig
 from vistill.config.section import (
     Count,
@@ -27,11 +27,23 @@ from vistill.config.section import (
 )
 from vistill.config.suggest import shown
 
-Protocol = Literal["knn", "linear", "finetune", "test", "detection", "retrieval", "multiple-choice"]
+_READING = ("retrieval", "multiple-choice", "questions")
+"""Of models that read."""
+Protocol = Literal[
+    "knn",
+    "linear",
+    "finetune",
+    "test",
+    "detection",
+    "retrieval",
+    "multiple-choice",
+    "questions",
+]
 _ALONE = {
     "detection": "has data of its own kind",
     "retrieval": "has captions for labels",
     "multiple-choice": "has captions for labels",
+    "questions": "has answers for labels",
     "test": "learns nothing",
 }
 
@@ -122,6 +134,7 @@ class EvaluateConfig(SamplesConfig):
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
+    questions: AnsweringConfig = Field(default_factory=AnsweringConfig)
 
     @field_validator("protocols")
     @classmethod
@@ -143,7 +156,9 @@ class EvaluateConfig(SamplesConfig):
     def idle(self, whole: Any) -> Mapping[str, str]:
         found: dict[str, str] = {}
         said = f"with protocols={shown(self.protocols)}"
-        for name in {"knn", "linear", "finetune", "detection", "retrieval"} - set(self.protocols):
+        for name in {*("knn", "linear", "finetune", "detection", "retrieval", "questions")} - set(
+            self.protocols
+        ):
             found[name] = f"{said}; it needs {name} among them"
         if self.finetune.recipe in CLIP_RECIPES and "finetune" in found:
             why = found.pop("finetune")  # the recipe says how clips are taken in every protocol
@@ -155,7 +170,7 @@ class EvaluateConfig(SamplesConfig):
             idle += ("sampling", "clips", "crops")
             if self.detection.sampling == "uniform":
                 found["stride"] = "with detection.sampling=uniform"
-        elif {"retrieval", "multiple-choice"} & set(self.protocols):
+        elif set(_READING) & set(self.protocols):
             idle = ("test", "test_share", "train_first", "budgets", "seeds", "pool", "image_size")
             idle += ("clips", "crops")
         elif "test" in self.protocols:

@@ -22,7 +22,12 @@ from vistill.config.section import (
     Width,
     unique,
 )
-from vistill.config.umt import UMTConfig, UMTMultimodalConfig, UMTRetrievalConfig
+from vistill.config.umt import (
+    UMTConfig,
+    UMTMultimodalConfig,
+    UMTQuestionsConfig,
+    UMTRetrievalConfig,
+)
 from vistill.config.uses import GIVEN, needs
 from vistill.nearest import near_divisors, near_multiples
 
@@ -337,6 +342,7 @@ MethodConfig = Annotated[
     | UMTConfig
     | UMTMultimodalConfig
     | UMTRetrievalConfig
+    | UMTQuestionsConfig
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig

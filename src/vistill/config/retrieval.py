@@ -1,4 +1,4 @@
-"""Settings of the evaluation by retrieval (spec umt 11)."""
+"""Settings of the evaluations of models that read: retrieval and questions (spec umt 11)."""
 
 from typing import Literal
 
@@ -15,3 +15,13 @@ class RetrievalConfig(Section):
     spaces they are one paragraph (DiDeMo, ActivityNet)."""
     rerank: Count = Field(default=128)
     """The matching head, where the model has one, looks at so many of the most similar."""
+
+
+class AnsweringConfig(Section):
+    """Questions about pictures or clips, of which the answer is chosen from a list."""
+
+    answers: str | None = Field(default=None)
+    """The list: a text file, an answer a line, or a JSON list; default: all answers that were
+    trained on."""
+    top: Count = Field(default=128)
+    """So many that begin most likely are read to their end."""

@@ -104,6 +104,8 @@ class PairSection(MethodSection):
     takes_mixed_media = True
 
     text: TextTowerConfig = Field(default_factory=TextTowerConfig)
+    captions: Literal["one", "joined"] = Field(default="one")
+    """A sample shows one of its captions, drawn, or all of them as one text, as paragraphs are."""
     embedding: Width | None = Field(default=None)
     """Dimensions of the space of clips and sentences; default: 512, or those that `text.model` was
     trained for."""
@@ -154,3 +156,25 @@ class UMTRetrievalConfig(PairSection):
     name: Literal["umt_retrieval"] = "umt_retrieval"
     pool: Literal["frames", "clip"] = Field(default="frames")
     """A clip is near a sentence as its frames are on average, or as all its tokens together are."""
+
+
+class QuestionTowerConfig(TextTowerConfig):
+    """What reads the questions, with all layers beside the clip; the last ones also start what
+    writes the answers."""
+
+    max_length: Frames = Field(default=25)
+    """Tokens of every question, special ones counted in; longer ones are cut."""
+
+
+class UMTQuestionsConfig(MethodSection):
+    """UMT's fine-tuning for questions about clips, whose answers are written word by word, without
+    a teacher."""
+
+    student_defaults: ClassVar[Mapping[str, Any]] = {"tubelet_size": 1}
+    reads_inputs: ClassVar[tuple[str, ...]] = ("text", "text_mask", "answer")
+    needs_teacher = False
+
+    name: Literal["umt_questions"] = "umt_questions"
+    text: QuestionTowerConfig = Field(default_factory=QuestionTowerConfig)
+    answer_length: Frames = Field(default=5)
+    """Tokens of every answer, special ones counted in; longer ones are cut."""

@@ -1,6 +1,8 @@
-"""Samples for training on their captions: every file once, with all that is said of it."""
+"""Samples for training on texts: every file once with all that is said of it, or once for each
+question about it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +16,28 @@ from vistill.data.source import PackedNames, Source, Stretch, Unlabelled
 from vistill.data.stamps import Stamps
 from vistill.data.video.proof import Proof
 from vistill.errors import UserError
+from vistill.text_cleanup import clean
 
 
-class CaptionedSource:
-    """The samples of a source that have captions (a `Source`); a file, or part of a video, that is
-    listed once for each of its captions is one sample.
+class DescribedSource:
+    """Some samples of a source, with texts (a `Source`) and without labels.
 
     Args:
-        source: knows captions, or is a folder with `NAME.txt` beside its files, a caption a line,
-            or `.tar` shards, see `vistill.data.shard_captions`.
-
-    Raises:
-        UserError: it knows none, or such a text cannot be read.
+        source: of all samples.
+        found: position in it and texts, of each.
     """
 
-    def __init__(self, source: Source) -> None:
-        told = source.captions
-        if told is None and isinstance(source, FolderSource):
-            told = Captions(_beside(source.place(i)) for i in range(len(source)))
-        elif told is None and isinstance(source, TarSource):
-            told = Captions(shard_captions(source))
-        found = by_file(source, told or ())
-        if not found:
-            raise UserError(
-                f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
-                "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet), "
-                "or a .txt beside each file of a folder or shard"
-            )
+    def __init__(self, source: Source, found: Iterable[tuple[int, Sequence[str]]]) -> None:
+        found = list(found)
         self.source, self.name, self.media = source, source.name, source.media
-        self._rows = np.array([row for row, _ in found.values()])
-        texts = (own for _, own in found.values())
-        self.captions: Sequence[Sequence[str]] | None = Captions(texts)
+        self._rows = np.array([row for row, _ in found])
+        self.captions: Sequence[Sequence[str]] | None = Captions(texts for _, texts in found)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
         self.unlabelled: Unlabelled | None = Unlabelled("captions are no classes", meant=False)
         self.decoding = source.decoding
         self.splits: Sequence[str | None] | None = None
         self.notes = list(source.notes)
-        names = dict.fromkeys(source.sample_name(i) for i in range(len(source)))
-        bare = [name for name in names if name not in found]
-        if bare:
-            self.notes.append(
-                f"{len(bare)} of {len(names)} {self.media.noun}s have no caption and "
-                f"are left out, such as '{bare[0]}'"
-            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -99,6 +79,86 @@ class CaptionedSource:
         """Those of its samples."""
         whole: Any = self.source.stamps()
         return whole[self._rows]
+
+
+class CaptionedSource(DescribedSource):
+    """The samples of a source that have captions; a file, or part of a video, that is listed once
+    for each of its captions is one sample.
+
+    Args:
+        source: knows captions, or is a folder with `NAME.txt` beside its files, a caption a line,
+            or `.tar` shards, see `vistill.data.shard_captions`.
+
+    Raises:
+        UserError: it knows none, or such a text cannot be read.
+    """
+
+    def __init__(self, source: Source) -> None:
+        told = source.captions
+        if told is None and isinstance(source, FolderSource):
+            told = Captions(_beside(source.place(i)) for i in range(len(source)))
+        elif told is None and isinstance(source, TarSource):
+            told = Captions(shard_captions(source))
+        found = by_file(source, told or ())
+        if not found:
+            raise UserError(
+                f"none of the {len(source)} {source.media.noun}s of '{source.name}' has a caption; "
+                "give a list with columns media and caption (.csv, .tsv, .json, .jsonl, .parquet), "
+                "or a .txt beside each file of a folder or shard"
+            )
+        super().__init__(source, found.values())
+        names = dict.fromkeys(source.sample_name(i) for i in range(len(source)))
+        bare = [name for name in names if name not in found]
+        if bare:
+            self.notes.append(
+                f"{len(bare)} of {len(names)} {self.media.noun}s have no caption and "
+                f"are left out, such as '{bare[0]}'"
+            )
+
+
+class AskedSource(DescribedSource):
+    """The rows of a list with a question and its answer, which are the two captions of a sample; a
+    file is as many samples as there are questions about it.
+
+    Attributes:
+        answers: all that differ when cleaned, the commonest first.
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def __init__(self, source: Source) -> None:
+        asked = [
+            (i, (texts[0], answer))
+            for i, texts in enumerate(source.captions or ())
+            if len(texts) == 1 and (answer := _answer(source, i)) is not None
+        ]
+        if not asked:
+            raise UserError(
+                f"'{source.name}' asks nothing: give a list with columns media, question and "
+                "answer (.csv, .tsv, .json, .jsonl, .parquet)"
+            )
+        super().__init__(source, asked)
+        without = len(source) - len(asked)
+        if without:
+            self.notes.append(
+                f"{without} of {len(source)} rows have no question with an answer and are left out"
+            )
+        counts = Counter(clean(answer) for _, (_, answer) in asked)
+        self.answers = tuple(answer for answer, _ in counts.most_common())
+
+    def rows_of_files(self) -> dict[str, list[int]]:
+        """The samples that show each file, or part of a video."""
+        found: dict[str, list[int]] = {}
+        for i in range(len(self)):
+            found.setdefault(self.sample_name(i), []).append(i)
+        return found
+
+
+def _answer(source: Source, row: int) -> str | None:
+    if source.labels is None or source.classes is None or source.labels[row] < 0:
+        return None
+    return source.classes[int(source.labels[row])]
 
 
 def by_file(source: Source, told: Sequence[Sequence[str]]) -> dict[str, tuple[int, list[str]]]:

@@ -35,7 +35,7 @@ SYNONYMS = {
 """What other tools call the columns that are read here."""
 _OF_MEDIA = ("media", "image", "video")
 """Columns of paths beside captions, as the published lists of video-text corpora call them."""
-CAPTIONED = (CAPTION_COLUMN, "captions", "answer", *_OF_MEDIA)
+CAPTIONED = (CAPTION_COLUMN, "captions", "question", "answer", *_OF_MEDIA)
 """All of these names."""
 _CLOSE = 0.8
 
@@ -59,12 +59,13 @@ class Row(NamedTuple):
 def known_names(names: Sequence[str]) -> list[str]:
     """The names of columns as they are called here.
 
-    `captions` is `caption`, and beside it `media`, `image` or `video` is `path` and `answer` is
-    `label`, where there is none.
+    `captions` or `question` is `caption`, and beside it `media`, `image` or `video` is `path` and
+    `answer` is `label`, where there is none.
     """
     found = list(names)
-    if CAPTION_COLUMN not in found and "captions" in found:
-        found[found.index("captions")] = CAPTION_COLUMN
+    said = next((name for name in ("captions", "question") if name in found), None)
+    if CAPTION_COLUMN not in found and said is not None:
+        found[found.index(said)] = CAPTION_COLUMN
     if CAPTION_COLUMN in found and LABEL_COLUMN not in found and "answer" in found:
         found[found.index("answer")] = LABEL_COLUMN
     path = next((name for name in _OF_MEDIA if name in found), None)

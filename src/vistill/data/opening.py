@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from vistill.data.archive import TarSource
-from vistill.data.captioned import CaptionedSource
 from vistill.data.folder import FolderSource
 from vistill.data.frame_folders import LEAST, FrameFolderSource
 from vistill.data.listing import READERS, ListSource
@@ -33,7 +32,6 @@ def open_source(
     *,
     root: str | os.PathLike[str] | None = None,
     decoding: Decoding | None = None,
-    captions: bool = False,
 ) -> Source:
     """Open the pictures or clips at `path`: a folder, lists, `.tar` shards, `.zip` files (several
     by a glob, braces or their folder), or a folder inside a zip (`pictures.zip/train`).
@@ -43,7 +41,6 @@ def open_source(
         media: what they are.
         root: where relative paths in lists start; None: at each list's own folder.
         decoding: how pictures are to be understood.
-        captions: only samples with captions, every file once with all of its captions.
 
     Raises:
         UserError: in one sentence, when it is missing, empty, damaged or of another kind.
@@ -58,7 +55,7 @@ def open_source(
         raise UserError(f"root={root} is where the paths of a list start, and '{path}' is no list")
     if decoding is not None:
         source.decoding = decoding
-    return CaptionedSource(source) if captions else source
+    return source
 
 
 def _open(path: str, place: Path, kind: Media, root: Root) -> Source:

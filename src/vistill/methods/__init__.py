@@ -13,6 +13,7 @@ from vistill.methods.supervised import Supervised
 from vistill.methods.tinymim import TinyMIM
 from vistill.methods.umt import UMT
 from vistill.methods.umt_multimodal import UMTMultimodal
+from vistill.methods.umt_questions import UMTQuestions
 from vistill.methods.umt_retrieval import UMTRetrieval
 from vistill.methods.videomae import VideoMAE
 
@@ -33,6 +34,7 @@ METHODS: dict[str, Buildable] = {
     "tinymim": TinyMIM,
     "umt": UMT,
     "umt_multimodal": UMTMultimodal,
+    "umt_questions": UMTQuestions,
     "umt_retrieval": UMTRetrieval,
     "videomae": VideoMAE,
 }

@@ -16,6 +16,7 @@ from vistill.batch import Batch, Losses
 from vistill.methods.ranks import OneRank, Ranks
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone
+from vistill.models.text.answering import Answerer
 from vistill.models.text.video_text import VideoText
 from vistill.random import Stream
 
@@ -97,8 +98,8 @@ class Method(nn.Module, ABC):
         return {"": self.student}
 
     @property
-    def reader(self) -> VideoText | None:
-        """What reads captions beside the student and leaves with it, if anything does."""
+    def reader(self) -> VideoText | Answerer | None:
+        """What reads beside the student and leaves with it, if anything does."""
         return None
 
     def parts(self) -> dict[str, "Method"]:

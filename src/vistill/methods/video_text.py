@@ -1,6 +1,6 @@
 """Draws and bookkeeping of UMT's losses of text, over one rank or several (spec umt 10)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,43 +50,66 @@ def joint_of(config: PairSection, words: Words, vision_width: int, *, guesses: b
         UserError: it cannot be loaded, or sizes or vocabulary do not fit.
     """
     start = config.text.model
-    if start is None or not start.startswith(("run:", "file:")):
-        text = text_tower(config.text, words, vision_width, guesses=guesses)
-        joint = VideoText(text, config.embedding or _EMBEDDING)
-    else:
+    if trained(start):
         joint = trained_joint(start)
-        _check_start(joint, config, words, vision_width, guesses=guesses)
+        _check_start(joint.text.sizes, config.text, words, vision_width, guesses=guesses)
+        own = joint.text_proj.out_features
+        if config.embedding not in (None, own):
+            raise UserError(_other_start("method.embedding", config.embedding, start, own))
         if not guesses:
             joint.text.guess_no_words()
+    else:
+        text = text_tower(config.text, words, vision_width, guesses=guesses)
+        joint = VideoText(text, config.embedding or _EMBEDDING)
     heat = float(joint.temperature.detach()) if config.temperature is None else config.temperature
     joint.set_temperature(heat, decays=config.decay_temperature)
     return joint.train()
 
 
+def tower_of(config: TextTowerConfig, words: Words, vision_width: int) -> SplitBert:
+    """The tower that reads, alone: trained before, or as `text_tower` makes it.
+
+    Raises:
+        UserError: as of `joint_of`.
+    """
+    start = config.model
+    if not trained(start):
+        return text_tower(config, words, vision_width)
+    tower = trained_joint(start).text
+    _check_start(tower.sizes, config, words, vision_width, guesses=False)
+    return tower.train()
+
+
+def trained(start: str | None) -> TypeGuard[str]:
+    """Whether `text.model` is of a second stage, and no bare BERT."""
+    return start is not None and start.startswith(("run:", "file:"))
+
+
 def _check_start(
-    joint: VideoText, config: PairSection, words: Words, vision_width: int, *, guesses: bool
+    sizes: BertSizes, config: TextTowerConfig, words: Words, vision_width: int, *, guesses: bool
 ) -> None:
-    sizes, start = joint.text.sizes, config.text.model
+    start = f"{config.model}"
     if sizes.vision_width != vision_width:
         raise UserError(
             f"method.text.model={start} looks at tokens of {sizes.vision_width} channels, and the "
             f"student's have {vision_width}; take its student, too: student.init={start}"
         )
     if sizes.vocabulary < words.size:
-        raise UserError(_too_many_words(words, f"{start}", sizes))
-    embedding = joint.text_proj.out_features
-    told = {"method.embedding": (config.embedding, embedding),
-            "method.text.fusion_layer": (config.text.fusion_layer, sizes.fusion_layer)}  # fmt: skip
-    for key, (asked, own) in told.items():
-        if asked not in (None, own):
-            raise UserError(f"{key}={asked}, but {start} was trained with {own}; leave it out")
-    if config.text.max_length > sizes.positions:
+        raise UserError(_too_many_words(words, start, sizes))
+    if config.fusion_layer not in (None, sizes.fusion_layer):
+        key = "method.text.fusion_layer"
+        raise UserError(_other_start(key, config.fusion_layer, start, sizes.fusion_layer))
+    if config.max_length > sizes.positions:
         raise UserError(
-            f"method.text.max_length={config.text.max_length} is longer than the {sizes.positions} "
+            f"method.text.max_length={config.max_length} is longer than the {sizes.positions} "
             f"tokens that {start} can read"
         )
     if guesses and not sizes.words:
         raise UserError(f"{start} has no head that guesses words; set method.words_weight=0")
+
+
+def _other_start(key: str, asked: int | None, start: str, own: int) -> str:
+    return f"{key}={asked}, but {start} was trained with {own}; leave it out"
 
 
 def _too_many_words(words: Words, model: str, sizes: BertSizes) -> str:

@@ -12,7 +12,7 @@ from vistill.models.files.umt_joint import NUMBERS, Towers, towers_of_state
 from vistill.models.files.weight_files import read_weights
 from vistill.models.joint import JointModel, Sentences
 from vistill.models.text.matching import Looked, fuse_looked, look
-from vistill.models.text.seeing import seen_whole
+from vistill.models.text.seeing import seen_whole, with_frames
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 from vistill.tokenizing import Tokenizer
@@ -51,12 +51,7 @@ class UMTJoint(JointModel):
         return self.joint.pooled(tokens, frames), tokens
 
     def take_frames(self, frames: int) -> None:
-        if self.num_frames > 1 and frames != self.num_frames:
-            try:
-                self.vision.resize(self.vision.image_size, frames)
-            except ValueError as error:
-                raise UserError(f"frames={frames} does not suit {self.origin}: {error}") from error
-            self.num_frames = frames
+        self.num_frames = with_frames(self.vision, frames, self.origin)
 
     def see_frames(self, images: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b t e"]:
         return self.see_tokens(images)[0]

@@ -135,9 +135,39 @@ def _by_text(asked: Asked) -> EvaluateResult:
     )
 
 
+def _by_questions(asked: Asked) -> EvaluateResult:
+    """Questions, of a model that was trained on some."""
+    from vistill.models.text.saved import load_answers
+    from vistill.runs.answering import answer
+
+    run = asked.reference if isinstance(asked.reference, str) else ""
+    model = load_answers(Path(run.removeprefix("run:"))) if run.startswith("run:") else None
+    if model is None:
+        raise UserError(
+            f"questions needs a run of umt_questions, and {asked.given} is none: train one on "
+            "questions and answers first"
+        )
+    if asked.random_init:
+        raise UserError(f"questions asks {asked.given} as it was trained; leave out --random-init")
+    config = asked.config
+    if config.frames is not None:
+        model.take_frames(config.frames)
+    frames = config.frames or (model.num_frames if model.num_frames > 1 else None)
+    score, broken = answer(config.model_copy(update={"frames": frames}), model, asked.data)
+    return EvaluateResult(
+        config=config.model_dump(mode="json"),
+        weights=model.origin,
+        scores=(),
+        summaries=(),
+        answers=score,
+        broken=tuple(broken),
+    )
+
+
 EVALUATORS: Mapping[str, Callable[[Asked], EvaluateResult]] = {
     **dict.fromkeys(("knn", "linear", "finetune", "test", "detection"), _on_backbone),
     **dict.fromkeys(("retrieval", "multiple-choice"), _by_text),
+    "questions": _by_questions,
 }
 """By protocol; the options of one stand in its section of the settings."""
 

@@ -212,10 +212,8 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             teacher=prepared.teacher_weights,
             **({} if config.data.value_range is None else {"value_range": config.data.value_range}),
         )
-        tokenizer = prepared.reading.tokenizer
-        if method.reader is not None and tokenizer is not None:
-            text, length = tokenizer.json, tokenizer.length
-            save_text(method.reader, folder, tokenizer=text, length=length)
+        if method.reader is not None:
+            save_text(method.reader, folder, **prepared.reading.told_of_text())
 
     fitted = fit(
         method,

@@ -20,18 +20,22 @@ from vistill.data import (
     open_source,
     require_readable,
 )
-from vistill.data.caption_inputs import CaptionInputs
+from vistill.data.caption_inputs import CaptionInputs, QuestionInputs
+from vistill.data.captioned import AskedSource, CaptionedSource
 from vistill.data.inputs import Inputs, Items, Joined
 from vistill.data.loading import Decoder, decode_picture
 from vistill.data.mixture import MixedSource, Part, eval_mixture
 from vistill.data.transforms import Transform
 from vistill.errors import UserError
 from vistill.random import split_held_out
-from vistill.runs.text import reads_text, tokenizer_of
+from vistill.runs.text import answers_tokenizer, asks, joins_captions, reads_text, tokenizer_of
 from vistill.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     from vistill.data.video.device import DeviceCrop
+
+Texts = type[CaptionedSource] | type[AskedSource] | None
+"""Which samples of a source have the texts that a method reads; None: it reads none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,15 @@ class Reading:
     inputs: Inputs | None = None
     parts: tuple[Part, ...] = ()
     tokenizer: Tokenizer | None = None
+
+    def told_of_text(self) -> dict[str, Any]:
+        """How text is read, as an export tells it."""
+        assert self.tokenizer is not None
+        told = {"tokenizer": self.tokenizer.json, "length": self.tokenizer.length}
+        if isinstance(self.inputs, QuestionInputs):
+            assert isinstance(self.source, AskedSource)
+            told |= {"answers": self.source.answers, "answer_length": self.inputs.answer.length}
+        return told
 
     def split(
         self, held_out: float, seed: int
@@ -103,25 +116,29 @@ def open_samples(data: DataConfig, method: MethodSection | None = None) -> Readi
     """
     if reads_text(method):
         tokenizer = tokenizer_of(method)
-        inputs: Inputs = CaptionInputs(tokenizer)
+        if asks(method):
+            answers = answers_tokenizer(method, tokenizer)
+            reading = _open(data, texts=AskedSource)
+            return replace(reading, inputs=QuestionInputs(tokenizer, answers), tokenizer=tokenizer)
+        inputs: Inputs = CaptionInputs(tokenizer, joined=joins_captions(method))
         if data.sources is not None:
-            reading = _open_mixture(data, captions=True)
+            reading = _open_mixture(data, texts=CaptionedSource)
         else:
-            reading, inputs = _open(data, captions=True), Joined(Items(), inputs)
+            reading, inputs = _open(data, texts=CaptionedSource), Joined(Items(), inputs)
         return replace(reading, inputs=inputs, tokenizer=tokenizer)
     if data.sources is not None:
-        return _open_mixture(data, captions=False)
-    reading = _open(data, captions=False)
+        return _open_mixture(data)
+    reading = _open(data)
     if method is not None and {"item", "source"} & set(method.reads_inputs):
         return replace(reading, inputs=Items())
     return reading
 
 
-def _open_mixture(data: DataConfig, *, captions: bool) -> Reading:
+def _open_mixture(data: DataConfig, texts: Texts = None) -> Reading:
     readings, passes = {}, {}
     for name, source in (data.sources or {}).items():
         try:
-            readings[name] = _open(data.of_source(name), captions=captions)
+            readings[name] = _open(data.of_source(name), texts)
         except UserError as error:
             raise UserError(f"data.sources.{name}: {error}") from error
         passes[name] = source.weight
@@ -135,7 +152,7 @@ def _open_mixture(data: DataConfig, *, captions: bool) -> Reading:
     return Reading(mixed, first.train, first.test, repeats=data.repeats, parts=parts)
 
 
-def _open(data: DataConfig, *, captions: bool) -> Reading:
+def _open(data: DataConfig, texts: Texts = None) -> Reading:
     assert data.train is not None
     if data.frames is None:
         crop = TrainTransform(
@@ -146,15 +163,17 @@ def _open(data: DataConfig, *, captions: bool) -> Reading:
             data.flip,
         )
         decoding = Decoding(data.value_range, data.allow_truncated)
-        source = open_source(data.train, root=data.root, decoding=decoding, captions=captions)
+        source = open_source(data.train, root=data.root, decoding=decoding)
+        source = source if texts is None else texts(source)
         return Reading(source, crop, EvalTransform(data.image_size), repeats=data.repeats)
 
     # PyAV is loaded by runs on clips only.
     from vistill.data.video.clips import ClipDecoder
     from vistill.data.video.transforms import VideoTestTransform, VideoTrainTransform
 
+    source = open_source(data.train, "video", root=data.root)
     return Reading(
-        source=open_source(data.train, "video", root=data.root, captions=captions),
+        source=source if texts is None else texts(source),
         train=VideoTrainTransform(
             data.image_size,
             data.crop,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistill.evaluation.answers import AnswerScore
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
@@ -177,7 +178,8 @@ class EvaluateResult:
         detection: one per seed where people's actions were detected.
         retrieval: where captions and what they describe found each other, by each ranking.
         choices: how often the right caption was chosen, by each ranking.
-        broken: what could not be read in these two, and why.
+        answers: how often a question was answered right.
+        broken: what could not be read in these three, and why.
     """
 
     config: Mapping[str, Any]
@@ -187,11 +189,14 @@ class EvaluateResult:
     detection: "tuple[DetectionScore, ...]" = ()
     retrieval: "tuple[RetrievalScore, ...]" = ()
     choices: "tuple[ChoiceScore, ...]" = ()
+    answers: "AnswerScore | None" = None
     broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.detection:
             return "\n".join(map(str, self.detection))
+        if self.answers is not None:
+            return "\n".join([str(self.answers), *_unread(self.broken)])
         if self.choices:
             return "\n".join([*map(choice_line, self.choices), *_unread(self.broken)])
         if self.retrieval:

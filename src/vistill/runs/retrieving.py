@@ -2,12 +2,11 @@
 right one of several captions: zero-shot."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vistill.config.clip_recipes import clip_settings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
-from vistill.runs.samples import open_samples
+from vistill.runs.looking import looked_at, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +40,7 @@ def retrieve(
     from vistill.evaluation.retrieval import owners_of, retrieval_scores
     from vistill.losses.video_text import similarity
 
-    source = _opened(config, data)
+    source = opened(config, data)
     samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
     seen = _see(config, model, source, samples)
     kept = [several for several, there in zip(captions, seen.there, strict=True) if there]
@@ -74,7 +73,7 @@ def choose(
     from vistill.evaluation.retrieval import choice_score
     from vistill.losses.video_text import similarity
 
-    source = _opened(config, data)
+    source = opened(config, data)
     asked = [_answer(source, i) for i in range(len(source))]
     samples = np.array([i for i, answer in enumerate(asked) if answer is not None], np.int64)
     if not len(samples):
@@ -115,11 +114,6 @@ def _answer(source: "Source", sample: int) -> int | None:
     return int(told)
 
 
-def _opened(config: EvaluateConfig, data: str) -> "Source":
-    media: Literal["image", "video"] = "image" if config.frames is None else "video"
-    return open_samples(config, data, media)
-
-
 class _Seen(NamedTuple):
     """What a model makes of samples that can be read.
 
@@ -142,40 +136,16 @@ def _see(
     import numpy as np
     import torch
 
-    from vistill.data import default_workers
-    from vistill.evaluation.features import collect
-    from vistill.evaluation.inputs import Inputs
-    from vistill.training.distributed import device_kind
-
-    clips = None
-    if config.frames is not None:
-        sampling, stride = config.sampling or "segments", config.stride
-        clips = clip_settings("", frames=config.frames, stride=stride, sampling=sampling).middle
-    inputs = Inputs(model.image_size, clips, config.timeout)
-    inputs.require(source)
-
     def compute(batch: "Batch") -> "Tensor":
         images = model.normalization(batch.unit_pixels())
         if not model.matches:
             return model.see_frames(images).flatten(1)
         return torch.cat([part.flatten(1) for part in model.see_tokens(images)], dim=1)
 
-    device = device_kind(config.device, "device")
-    found = collect(
-        model,
-        compute,
-        source,
-        samples,
-        inputs=inputs,
-        batch_size=config.batch_size or inputs.at_once,
-        workers=default_workers() if config.workers is None else config.workers,
-        device=device,
-        progress=f"embedding {len(samples)} {source.media.noun}s",
-    )
-    model.to(device)
+    found = looked_at(config, model, compute, source, samples)
     width = found.features.shape[1]
     if model.matches:
-        width = (1 if clips is None else clips.frames) * model.width
+        width = (config.frames or 1) * model.width
     features = found.features[:, :width].unflatten(1, (-1, model.width))
     broken = [f"{name} ({why})" for name, why in found.broken.items()]
     there = np.isin(samples, found.ids.numpy())

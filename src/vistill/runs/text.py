@@ -36,6 +36,21 @@ def tokenizer_of(method: Any) -> Tokenizer:
     return Tokenizer(name, method.text.max_length)
 
 
+def asks(method: Any) -> bool:
+    """Whether a method that reads text reads questions and answers, and no captions."""
+    return "answer" in method.reads_inputs
+
+
+def joins_captions(method: Any) -> bool:
+    """Whether all captions of a sample are one text."""
+    return method.captions == "joined"
+
+
+def answers_tokenizer(method: Any, tokenizer: Tokenizer) -> Tokenizer:
+    """What cuts answers, as the questions are."""
+    return Tokenizer(tokenizer.name, method.answer_length)
+
+
 def words_of(tokenizer: Tokenizer) -> Words:
     """The special tokens of its vocabulary."""
     pad, cls, mask = (tokenizer.special(token) for token in ("[PAD]", "[CLS]", "[MASK]"))

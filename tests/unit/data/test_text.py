@@ -8,6 +8,7 @@ import pytest
 
 from vistill.data import open_source
 from vistill.data.caption_inputs import CaptionInputs
+from vistill.data.captioned import CaptionedSource
 from vistill.errors import UserError
 from vistill.text_cleanup import clean
 from vistill.tokenizing import Tokenizer
@@ -61,7 +62,7 @@ def listed(folder: Path, text: str, name: str = "list.csv"):
     for file in ("x", "y", "z"):
         (folder / f"{file}.png").write_bytes(b"no picture is read")
     (folder / name).write_text(text)
-    return open_source(str(folder / name), captions=True)
+    return CaptionedSource(open_source(str(folder / name)))
 
 
 def test_a_file_is_one_sample_with_all_its_captions(tmp_path: Path) -> None:
@@ -109,18 +110,26 @@ def test_a_caption_is_drawn_by_the_rows_generator(vocabulary: str, tmp_path: Pat
     assert other["text_mask"].dtype == bool
 
 
+def test_all_captions_as_one_text(vocabulary: str, tmp_path: Path) -> None:
+    source = listed(tmp_path, "image,caption\nx.png,A red.\nx.png,cell!\n")
+    inputs = CaptionInputs(Tokenizer(vocabulary, 6), joined=True)
+    for seed in range(3):
+        found = inputs(source, 0, np.random.default_rng(seed))
+        assert found["text"].tolist() == [2, 5, 6, 7, 3, 0]
+
+
 def test_a_folder_with_texts_beside_its_files(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.png").write_bytes(b"no picture is read")
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "c.txt").write_text("three")
-    source = open_source(str(tmp_path), captions=True)
+    source = CaptionedSource(open_source(str(tmp_path)))
     assert [source.sample_name(i) for i in range(len(source))] == ["a.png", "c.png"]
     assert source.captions is not None
     assert [list(several) for several in source.captions] == [["one", "two"], ["three"]]
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"c\.txt' cannot be read as text"):
-        open_source(str(tmp_path), captions=True)
+        CaptionedSource(open_source(str(tmp_path)))
 
 
 def test_shards_with_texts_and_fields(tmp_path: Path) -> None:
@@ -137,7 +146,7 @@ def test_shards_with_texts_and_fields(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    source = open_source(str(tmp_path / "a.tar"), captions=True)
+    source = CaptionedSource(open_source(str(tmp_path / "a.tar")))
     assert source.captions is not None
     assert [list(several) for several in source.captions] == [["one", "two"], ["three"], ["4", "5"]]
     assert any("1 of 4 pictures have no caption" in note for note in source.notes)

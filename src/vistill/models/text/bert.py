@@ -130,13 +130,34 @@ class SplitBert(nn.Module):
         vision_mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b l h"]:
         """Token states behind the second part, which looks at `vision`."""
-        bias = text_bias(mask, states.dtype)
-        seen = None
-        if vision_mask is not None:
+        return self._looked(states, text_bias(mask, states.dtype), vision, vision_mask)
+
+    def write(
+        self,
+        text: Int[Tensor, "b l"],
+        mask: Bool[Tensor, "b l"],
+        seen: Float[Tensor, "b n d"],
+        seen_mask: Bool[Tensor, "b n"],
+    ) -> Float[Tensor, "b l h"]:
+        """Token states of the second part alone, of which each knows the tokens before it."""
+        x = self.embeddings(text)
+        before = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool, device=text.device)
+        bias = text_bias(mask[:, None] & before.tril(), x.dtype)
+        return self._looked(x, bias, seen, seen_mask)
+
+    def _looked(
+        self,
+        states: Float[Tensor, "b l h"],
+        bias: Float[Tensor, "b 1 q l"],
+        seen: Float[Tensor, "b n d"],
+        seen_mask: Bool[Tensor, "b n"] | None,
+    ) -> Float[Tensor, "b l h"]:
+        hidden = None
+        if seen_mask is not None:
             lowest = torch.finfo(states.dtype).min
-            seen = ((1.0 - vision_mask.to(states.dtype)) * lowest)[:, None, None]
-        for layer in self._layers[self.sizes.fusion_layer :]:
-            states = layer(states, bias, encoder_hidden_states=vision, encoder_attention_mask=seen)
+            hidden = ((1.0 - seen_mask.to(states.dtype)) * lowest)[:, None, None]
+        for layer in self.looking:
+            states = layer(states, bias, encoder_hidden_states=seen, encoder_attention_mask=hidden)
         return states
 
     def words(self, states: Float[Tensor, "b l h"]) -> Float[Tensor, "b l w"]:
@@ -144,9 +165,14 @@ class SplitBert(nn.Module):
         return self.cls(states)
 
 
-def text_bias(mask: Bool[Tensor, "b l"], dtype: torch.dtype) -> Float[Tensor, "b 1 1 l"]:
-    """What is added to the attention of sentences: nothing at tokens, -10000 elsewhere."""
-    return ((1.0 - mask.to(dtype)) * -10000.0)[:, None, None]
+def text_bias(mask: Bool[Tensor, "b *q l"], dtype: torch.dtype) -> Float[Tensor, "b 1 q l"]:
+    """What is added to the attention of sentences: nothing at tokens, -10000 elsewhere.
+
+    Args:
+        mask: True where there is a token, for all queries or for each by itself.
+    """
+    bias = (1.0 - mask.to(dtype)) * -10000.0
+    return bias[:, None, None] if mask.dim() == 2 else bias[:, None]
 
 
 def usual_fusion_layer(layers: int) -> int:

@@ -2,15 +2,19 @@
 `tokenizer.json`; and both together as one model."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from safetensors.torch import load_file, save
+from torch import nn
 
 from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.models.export import find_export, read_backbone
 from vistill.models.joint_umt import UMTJoint
+from vistill.models.text.answering import Answerer, UMTAnswers
 from vistill.models.text.bert import BertSizes, SplitBert
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
@@ -19,27 +23,40 @@ from vistill.tokenizing import Tokenizer
 FORMAT = "vistill-text/1"
 _WEIGHTS, _DESCRIPTION = "text.safetensors", "text.json"
 TOKENIZER = "tokenizer.json"
-_TIED = ("text.cls.predictions.decoder.weight", "text.cls.predictions.decoder.bias")
+_TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 
 
-def save_text(joint: VideoText, folder: Path, *, tokenizer: str, length: int) -> None:
+def save_text(
+    reader: VideoText | Answerer,
+    folder: Path,
+    *,
+    tokenizer: str,
+    length: int,
+    answers: Sequence[str] = (),
+    answer_length: int = 0,
+) -> None:
     """Write what reads beside a backbone; each file appears whole or not at all.
 
     Args:
-        joint: the tower with its projections and heads.
+        reader: the tower with its projections and heads, or with what writes answers.
         folder: of the exported backbone.
         tokenizer: text of a `tokenizer.json`.
-        length: tokens of every sentence.
+        length: tokens of every sentence or question.
+        answers: that it may choose from.
+        answer_length: tokens of each.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in joint.state_dict().items()}
-    state = {k: v for k, v in state.items() if k not in _TIED}
-    described = {
+    state = {k: v.detach().cpu().contiguous() for k, v in reader.state_dict().items()}
+    state = {k: v for k, v in state.items() if not k.endswith(_TIED)}
+    described: dict[str, Any] = {
         "format": FORMAT,
-        "sizes": asdict(joint.text.sizes),
-        "embedding": joint.text_proj.out_features,
-        "decay_temperature": joint.temperature.dim() > 0,
+        "sizes": asdict(reader.text.sizes),
         "length": length,
     }
+    if isinstance(reader, Answerer):
+        described |= {"answers": list(answers), "answer_length": answer_length}
+    else:
+        decays = reader.temperature.dim() > 0
+        described |= {"embedding": reader.text_proj.out_features, "decay_temperature": decays}
     write_atomic(folder / TOKENIZER, tokenizer)
     write_atomic(folder / _WEIGHTS, save(state, metadata={"format": "pt"}))
     write_atomic(folder / _DESCRIPTION, json.dumps(described, indent=2) + "\n")
@@ -51,27 +68,74 @@ def load_video_text(folder: Path) -> UMTJoint | None:
     Raises:
         UserError: there is no such run, or its files do not fit together.
     """
-    place = find_export(folder)
-    if not (place / _DESCRIPTION).is_file():
+    found = _Saved.of(folder)
+    if found is None or "embedding" not in found.told:
         return None
-    backbone = read_backbone(place)
-    try:
-        told = json.loads((place / _DESCRIPTION).read_text())
-        if told["format"] != FORMAT:
-            raise ValueError(f"its format is {told['format']!r}")
-        decays = told["decay_temperature"]
-        joint = VideoText(
-            SplitBert(BertSizes(**told["sizes"])), told["embedding"], decay_temperature=decays
-        )
-        state = load_file(place / _WEIGHTS)
-        odd = (joint.state_dict().keys() - set(_TIED)) ^ state.keys()
-        if odd:
-            raise ValueError(f"{min(odd)} is missing or not known")
-        joint.load_state_dict(state, strict=False)
-        cut = Tokenizer(str(place / TOKENIZER), told["length"])
-    except Exception as error:
-        raise UserError(f"cannot read the text tower in {place}: {error}") from error
-    assert isinstance(backbone, VisionTransformer)
-    model = UMTJoint(backbone, joint, cut)
-    model.origin, model.untrained = backbone.origin, backbone.untrained
+    told = found.told
+    joint = VideoText(
+        SplitBert(BertSizes(**told["sizes"])),
+        told["embedding"],
+        decay_temperature=told["decay_temperature"],
+    )
+    found.load(joint)
+    model = UMTJoint(found.backbone, joint, found.tokenizer(told["length"]))
+    model.origin, model.untrained = found.backbone.origin, found.backbone.untrained
     return model.eval()
+
+
+def load_answers(folder: Path) -> UMTAnswers | None:
+    """The student of a run or export with what answers questions; None where it has none.
+
+    Raises:
+        UserError: as of `load_video_text`.
+    """
+    found = _Saved.of(folder)
+    if found is None or "answers" not in found.told:
+        return None
+    told = found.told
+    answerer = Answerer(SplitBert(BertSizes(**told["sizes"])))
+    found.load(answerer)
+    question, answer = (found.tokenizer(told[key]) for key in ("length", "answer_length"))
+    model = UMTAnswers(found.backbone, answerer, question, answer, tuple(told["answers"]))
+    model.origin, model.untrained = found.backbone.origin, found.backbone.untrained
+    return model.eval()
+
+
+class _Saved(NamedTuple):
+    """What `save_text` wrote beside a backbone."""
+
+    place: Path
+    backbone: VisionTransformer
+    told: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        place = find_export(folder)
+        if not (place / _DESCRIPTION).is_file():
+            return None
+        backbone = read_backbone(place)
+        try:
+            told = json.loads((place / _DESCRIPTION).read_text())
+            if told["format"] != FORMAT:
+                raise ValueError(f"its format is {told['format']!r}")
+        except Exception as error:
+            raise _unreadable(place, error) from error
+        assert isinstance(backbone, VisionTransformer)
+        return cls(place, backbone, told)
+
+    def load(self, reader: nn.Module) -> None:
+        try:
+            state = load_file(self.place / _WEIGHTS)
+            own = {name for name in reader.state_dict() if not name.endswith(_TIED)}
+            if odd := own ^ state.keys():
+                raise ValueError(f"{min(odd)} is missing or not known")
+            reader.load_state_dict(state, strict=False)
+        except Exception as error:
+            raise _unreadable(self.place, error) from error
+
+    def tokenizer(self, length: int) -> Tokenizer:
+        return Tokenizer(str(self.place / TOKENIZER), length)
+
+
+def _unreadable(place: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read the text tower in {place}: {error}")

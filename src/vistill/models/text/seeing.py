@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vistill.errors import UserError
 from vistill.models.backbone import Tap
 from vistill.models.vit import VisionTransformer
 
@@ -40,3 +41,18 @@ def seen_whole(
     found = vision.tap(images, [tap], visible=visible, drop_path_noise=drop_path_noise)[tap]
     frames = 1 if images.dim() == 4 else images.shape[2]
     return Seen(found[:, vision.num_prefix_tokens :], frames)
+
+
+def with_frames(vision: VisionTransformer, frames: int, origin: str) -> int:
+    """Let a tower take clips of so many frames, which one of pictures sees by themselves; how many
+    it takes.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if vision.num_frames not in (1, frames):
+        try:
+            vision.resize(vision.image_size, frames)
+        except ValueError as error:
+            raise UserError(f"frames={frames} does not suit {origin}: {error}") from error
+    return vision.num_frames

@@ -1,0 +1,72 @@
+"""How models that read look at pictures or clips."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from vistill.config.clip_recipes import clip_settings
+from vistill.config.evaluation import EvaluateConfig
+from vistill.runs.samples import open_samples
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from vistill.batch import Batch
+    from vistill.data import Source
+    from vistill.evaluation.features import Features
+
+
+def opened(config: EvaluateConfig, data: str) -> "Source":
+    """Pictures, or clips where the settings tell frames.
+
+    Raises:
+        UserError: there are none, or none can be read.
+    """
+    media: Literal["image", "video"] = "image" if config.frames is None else "video"
+    return open_samples(config, data, media)
+
+
+def looked_at(
+    config: EvaluateConfig,
+    model: Any,
+    compute: "Callable[[Batch], Tensor]",
+    source: "Source",
+    samples: "np.ndarray",
+) -> "Features":
+    """`compute` of all samples, with the model on its device, where it stays.
+
+    Args:
+        config: tells frames and how they are taken, batch, loaders and device.
+        model: with an `image_size`.
+        compute: of a batch on the device.
+        source: of the samples.
+        samples: positions there.
+
+    Raises:
+        UserError: none can be read.
+    """
+    from vistill.data import default_workers
+    from vistill.evaluation.features import collect
+    from vistill.evaluation.inputs import Inputs
+    from vistill.training.distributed import device_kind
+
+    clips = None
+    if config.frames is not None:
+        sampling, stride = config.sampling or "segments", config.stride
+        clips = clip_settings("", frames=config.frames, stride=stride, sampling=sampling).middle
+    inputs = Inputs(model.image_size, clips, config.timeout)
+    inputs.require(source)
+    device = device_kind(config.device, "device")
+    found = collect(
+        model,
+        compute,
+        source,
+        samples,
+        inputs=inputs,
+        batch_size=config.batch_size or inputs.at_once,
+        workers=default_workers() if config.workers is None else config.workers,
+        device=device,
+        progress=f"embedding {len(samples)} {source.media.noun}s",
+    )
+    model.to(device)
+    return found
