@@ -27,6 +27,12 @@ class AlignmentSection(Section):
     mask: Literal["semantic", "attention", "tube", "random", "none"] = Field(default="semantic")
     """What the student sees of every frame: tokens drawn by the attention of the teacher's class
     token, those of most attention, the same places in all frames, any of the clip, or all."""
+    importance: Literal["class_token", "patches"] | None = Field(
+        default=None, json_schema_extra=needs(mask=("semantic", "attention"))
+    )
+    """Whose attention in the teacher's last block says what matters: its class token's, or that of
+    all patches on average. Default: the class token; of a teacher that pools by attention instead,
+    as SigLIP does, the patches."""
     mask_ratio: float = Field(default=0.8, gt=0.0, lt=1.0, json_schema_extra=needs(mask=DRAWN))
     """Share of tokens hidden from the student."""
     masks: int = Field(default=1, ge=1, le=64, json_schema_extra=needs(mask=DRAWN))

@@ -18,6 +18,7 @@ from vistill.config.umt import AlignmentSection
 from vistill.errors import UserError
 from vistill.heads.alignment_decoder import unit
 from vistill.losses.distances import at_least_fp32
+from vistill.methods.frame_importance import importance_of, importance_tap
 from vistill.methods.side import Side
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
@@ -39,7 +40,7 @@ class FrameTeacher:
         config: the switches.
 
     Raises:
-        UserError: the teacher takes clips, has no class token, or another grid.
+        UserError: the teacher takes clips, tells no importance, or has another grid.
     """
 
     def __init__(
@@ -55,12 +56,7 @@ class FrameTeacher:
         if model.num_frames > 1:
             raise UserError("umt's teacher looks at single frames, and this one takes clips")
         self.model, self.slots, self.blocks, self.config = model, slots, list(blocks), config
-        self.attentive = config.mask in ("semantic", "attention")
-        if self.attentive and not ("cls_attention" in model.taps and model.has_class_token):
-            raise UserError(
-                f"method.mask={config.mask} follows the attention of the teacher's class token, "
-                "and this teacher has none; set method.mask=random or method.mask=tube"
-            )
+        self.attention = importance_tap(model, config)
         if config.visible_only and not isinstance(model, VisionTransformer):
             raise UserError("method.visible_only needs a plain ViT as a teacher")
         theirs = model.shape(side.tap("block"))
@@ -123,17 +119,17 @@ class FrameTeacher:
             found = self.model.tap(frames, taps, visible=rows)
             return visible, self._targets([found[tap] for tap in taps], None, batch)
         last = self.model.depth
-        attention = [Tap("cls_attention", last)] if self.attentive else []
+        attention = [] if self.attention is None else [self.attention]
 
         def choice(found: Mapping[Tap, Tensor]) -> Tensor | None:
-            return choose(self._importance(found[attention[0]], batch) if attention else None)
+            return choose(self._importance(found, batch))
 
         if not attention or not isinstance(self.model, VisionTransformer) or last == 1:
             found = self.model.tap(frames, [*taps, *attention])
             visible = choice(found)
             return visible, self._targets([found[tap] for tap in taps], visible, batch)
         before, qkv = Tap("block", last - 1), Tap("qkv", last)
-        found = self.model.tap(frames, [*{*taps[:-1], before}, qkv, *attention])
+        found = self.model.tap(frames, [*{*taps[:-1], before, qkv, *attention}])
         visible = choice(found)
         tokens = [found[tap] for tap in taps[:-1]]
         finish = partial(self.model.finish_block, last, found[before], found[qkv])
@@ -146,9 +142,11 @@ class FrameTeacher:
         chosen = finished.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 3)
         return visible, self._targets(tokens, visible, batch, chosen)
 
-    def _importance(self, attention: Float[Tensor, "f m n"], batch: int) -> Float[Tensor, "b s n"]:
-        mean = attention.float().mean(dim=1)[:, self.prefix :]
-        return mean.unflatten(0, (batch, self.slots))
+    def _importance(self, found: Mapping[Tap, Tensor], batch: int) -> Float[Tensor, "b s n"] | None:
+        if self.attention is None:
+            return None
+        told = importance_of(self.model, self.attention, found[self.attention])
+        return told.unflatten(0, (batch, self.slots))
 
     def _targets(
         self,

@@ -17,8 +17,9 @@ from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
 from vistill.methods.side import rising
+from vistill.methods.text_towers import joint_of
 from vistill.methods.umt import returned
-from vistill.methods.video_text import joint_of, pair_terms, word_term
+from vistill.methods.video_text import pair_terms, word_term
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer

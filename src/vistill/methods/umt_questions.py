@@ -13,7 +13,7 @@ from vistill.losses.video_text import Words
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.side import rising
-from vistill.methods.video_text import tower_of
+from vistill.methods.text_towers import tower_of
 from vistill.models.backbone import Backbone
 from vistill.models.text.answering import Answerer
 from vistill.models.text.seeing import seen_whole

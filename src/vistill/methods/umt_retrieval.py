@@ -9,7 +9,8 @@ from vistill.errors import UserError
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.side import rising
-from vistill.methods.video_text import joint_of, pair_terms
+from vistill.methods.text_towers import joint_of
+from vistill.methods.video_text import pair_terms
 from vistill.models.backbone import Backbone
 from vistill.models.text.seeing import seen_whole
 from vistill.models.text.video_text import VideoText

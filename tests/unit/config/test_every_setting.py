@@ -60,6 +60,7 @@ BESIDE: list[Words] = [
     [("protocols", ["detection"])],
     [("protocols", ["detection"]), ("detection.detections", "x.csv")],
     [("protocols", ["detection"]), ("detection.sampling", "uniform")],
+    [("protocols", ["questions"])],
     [("finetune.optimizer", "sgd")],
     [("finetune.schedule", "step")],
     [("finetune.lr", None)],

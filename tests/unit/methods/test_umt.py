@@ -12,6 +12,7 @@ from unequal import batch, student, teacher
 from vistill.batch import Batch
 from vistill.config.umt import UMTConfig
 from vistill.errors import UserError
+from vistill.methods.frame_importance import importance_of, importance_tap
 from vistill.methods.umt import UMT
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Tap
@@ -309,7 +310,7 @@ BARE = {"class_token": False, "distillation_token": False}
 @pytest.mark.parametrize(
     ("ours", "theirs", "options", "message"),
     [
-        ({}, BARE, {}, "set method.mask=random or method.mask=tube"),
+        ({}, BARE, {}, "set method.importance=patches, method.mask=random or method.mask=tube"),
         ({}, {"image_size": 60}, {}, "teacher.image_size=48 gives it as many"),
         ({}, BARE | {"tubelet_size": 1, "num_frames": 4}, {}, "this one takes clips"),
         ({}, {}, {"aligned_layers": 3}, "do not fit into the student's 2 blocks"),
@@ -334,6 +335,46 @@ def test_a_teacher_without_a_class_token_serves_where_the_user_says_how() -> Non
     theirs = teacher(torch.float32, class_token=False, distillation_token=False)
     for mask in ("random", "tube", "none"):
         assert umt(theirs=theirs, mask=mask)(batch(frames=FRAMES)).total > 0
+
+
+def test_what_the_patches_attend_to() -> None:
+    """The mean of the rows of the last block's attention, with and without prefix tokens."""
+    for sizes in (BARE, {}):
+        theirs = teacher(torch.float32, **sizes)
+        tap = importance_tap(theirs, UMTConfig(importance="patches"))
+        assert tap is not None
+        pictures = torch.randn(2, 3, *theirs.image_size)
+        with torch.no_grad():
+            found = theirs.tap(pictures, [tap])[tap]
+            importance = importance_of(theirs, tap, found)
+        heads, prefix = theirs.num_heads[-1], theirs.num_prefix_tokens
+        size = theirs.width // heads
+        mean = torch.zeros(2, found.shape[1])
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            q, k = found[:, :, 0, part], found[:, :, 1, part]
+            rows = (q @ k.transpose(1, 2) / size**0.5).softmax(-1)
+            mean += rows[:, prefix:].mean(dim=1) / heads
+        torch.testing.assert_close(importance, mean[:, prefix:])
+        assert umt(theirs=theirs, importance="patches")(batch(frames=FRAMES)).total > 0
+
+
+def test_a_teacher_that_pools_by_attention_needs_no_word(tmp_path: Any) -> None:
+    """SigLIP has no class token; a query of its own pools its patches."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        image_size=64, patch_size=16,
+    )  # fmt: skip
+    transformers.SiglipVisionModel(config).save_pretrained(tmp_path)
+    theirs = load_teacher(f"hf/{tmp_path}", image_size=64)
+    for mask in ("semantic", "attention"):
+        assert umt(theirs=theirs, mask=mask)(batch(frames=FRAMES)).total > 0
+    with pytest.raises(UserError, match="teacher's class token"):
+        umt(theirs=theirs, importance="class_token")
+    cnn = create_backbone("timm/resnet18", image_size=64)
+    with pytest.raises(UserError, match="shows none"):
+        importance_tap(cnn, UMTConfig(importance="patches"))
 
 
 def test_the_teacher_of_a_published_size_is_a_matter_of_the_recipe() -> None:

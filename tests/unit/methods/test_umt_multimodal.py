@@ -11,8 +11,9 @@ from unequal import batch, student, teacher
 from vistill.batch import Batch
 from vistill.config.umt import UMTMultimodalConfig
 from vistill.losses.video_text import Words, contrast, similarity
+from vistill.methods.text_towers import joint_of
 from vistill.methods.umt_multimodal import UMTMultimodal
-from vistill.methods.video_text import Pairs, joint_of, matching_loss
+from vistill.methods.video_text import Pairs, matching_loss
 from vistill.models.text.bert import BertSizes, SplitBert
 from vistill.models.text.video_text import VideoText
 
