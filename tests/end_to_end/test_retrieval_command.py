@@ -239,7 +239,7 @@ def test_files_that_are_no_second_stage(tmp_path: Path, capsys: pytest.CaptureFi
     for name, told in {
         f"file:{tmp_path / 'other.pth'},{vocabulary}": "holds no second stage of UMT",
         f"file:{tmp_path / 'none.pth'},{vocabulary}": "none.pth",
-        reference.replace("vocab.txt", "words.txt"): "there is no vocabulary",
+        reference.replace("vocab.txt", "words.txt"): "there is no tokenizer",
         reference.replace("frames=3", "frames=x"): "frames must be a number, not 'x'",
         f"{reference},size=3": "'size' is none of tokenizer, frames",
     }.items():
