@@ -4,25 +4,22 @@ An archive is indexed once; afterwards every picture is one seek and one read, i
 """
 
 import os
-import posixpath
-import tarfile
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Int
 
 from vistill.data.broken import BrokenImage, unreadable
+from vistill.data.names import SLASH, NamePacker, PackedNames, common_folders, cut_out, have_ending
 from vistill.data.passed_over import PassedOver
 from vistill.data.shard_labels import ShardLabels, ShardMembers
-from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels, hidden
+from vistill.data.source import PICTURES, Media, NamedSource, encode_labels, hidden
 from vistill.data.stamps import Stamps, file_stamps
-from vistill.errors import UserError
+from vistill.data.tar_members import Members, tar_blocks
 
 OPEN_FILES = 64
-COMPRESSED_TAR = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-ODD = "member that is no file"
 
 
 class ArchiveSource(NamedSource):
@@ -45,11 +42,18 @@ class ArchiveSource(NamedSource):
         return {**self.__dict__, "_handles": {}}
 
     @staticmethod
-    def shown(files: list[Path], names: list[str], places: np.ndarray) -> list[str]:
-        """Names of samples as people look for them: of several archives with the archive's."""
-        if len(files) == 1:
-            return names
-        return [f"{files[n].name}/{x}" for n, x in zip(places[:, 0], names, strict=True)]
+    def front(files: list[Path], number: int) -> str:
+        """What stands before the names of members of an archive: where there are several, its
+        own."""
+        return f"{files[number].name}/" if len(files) > 1 else ""
+
+    def label_by_own_folders(self, files: list[Path]) -> None:
+        """Labels from folders inside the archives, without those that all samples lie in."""
+        fronts = [len(os.fsencode(self.front(files, number))) for number in range(len(files))]
+        skip: int | np.ndarray = fronts[0]
+        if len(set(fronts)) > 1:
+            skip = np.array(fronts)[self._places[:, 0]]
+        self.label_by_folders(skip + common_folders(self.names, skip))
 
     def _stamped(self, content: np.ndarray) -> Stamps:
         """Stamps from a number per sample; the time of change is that of the archive."""
@@ -96,56 +100,59 @@ class TarSource(ShardSource):
     `vistill.data.shard_labels`, else from folders."""
 
     def __init__(self, name: str, files: list[Path], media: Media = PICTURES) -> None:
-        names: list[str] = []
+        names = NamePacker()
         places = array("q")
         passed, labels = PassedOver(media), ShardLabels()
         for number, file in enumerate(files):
-            start = len(names)
-            members = ShardMembers(file)
-            for member, offset, size in tar_members(file, passed):
-                path = member.removeprefix("./").lstrip("/")
-                if hidden(path):
-                    continue
-                if media.holds(path):
-                    names.append(path)
-                    places.extend((number, offset, size))
-                elif not members.take(path, offset, size):
-                    passed.add(path)
-            labels.add(members, names[start:])
-        if not names:
+            samples, others = NamePacker(), ShardMembers(file)
+            for members in tar_blocks(file, passed):
+                kept = _samples(members, media, samples, others, passed)
+                table = np.empty((len(kept), 3), np.int64)
+                table[:, 0], table[:, 1], table[:, 2] = (
+                    number, members.offsets[kept], members.sizes[kept]
+                )  # fmt: skip
+                places.frombytes(table.tobytes())
+            text, ends = samples.arrays
+            names.add_block(text, ends[1:], os.fsencode(self.front(files, number)))
+            labels.add(others, samples.names())
+        if not len(names):
             raise passed.error(name)
-        table = np.array(places, dtype=np.int64).reshape(-1, 3)
-        super().__init__(name, files, PackedNames(self.shown(files, names, table)), table, media)
-        found = labels.chosen(passed)
-        if found is None:
-            self.label_by_folders(without_common_folders(names))
+        table = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)
+        super().__init__(name, files, names.names(), table, media)
+        told = labels.chosen(passed)
+        if told is None:
+            self.label_by_own_folders(files)
         else:
-            self.classes, self.labels = encode_labels(found)
+            self.classes, self.labels = encode_labels(told)
         self.notes = [*labels.notes, *passed.notes()]
 
 
-def tar_members(file: Path, passed: PassedOver | None = None) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every regular file; `passed` gets links and the like."""
-    try:
-        with open(file, "rb") as raw:
-            if raw.read(6).startswith(COMPRESSED_TAR):
-                raise UserError(
-                    f"'{file}' is a compressed tar, which cannot be read in random order; unpack "
-                    "it to a plain .tar or to a folder"
-                )
-        with tarfile.open(file, "r:") as archive:
-            while (member := archive.next()) is not None:
-                # Or the archive keeps every header it has seen: a gigabyte for a million members.
-                archive.members = []  # type: ignore[attr-defined]
-                if member.isreg():
-                    yield member.name, member.offset_data, member.size
-                elif passed is not None and not member.isdir():
-                    passed.add_odd(member.name, "link" if member.islnk() or member.issym() else ODD)
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"'{file}' is damaged or no tar: {error}") from error
-
-
-def without_common_folders(names: list[str]) -> list[str]:
-    """Names without the folders that all of them lie in."""
-    depth = len(posixpath.commonpath([posixpath.dirname(name) for name in names]))
-    return [name[depth + 1 :] for name in names] if depth else names
+def _samples(
+    members: Members,
+    media: Media,
+    samples: NamePacker,
+    others: ShardMembers,
+    passed: PassedOver,
+) -> Int[np.ndarray, " k"]:
+    """Which members are samples; their names go to `samples`, what may be labels to `others`, and
+    what is neither to `passed`."""
+    text, ends = members.text, members.ends
+    starts = np.concatenate([[0], ends[:-1]])
+    kept = have_ending(text, starts, ends, media.suffixes)
+    kept[kept] = text[starts[kept]] != SLASH
+    named = dict[int, str]()
+    for i in np.flatnonzero(~kept).tolist():
+        path = os.fsdecode(text[starts[i] : ends[i]].tobytes()).removeprefix("./").lstrip("/")
+        if media.holds(path):
+            kept[i], named[i] = True, path
+        elif not hidden(path) and not others.take(
+            path, int(members.offsets[i]), int(members.sizes[i])
+        ):
+            passed.add(path)
+    rows = np.flatnonzero(kept)
+    if not named:
+        samples.add_block(*cut_out(text, starts[rows], ends[rows]))
+    else:
+        for i in rows.tolist():
+            samples.add(named.get(i) or os.fsdecode(text[starts[i] : ends[i]].tobytes()))
+    return rows

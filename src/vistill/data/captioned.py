@@ -11,8 +11,9 @@ import numpy as np
 from vistill.data.archive import TarSource
 from vistill.data.captions import Captions
 from vistill.data.folder import FolderSource
+from vistill.data.names import PackedNames
 from vistill.data.shard_captions import shard_captions
-from vistill.data.source import PackedNames, Source, Stretch, Unlabelled
+from vistill.data.source import Source, Stretch, Unlabelled
 from vistill.data.stamps import Stamps
 from vistill.data.video.proof import Proof
 from vistill.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from vistill.data.source import PackedNames
+from vistill.data.names import PackedNames
 
 
 class Captions(Sequence[Sequence[str]]):

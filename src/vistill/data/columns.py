@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from vistill.data.names import Coded
 from vistill.data.source import NO_CLASS, Media, Stretch
 from vistill.errors import UserError
 
@@ -234,9 +235,9 @@ def _numbers(where: str, start: Any, end: Any, must: str) -> Stretch:
     raise UserError(f"{where}: {must}, not {start!r} and {end!r}")
 
 
-def unclassed_notes(labels: Sequence[str | None], media: Media) -> list[str]:
+def unclassed_notes(labels: Coded, media: Media) -> list[str]:
     """A sentence on the labels that are no classes, where there are any."""
-    counts = Counter(labels)
+    counts = labels.counts()
     none = {label: count for label, count in counts.items()
             if label is None or label.lower() in NO_CLASS}  # fmt: skip
     total = sum(none.values())

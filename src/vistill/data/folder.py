@@ -3,14 +3,16 @@
 import errno
 import os
 import stat
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from vistill.data.broken import BrokenImage, unreadable
+from vistill.data.names import NamePacker
 from vistill.data.passed_over import PassedOver
-from vistill.data.source import PICTURES, Media, NamedSource, PackedNames
+from vistill.data.source import PICTURES, Media, NamedSource
 from vistill.errors import UserError
 
 ODD = {
@@ -20,6 +22,8 @@ ODD = {
     stat.S_IFBLK: "device",
 }
 LOOP = "circular link"
+_USUAL = 4
+"""Letters of most endings, which are looked up as they are."""
 
 
 class FolderSource(NamedSource):
@@ -38,11 +42,13 @@ class FolderSource(NamedSource):
     ) -> None:
         self._root = os.path.abspath(root)
         passed = passed or PassedOver(media)
-        super().__init__(str(root), PackedNames(self._walk("", (), media, passed)), media)
+        walk = _Walk(self._root, media, passed)
+        super().__init__(str(root), walk.names.names(), media)
         if not len(self):
             raise passed.error(str(root))
+        self.watched = walk.folders
         self.notes = passed.notes()
-        self.label_by_folders(self.names)
+        self.label_by_folders()
 
     def read(self, i: int) -> bytes:
         return read_file(self.place(i))
@@ -50,29 +56,72 @@ class FolderSource(NamedSource):
     def place(self, i: int) -> str:
         return os.path.join(self._root, self.names[i])
 
-    def _walk(
-        self, folder: str, above: tuple[str, ...], media: Media, passed: PassedOver
-    ) -> Iterator[str]:
+
+class _Walk:
+    """All files below a folder.
+
+    Attributes:
+        names: of the samples.
+        folders: that were looked into; None where a change below a link would not show in them.
+    """
+
+    def __init__(self, root: str, media: Media, passed: PassedOver) -> None:
+        self.names = NamePacker()
+        self.folders: list[str] | None = []
+        self._root, self._media, self._passed = root, media, passed
+        usual = (ending for ending in media.suffixes if len(ending) == _USUAL)
+        self._usual = {shown for ending in usual for shown in (ending, ending.upper())}
+        self._look("", os.path.realpath(root), ())
+
+    def _look(self, folder: str, real: str, above: tuple[str, ...]) -> None:
         here = os.path.join(self._root, folder)
-        real = os.path.realpath(here)
         if real in above:
-            passed.add_odd(folder, LOOP)
+            self._passed.add_odd(folder, LOOP)
             return
+        if self.folders is not None:
+            self.folders.append(here)
+        files, others = list[str](), dict[str, str]()
         try:
             with os.scandir(here) as scan:
-                entries = sorted((e.name, _kind(e)) for e in scan if not e.name.startswith("."))
+                for entry in scan:
+                    name = entry.name
+                    if name[0] == ".":
+                        continue
+                    if entry.is_file(follow_symlinks=False):
+                        files.append(name)
+                        continue
+                    kind = others[name] = _kind(entry)
+                    if kind != "folder" or entry.is_symlink():
+                        self.folders = None
         except OSError as error:
             raise UserError(f"folder '{here}' cannot be read: {error.strerror}") from error
-        for name, kind in entries:
-            path = f"{folder}/{name}" if folder else name
+        files.sort()
+        front = f"{folder}/" if folder else ""
+        start = 0
+        for name in sorted(others):
+            place = bisect(files, name, start)
+            self._take(files[start:place], front)
+            start, path, kind = place, front + name, others[name]
             if kind == "folder":
-                yield from self._walk(path, (*above, real), media, passed)
+                inside = os.path.join(real, name)
+                if self.folders is None:
+                    inside = os.path.realpath(inside)
+                self._look(path, inside, (*above, real))
             elif kind:
-                passed.add_odd(path, kind)
-            elif media.holds(name):
-                yield path
+                self._passed.add_odd(path, kind)
             else:
-                passed.add(path)
+                self._take([name], front)
+        self._take(files[start:], front)
+
+    def _take(self, files: list[str], front: str) -> None:
+        """Sort samples from what is passed over."""
+        usual, holds = self._usual, self._media.holds
+        good = [name for name in files if name[-_USUAL:] in usual or holds(name)]
+        self.names.add_all(good, front)
+        if len(good) < len(files):
+            for name in files:
+                if not holds(name):
+                    self._passed.add(front + name)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

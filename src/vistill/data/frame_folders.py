@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from vistill.data.source import CLIPS, PICTURES, NamedSource, PackedNames
+from vistill.data.names import PackedNames
+from vistill.data.source import CLIPS, PICTURES, NamedSource
 
 LEAST = 2
 """Numbered pictures that make a folder a clip."""
@@ -34,7 +35,7 @@ class FrameFolderSource(NamedSource):
         names = [folder or "." for folder, count in folders.items() if count >= LEAST]
         super().__init__(str(root), PackedNames(names), CLIPS)
         if names:
-            self.label_by_folders(names)
+            self.label_by_folders()
         self.notes = [
             f"no video in it; {len(names)} folders of numbered pictures are read as clips"
             if len(names) > 1

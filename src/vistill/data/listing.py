@@ -4,9 +4,9 @@ import csv
 import json
 import math
 import os
-import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,11 +29,12 @@ from vistill.data.columns import (
     unclassed_notes,
 )
 from vistill.data.folder import read_file
+from vistill.data.lines import QUOTE, Rows, each_row, holds, lines, plain_cells, plain_text, rows_of
+from vistill.data.names import Coded, NamePacker, PackedNames
 from vistill.data.source import (
     PICTURES,
     Media,
     NamedSource,
-    PackedNames,
     Stretch,
     Unlabelled,
     encode_labels,
@@ -56,7 +57,7 @@ class Listed(NamedTuple):
     """
 
     file: Path
-    rows: Iterator[Row]
+    rows: Iterator[Row | Rows]
     first: str
     labelled: bool
     notes: list[str]
@@ -84,33 +85,50 @@ class ListSource(NamedSource):
     ) -> None:
         folders = [os.path.abspath(one.file.parent) for one in lists]
         self._root = os.path.commonpath(folders) if root is None else os.path.abspath(root)
-        labels: list[str | None] = []
+        paths, labels = NamePacker(), Coded()
         parts, by_frames = array("d"), bytearray()
         captions: list[tuple[str, ...]] = []
-        firsts: list[tuple[str, str]] = []
+        firsts: list[tuple[int, str]] = []
 
-        def paths() -> Iterator[str]:
-            for one, folder in zip(lists, folders, strict=True):
-                inner = "" if root is not None else os.path.relpath(folder, self._root)
-                for number, row in enumerate(one.rows):
-                    labels.append(sys.intern(row.label) if row.label else None)
-                    parts.extend(row.part[:2] if row.part else (math.nan, math.nan))
-                    captions.append(row.captions)
-                    by_frames.append(row.part is not None and row.part.unit == "frames")
-                    path = row.path if inner in ("", ".") else os.path.join(inner, row.path)
-                    if number == 0:
-                        firsts.append((one.first, path))
-                    yield path
+        def add(row: Row, inner: str) -> None:
+            paths.add(os.path.join(inner, row.path) if inner else row.path)
+            labels.add(row.label or None)
+            if row.part is not None:
+                before = len(paths) - 1 - len(by_frames)
+                parts.extend([math.nan] * 2 * before)
+                parts.extend(row.part[:2])
+                by_frames.extend([*bytes(before), row.part.unit == "frames"])
+            if row.captions:
+                captions.extend([()] * (len(paths) - 1 - len(captions)))
+                captions.append(row.captions)
 
-        super().__init__(name, PackedNames(paths()), media)
+        for one, folder in zip(lists, folders, strict=True):
+            inner = "" if root is not None else os.path.relpath(folder, self._root)
+            inner = "" if inner == "." else inner
+            start = len(paths)
+            for rows in one.rows:
+                if isinstance(rows, Rows) and not inner:
+                    paths.add_block(rows.text, rows.ends)
+                    labels.add_block(rows.labels, rows.codes)
+                else:
+                    for row in each_row([rows]):
+                        add(row, inner)
+            if len(paths) > start:
+                firsts.append((start, one.first))
+        super().__init__(name, paths.names(), media)
         if not len(self):
             raise UserError(f"'{name}' lists no {media.noun}s")
+        after = len(self) - len(by_frames)
+        self._cut = len(by_frames) > 0
+        if self._cut:
+            parts.extend([math.nan] * 2 * after)
         self._parts = np.frombuffer(parts).reshape(-1, 2)
-        self._by_frames = np.frombuffer(bytes(by_frames), dtype=bool)
-        self.captions = Captions(captions) if any(captions) else None
-        self._cut = not np.isnan(self._parts).all()
+        self._by_frames = np.frombuffer(bytes(by_frames) + bytes(after * self._cut), dtype=bool)
+        self.captions = None
+        if captions:
+            self.captions = Captions(chain(captions, repeat((), len(self) - len(captions))))
         self.classes, self.labels = encode_labels(labels)
-        meant = any(one.labelled for one in lists) or any(labels)
+        meant = any(one.labelled for one in lists) or any(labels.texts)
         self.notes = list(dict.fromkeys(note for one in lists for note in one.notes))
         if meant:
             self.notes += unclassed_notes(labels, media)
@@ -124,8 +142,8 @@ class ListSource(NamedSource):
         else:
             reason = "none of its labels is a class" if meant else "its lines have no label"
             self.unlabelled = Unlabelled(reason, meant)
-        for where, path in firsts:
-            self._require(where, path, root is not None)
+        self._firsts, self._rooted = firsts, root is not None
+        self.require_first()
 
     def read(self, i: int) -> bytes:
         return read_file(self.place(i))
@@ -134,6 +152,8 @@ class ListSource(NamedSource):
         return os.path.join(self._root, self.names[i])
 
     def span(self, i: int) -> Stretch | None:
+        if not self._cut:
+            return None
         start, end = self._parts[i].tolist()
         return None if math.isnan(start) else Stretch(start, end, self._unit(i))
 
@@ -152,17 +172,23 @@ class ListSource(NamedSource):
     def _unit(self, i: int) -> Literal["s", "frames"]:
         return "frames" if self._by_frames[i] else "s"
 
-    def _require(self, where: str, path: str, rooted: bool) -> None:
-        place = os.path.join(self._root, path)
-        if os.path.isfile(place) or (self.media.noun == "clip" and os.path.isdir(place)):
-            return
-        hint = ""
-        if not os.path.isabs(path):
-            hint = "; relative paths start at that root" if rooted else (
-                "; where relative paths start elsewhere than at the list, say so with root=DIR "
-                "(data.root in a run, --root of prepare)"
-            )  # fmt: skip
-        raise UserError(f"{where} lists '{path}', but there is no file '{place}'{hint}")
+    def require_first(self) -> None:
+        """That the first file of every list is there.
+
+        Raises:
+            UserError: it is not.
+        """
+        for number, where in self._firsts:
+            path, place = self.names[number], self.place(number)
+            if os.path.isfile(place) or (self.media.noun == "clip" and os.path.isdir(place)):
+                continue
+            hint = ""
+            if not os.path.isabs(path):
+                hint = "; relative paths start at that root" if self._rooted else (
+                    "; where relative paths start elsewhere than at the list, say so with root=DIR "
+                    "(data.root in a run, --root of prepare)"
+                )  # fmt: skip
+            raise UserError(f"{where} lists '{path}', but there is no file '{place}'{hint}")
 
 
 def read_text(file: Path, media: Media) -> Listed:
@@ -171,10 +197,16 @@ def read_text(file: Path, media: Media) -> Listed:
 
     A path may hold spaces, and so may a label. Where there are tabs, they alone separate.
     """
-    lines = [line for line in enumerate(_lines(file), 1) if line[1].strip()]
-    first = f"'{file}' line {lines[0][0] if lines else 1}"
-    rows = (_text_row(f"'{file}' line {n}", line.strip(), media) for n, line in lines)
-    return Listed(file, rows, first, False, [])
+    first = next((n for n, line in enumerate(_lines(file), 1) if line.strip()), 1)
+    return Listed(file, _text_rows(file, media), f"'{file}' line {first}", False, [])
+
+
+def _text_rows(file: Path, media: Media) -> Iterator[Row | Rows]:
+    def read(number: int, line: str) -> Row | None:
+        return _text_row(f"'{file}' line {number}", line.strip(), media) if line.strip() else None
+
+    for found in lines(file):
+        yield from rows_of(found, plain_text(found, media), read)
 
 
 def _text_row(where: str, line: str, media: Media) -> Row:
@@ -234,35 +266,55 @@ def read_csv(file: Path, media: Media, separator: str = ",") -> Listed:
     Without a header `path` or `path,label`, of clips also `path,start,end,label` in seconds. A file
     without a single separator is read as text.
     """
-    rows = [(n, row) for n, row in _csv_rows(file, separator) if row]
-    if not rows:
+    rows = ((n, row) for n, row in _csv_rows(file, separator) if row)
+    start, cells = next(rows, (0, []))
+    if not start:
         raise UserError(f"'{file}' lists no {media.noun}s")
-    head = known_names([cell.strip().lower() for cell in rows[0][1]])
-    if all(len(row) == 1 for _, row in rows) and head[0] != PATH_COLUMN:
+    head = known_names([cell.strip().lower() for cell in cells])
+    if len(cells) == 1 and head[0] != PATH_COLUMN and all(len(row) == 1 for _, row in rows):
         return read_text(file, media)
-    where, notes = f"'{file}' line {rows[0][0]}", []
-    if PATH_COLUMN in head:
+    where, notes, headed = f"'{file}' line {start}", [], PATH_COLUMN in head
+    if headed:
         notes = check_columns(where, head, media)
-        rows = rows[1:]
     else:
-        head = _without_header(where, rows[0][1], media, separator)
+        head = _without_header(where, cells, media, separator)
 
-    def read() -> Iterator[Row]:
-        for number, row in rows:
-            if any(_swallows(cell, media) for cell in row):
-                raise UserError(
-                    f"'{file}' line {number} ends a quotation that began lines before it and holds "
-                    f"other {media.noun}s: close the quote, or double quotes that are meant"
-                )
-            if len(row) > len(head) == 2 and head[1] == CAPTION_COLUMN:
-                row = [row[0], f"{separator} ".join(row[1:])]  # Flickr's, where nothing is quoted
-            if len(row) != len(head):
-                raise UserError(f"'{file}' line {number} has {len(row)} columns, not {len(head)}")
-            cells = dict(zip(head, map(str.strip, row), strict=True))
-            yield read_row(f"'{file}' line {number}", cells, media)
+    def read(number: int, row: list[str]) -> Row | None:
+        if not row or (headed and number == start):
+            return None
+        if any(_swallows(cell, media) for cell in row):
+            raise UserError(
+                f"'{file}' line {number} ends a quotation that began lines before it and holds "
+                f"other {media.noun}s: close the quote, or double quotes that are meant"
+            )
+        if len(row) > len(head) == 2 and head[1] == CAPTION_COLUMN:
+            row = [row[0], f"{separator} ".join(row[1:])]  # Flickr's, where nothing is quoted
+        if len(row) != len(head):
+            raise UserError(f"'{file}' line {number} has {len(row)} columns, not {len(head)}")
+        told = dict(zip(head, map(str.strip, row), strict=True))
+        return read_row(f"'{file}' line {number}", told, media)
 
-    first = f"'{file}' line {rows[0][0] if rows else 2}"
-    return Listed(file, read(), first, LABEL_COLUMN in head, notes)
+    def each() -> Iterator[Row | Rows]:
+        special = {CAPTION_COLUMN, *SPAN_COLUMNS, *FRAME_COLUMNS}
+        if special.intersection(head) or holds(file, QUOTE):
+            read_rows = (read(n, row) for n, row in _csv_rows(file, separator))
+            yield from (row for row in read_rows if row is not None)
+            return
+        path = head.index(PATH_COLUMN)
+        label = head.index(LABEL_COLUMN) if LABEL_COLUMN in head else None
+        for found in lines(file):
+            some = found.behind(start if headed else 0)
+            plain = plain_cells(some, ord(separator), len(head), path, label)
+            yield from rows_of(some, plain, lambda n, line: read(n, _cells(line, separator)))
+
+    begin = next((n for n, row in _csv_rows(file, separator) if row and n > start), start + 1)
+    first = f"'{file}' line {begin if headed else start}"
+    return Listed(file, each(), first, LABEL_COLUMN in head, notes)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """The cells of a line without quotes."""
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
 
 
 def _swallows(cell: str, media: Media) -> bool:

@@ -33,7 +33,8 @@ from vistill.data.columns import (
     unclassed_notes,
 )
 from vistill.data.listing import Listed, ListSource
-from vistill.data.source import PICTURES, Media, NamedSource, PackedNames, encode_labels
+from vistill.data.names import Coded, PackedNames
+from vistill.data.source import PICTURES, Media, NamedSource, encode_labels
 from vistill.data.stamps import Stamps
 from vistill.errors import UserError
 
@@ -150,7 +151,7 @@ def _encoded(file: Path, schema: Any, media: Media) -> str:
 
 def _pictures(name: str, columns: Sequence[tuple[Path, str]]) -> NamedSource:
     source = ParquetImages(name, columns)
-    labels: list[str | None] = []
+    labels = Coded()
     captions: list[tuple[str, ...]] = []
     for file, _ in columns:
         table = _read(file, [LABEL_COLUMN, CAPTION_COLUMN, "captions"])
@@ -162,11 +163,11 @@ def _pictures(name: str, columns: Sequence[tuple[Path, str]]) -> NamedSource:
         )
         for number in range(table.num_rows):
             where = f"'{file}' row {number}"
-            labels.append(label_text(where, label[number]))
+            labels.add(label_text(where, label[number]))
             captions.append(caption_texts(where, caption[number]))
     source.classes, source.labels = encode_labels(labels)
     source.captions = Captions(captions) if any(captions) else None
-    if any(labels):
+    if any(labels.texts):
         source.notes = unclassed_notes(labels, PICTURES)
     return source
 
@@ -238,7 +239,7 @@ def _in_shards(name: str, parts: Sequence[_File], media: Media) -> ShardSource:
     """Samples inside `.tar` files, by byte offset; relative paths of shards start at the list."""
     shards: dict[Path, int] = {}
     names: list[str] = []
-    labels: list[str | None] = []
+    labels = Coded()
     places = array("q")
     for part in parts:
         columns = part.columns
@@ -252,11 +253,11 @@ def _in_shards(name: str, parts: Sequence[_File], media: Media) -> ShardSource:
             file = shards.setdefault(shard, len(shards))
             places.extend((file, columns["offset"][number], columns["size"][number]))
             label = columns[LABEL_COLUMN][number] if LABEL_COLUMN in columns else None
-            labels.append(label_text(part.where(number), label))
+            labels.add(label_text(part.where(number), label))
     table = np.frombuffer(places, dtype=np.int64).reshape(-1, 3)
     source = ShardSource(name, list(shards), PackedNames(names), table, media)
     source.classes, source.labels = encode_labels(labels)
-    if any(labels):
+    if any(labels.texts):
         source.notes = unclassed_notes(labels, media)
     return source
 

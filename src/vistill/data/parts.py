@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from vistill.data.source import NamedSource, PackedNames, Source, Stretch
+from vistill.data.names import PackedNames
+from vistill.data.source import NamedSource, Source, Stretch
 from vistill.data.stamps import Stamps
 from vistill.data.video.proof import Proof
 

@@ -5,10 +5,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from vistill.data.archive import TarSource, tar_members
+from vistill.data.archive import TarSource
 from vistill.data.columns import caption_texts
 from vistill.data.shard_labels import member_key
 from vistill.data.source import suffix
+from vistill.data.tar_members import tar_members
 from vistill.errors import UserError
 
 _LARGEST = 1 << 20

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from vistill.data.names import Coded, PackedNames
 from vistill.data.passed_over import PassedOver
 from vistill.data.source import suffix
 from vistill.errors import UserError
@@ -42,8 +43,6 @@ class ShardMembers:
     def texts(self, kind: str) -> "_Texts":
         """What the members of one kind say."""
         found = _Texts(self.file, sure=kind != ".txt")
-        if not self.places[kind]:
-            return found
         with open(self.file, "rb") as file:
             for name, offset, size in self.places[kind]:
                 file.seek(offset)
@@ -62,12 +61,13 @@ class ShardLabels:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._labels: dict[str, list[str | None]] = {kind: [] for kind in KINDS}
+        self._labels = {kind: Coded() for kind in KINDS}
+        self._owed = dict.fromkeys(KINDS, 0)
         self._counts = dict.fromkeys(KINDS, 0)
         self._examples: dict[str, str] = {}
         self._told: set[str] = set()
 
-    def add(self, members: ShardMembers, names: list[str]) -> None:
+    def add(self, members: ShardMembers, names: PackedNames) -> None:
         """The labels of one more shard's samples.
 
         Raises:
@@ -77,35 +77,41 @@ class ShardLabels:
             self._counts[kind] += members.counts[kind]
             if members.places[kind]:
                 self._examples.setdefault(kind, members.places[kind][0][0])
-            if self._told.intersection(KINDS[:place]):  # then this kind need not be read at all
-                self._labels[kind] += [None] * len(names)
+            labels = self._labels[kind]
+            # Where a kind before it told some, this one need not be read at all.
+            if self._told.intersection(KINDS[:place]) or not members.places[kind]:
+                self._owed[kind] += len(names)
                 continue
+            labels.add_same(None, self._owed[kind])
+            self._owed[kind] = 0
             texts = members.texts(kind)
-            found = [texts.of(name) for name in names]
-            self._labels[kind] += found
-            if any(found):
+            for name in names:
+                labels.add(texts.of(name))
+            if any(labels.texts):
                 self._told.add(kind)
 
-    def chosen(self, passed: PassedOver) -> list[str | None] | None:
+    def chosen(self, passed: PassedOver) -> Coded | None:
         """The label of every sample, or None where no kind tells any; other kinds are passed over.
 
         Texts are classes where every one is said of two samples or more on average: captions are
         not.
         """
-        found = None
+        found: Coded | None = None
         for kind in KINDS:
             if not self._counts[kind]:
                 continue
             labels = self._labels[kind]
-            told = [label for label in labels if label]
-            if kind == ".txt" and 2 * len(set(told)) > len(told):
-                told = []
+            labels.add_same(None, self._owed[kind])
+            told = labels.counts()
+            del told[None], told[""]
+            if kind == ".txt" and 2 * len(told) > told.total():
+                told.clear()
             if found is None and told:
                 found = labels
                 if kind != ".cls":
                     self.notes.append(
-                        f"labels are read from the {kind} members: {len(set(told))} classes for "
-                        f"{len(told)} of {len(labels)} {passed.media.noun}s"
+                        f"labels are read from the {kind} members: {len(told)} classes for "
+                        f"{told.total()} of {len(labels)} {passed.media.noun}s"
                     )
             else:
                 passed.count(kind, self._examples.get(kind, ""), self._counts[kind])

@@ -1,18 +1,17 @@
 """What a source of pictures or clips is, and how all of them keep names and labels."""
 
-import hashlib
 import os
-import sys
-from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Int
 
+from vistill.data.names import Coded, PackedNames, different, slashes
 from vistill.data.stamps import Stamps, file_stamps
 from vistill.data.video.proof import Proof
 from vistill.errors import UserError
@@ -54,12 +53,13 @@ class Media:
     def holds(self, name: str) -> bool:
         """Whether a file name ends like one of these; hidden files (and macOS doubles) do not
         count."""
-        return suffix(name) in self.suffixes and not hidden(name)
+        # What is not hidden has more than dots before its last, so this is its `suffix`.
+        return name[name.rfind(".") :].lower() in self.suffixes and not hidden(name)
 
 
 def hidden(name: str) -> bool:
     """Whether a file is hidden, or one of macOS's doubles."""
-    return name.rpartition("/")[2].startswith(".") or (
+    return ((name.startswith(".") or "/." in name) and name.rpartition("/")[2].startswith(".")) or (
         "__MACOSX" in name and "__MACOSX" in name.split("/")
     )
 
@@ -190,59 +190,13 @@ class Source(Protocol):
         ...
 
 
-class PackedNames:
-    """Strings in one byte buffer plus offsets: a quarter of the memory of a list."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        text = bytearray()
-        ends = array("q", [0])
-        for name in names:
-            text += os.fsencode(name)
-            ends.append(len(text))
-        self._text = np.frombuffer(bytes(text), dtype=np.uint8)
-        self._ends = np.frombuffer(ends, dtype=np.int64)
-
-    @classmethod
-    def of(cls, text: np.ndarray, ends: np.ndarray) -> Self:
-        """The strings whose `arrays` these are.
-
-        Raises:
-            ValueError: they do not belong together.
-        """
-        if text.dtype != np.uint8 or ends.dtype != np.int64 or text.ndim + ends.ndim != 2:
-            raise ValueError("names are bytes and their ends")
-        if not len(ends) or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-            raise ValueError("ends of names are not in order")
-        names = cls(())
-        names._text, names._ends = text, ends
-        return names
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 bytes of all strings, and int64 `[n + 1]` where each of them ends, 0 in front."""
-        return self._text, self._ends
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, i: int) -> str:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
-
-    def digest(self) -> str:
-        """Hash of names and their borders."""
-        return hashlib.sha256(self._text.tobytes() + self._ends.tobytes()).hexdigest()[:16]
-
-
 class NamedSource:
     """The part of a Source that follows from its names.
 
     Attributes:
         proofs: column of an index (pyarrow), or None.
+        watched: files and folders of which one has changed where names or labels have; None where
+            nobody can tell.
     """
 
     def __init__(self, name: str, names: PackedNames, media: Media = PICTURES) -> None:
@@ -254,6 +208,7 @@ class NamedSource:
         self.unlabelled: Unlabelled | None = None
         self.notes: list[str] = []
         self.proofs: Any = None
+        self.watched: Sequence[str] | None = None
         self.decoding = Decoding()
         self.splits: Sequence[str | None] | None = None
         self.captions: Sequence[Sequence[str]] | None = None
@@ -287,31 +242,38 @@ class NamedSource:
             return file_stamps(str(self.place(i)) for i in range(len(self)))
         return np.zeros((len(self), 2), dtype=np.int64)
 
-    def label_by_folders(self, names: Iterable[str]) -> None:
-        """Labels from the first-level folders of `names`, one per sample, see `folder_classes`."""
-        found = folder_classes(names)
+    def label_by_folders(self, skip: int | Int[np.ndarray, " n"] = 0) -> None:
+        """Labels from the first-level folders of the names, see `folder_classes`."""
+        found = folder_classes(self.names, skip)
         if isinstance(found, Unlabelled):
             self.unlabelled = found
         else:
             self.classes, self.labels = encode_labels(found, no_class=())
 
 
-def folder_classes(names: Iterable[str]) -> list[str] | Unlabelled:
+def folder_classes(names: PackedNames, skip: int | Int[np.ndarray, " n"] = 0) -> Coded | Unlabelled:
     """The class of every name, when all are `class/file` and there are at least two classes.
 
     One folder for everything says nothing, and a deeper tree (`train/class/file`) is not read as a
     tree of classes because its first level usually names a split.
+
+    Args:
+        names: of all samples.
+        skip: bytes at the front of names that do not count, one number for all or one for each.
     """
-    found: list[str] = []
+    found = Coded()
     loose, deep = _Some(), _Some()
-    for name in names:
-        folder, slash, rest = name.partition("/")
-        if not slash:
-            loose.add(name)
-        elif "/" in rest:
-            deep.add(name)
-        found.append(sys.intern(folder))
-    folders = sorted(set(found) - {""}) if len(loose) < len(found) else []
+    for text, ends, at in names.blocks():
+        starts = np.concatenate([[0], ends[:-1]])
+        starts += skip if isinstance(skip, int) else skip[at : at + len(ends)]
+        first, more = slashes(text, starts, ends)
+        for some, which in ((loose, first < 0), (deep, more)):
+            if which.any():
+                nth = int(which.argmax())
+                some.add(os.fsdecode(text[starts[nth] : ends[nth]].tobytes()), int(which.sum()))
+        above, codes = different(text, starts, np.where(first < 0, starts, first))
+        found.add_block([os.fsdecode(folder) for folder in above], codes)
+    folders = sorted({folder for folder in found.texts if folder})
     if not folders:
         return Unlabelled("none of its files lies in a folder of its class", meant=False)
     if loose:
@@ -343,9 +305,9 @@ class _Some:
     def __init__(self) -> None:
         self.count, self.first = 0, ""
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, count: int) -> None:
         self.first = self.first or name
-        self.count += 1
+        self.count += count
 
     def __len__(self) -> int:
         return self.count
@@ -356,22 +318,24 @@ class _Some:
 
 
 def encode_labels(
-    values: Sequence[str | None] | None, no_class: Collection[str] = NO_CLASS
+    values: Iterable[str | None] | Coded | None, no_class: Collection[str] = NO_CLASS
 ) -> tuple[list[str] | None, np.ndarray | None]:
     """Class names in order and one index per value (-1 for None, empty and `no_class`).
 
     Numbers are sorted as numbers, everything else as text; the same set of names therefore gets the
     same indices in every source.
     """
-    known = {value for value in set(values or ()) if value and value.lower() not in no_class}
-    if values is None or not known:
+    coded = values if isinstance(values, Coded) else Coded(values or ())
+    known = {value for value in coded.texts if value and value.lower() not in no_class}
+    if not known:
         return None, None
     key: Callable[[str], int | str] = str
     if all(value.isdecimal() for value in known):
         key = int
     classes = sorted(known, key=key)
     index: dict[str | None, int] = {value: i for i, value in enumerate(classes)}
-    return classes, np.fromiter((index.get(value, -1) for value in values), np.int64, len(values))
+    numbers = np.array([index.get(value, -1) for value in coded.texts], dtype=np.int64)
+    return classes, numbers[coded.codes]
 
 
 def missing(path: Path) -> UserError:

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from vistill.data.archive import ArchiveSource, without_common_folders
+from vistill.data.archive import ArchiveSource
 from vistill.data.broken import BrokenImage
+from vistill.data.names import NamePacker
 from vistill.data.passed_over import PassedOver
-from vistill.data.source import PICTURES, Media, PackedNames, hidden
+from vistill.data.source import PICTURES, Media, hidden
 from vistill.data.stamps import Stamps
 from vistill.errors import UserError
 
@@ -26,7 +27,7 @@ class ZipSource(ArchiveSource):
         self, name: str, files: list[Path], inside: str = "", media: Media = PICTURES
     ) -> None:
         prefix = f"{inside}/" if inside else ""
-        passed, names, rows = PassedOver(media), [], []
+        passed, names, rows = PassedOver(media), NamePacker(), []
         for number, file in enumerate(files):
             for path, member in sorted(_members(file), key=lambda found: found[0]):
                 if not path.startswith(prefix) or hidden(path):
@@ -35,15 +36,15 @@ class ZipSource(ArchiveSource):
                     passed.add(path)
                     continue
                 _require_readable(file, member)
-                names.append(path.removeprefix(prefix))
+                names.add(self.front(files, number) + path.removeprefix(prefix))
                 sizes = (member.header_offset, member.compress_size, member.file_size)
                 rows.append((number, *sizes, member.compress_type, member.CRC))
-        if not names:
+        if not len(names):
             raise _no_folder(files[0], inside) or passed.error(name)
         table = np.array(rows, dtype=np.int64)
-        super().__init__(name, files, PackedNames(self.shown(files, names, table)), table, media)
+        super().__init__(name, files, names.names(), table, media)
         self.notes = passed.notes()
-        self.label_by_folders(without_common_folders(names))
+        self.label_by_own_folders(files)
 
     def stamps(self) -> Stamps:
         stamps = self._stamped((self._places[:, 3] << 32) ^ self._places[:, 5])

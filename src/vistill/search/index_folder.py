@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.lib.format import open_memmap
 
-from vistill.data.source import PackedNames, Stretch
+from vistill.data.names import PackedNames
+from vistill.data.source import Stretch
 from vistill.errors import UserError
 from vistill.files import PARTIAL, atomic_writer, near_path, remove_partial, write_atomic
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistill.data import BrokenImage, open_source
-from vistill.data.source import PackedNames, encode_labels
+from vistill.data.names import PackedNames
+from vistill.data.source import encode_labels
 from vistill.errors import UserError
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vistill.data.source import PackedNames, Stretch
+from vistill.data.names import PackedNames
+from vistill.data.source import Stretch
 from vistill.errors import UserError
 from vistill.search.index_folder import (
     EntriesList,

@@ -32,7 +32,7 @@ def test_exact_search_reads_a_memory_map(tmp_path: Path) -> None:
 
 def test_the_graph_finds_what_a_sort_finds(tmp_path: Path) -> None:
     pytest.importorskip("usearch")
-    from vistill.data.source import PackedNames
+    from vistill.data.names import PackedNames
     from vistill.errors import UserError
     from vistill.search.index_folder import Entries, Index, MadeWith, Told
     from vistill.search.nearest import build_graph, graph_file, nearly_nearest

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vistill.data.lines import each_row
 from vistill.data.listing import READERS, read_text
 from vistill.data.source import CLIPS, Stretch
 from vistill.errors import UserError
@@ -159,7 +160,7 @@ def listed(files: Sequence[Path]) -> Iterator[Entry]:
     """Lists of `folder frames label` or `path label`, as mmaction, TSN and VideoMAE have them, or
     with columns."""
     for file in files:
-        for row in READERS.get(file.suffix.lower(), read_text)(file, CLIPS).rows:
+        for row in each_row(READERS.get(file.suffix.lower(), read_text)(file, CLIPS).rows):
             yield Entry((row.path,), row.label, split_of_file(file), row.part, exact=True)
 
 

@@ -10,12 +10,13 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistill.data.archive import ShardSource, tar_members
+from vistill.data.archive import ShardSource
 from vistill.data.broken import BrokenImage
 from vistill.data.columns import FRAME_COLUMNS, SPAN_COLUMNS
 from vistill.data.parallel import Lost, Stopped, in_parallel
 from vistill.data.parquet import require_parquet
 from vistill.data.source import CLIPS, Source, Stretch
+from vistill.data.tar_members import tar_members
 from vistill.data.video.inspect import DAMAGED, Facts, inspect
 from vistill.data.video.transcode import Recipe, transcode
 from vistill.errors import Failure
