@@ -186,8 +186,9 @@ def test_what_cannot_be_cached(tmp_path: Path, made: Path, monkeypatch: pytest.M
     for method in ("feature_distillation", "tinymim"):
         with pytest.raises(UserError, match=r"drop path is random, so its outputs cannot be cache"):
             distil(out, cache, method=method, teacher__drop_path=0.1)
-    with pytest.raises(UserError, match=r"cache\.precision=int8 scales the channels of a map"):
-        distil(out, cache, method__target="pooled", cache__precision="int8")
+    for few in ("int8", "int4"):
+        with pytest.raises(UserError, match=rf"precision={few} scales the channels of a map"):
+            distil(out, cache, method__target="pooled", cache__precision=few)
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         patch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -172,11 +172,11 @@ class CacheConfig(Section):
     views: Count = Field(default=4, json_schema_extra=needs(path=GIVEN))
     """Random views per picture or clip; epoch e shows view e modulo so many. Of `data.repeats`
     copies each has as many of its own."""
-    precision: Literal["fp32", "bf16", "int8"] | None = Field(
+    precision: Literal["fp32", "bf16", "int8", "int4"] | None = Field(
         default=None, json_schema_extra=needs(path=GIVEN)
     )
-    """Of the stored values; `int8` scales every channel of every map; default: `fp32` for one
-    vector per picture, `bf16` for maps."""
+    """Of the stored values; `int8` and `int4` scale the channels of every map; default: `fp32` for
+    one vector per picture, `bf16` for maps."""
 
 
 class RunConfig(Section):

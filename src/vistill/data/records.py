@@ -10,8 +10,9 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from vistill.batch import Features
+from vistill.data.rounding import ROUNDINGS
 
-Precision = Literal["fp32", "bf16", "int8", "int32"]
+Precision = Literal["fp32", "bf16", "int8", "int4", "int32"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int32": torch.int32}
 
@@ -43,46 +44,38 @@ class Layout:
 
     Args:
         shape: of a record: `[D]`, or tokens first, `[N, D]` or `[N, K, D]`.
-        precision: `fp32`, `bf16`, or `int8`: 256 levels between the smallest and the largest value
-            of every channel of every record, so that no value is off by more than 1/510 of its
-            channel's range; `int32` for whole numbers.
+        precision: `fp32`, `bf16`, `int8` or `int4` (of tokens, see `vistill.data.rounding`), or
+            `int32` for whole numbers.
     """
 
     shape: tuple[int, ...]
     precision: Precision
 
     @property
-    def _channels(self) -> int:
-        return prod(self.shape[1:])
+    def _sizes(self) -> tuple[int, int]:
+        """Tokens and channels."""
+        return self.shape[0], prod(self.shape[1:])
 
     @property
     def nbytes(self) -> int:
         """Bytes of a record."""
-        if self.precision == "int8":
-            return prod(self.shape) + 8 * self._channels
+        if self.precision in ROUNDINGS:
+            return ROUNDINGS[self.precision].nbytes(*self._sizes)
         return prod(self.shape) * _DTYPES[self.precision].itemsize
 
     def encode(self, values: Shaped[Tensor, "b *shape"]) -> UInt8[Tensor, "b nbytes"]:
         """Records as bytes, on the device of `values`."""
-        if self.precision != "int8":
-            flat = values.to(_DTYPES[self.precision]).flatten(1).contiguous()
-            return flat.view(torch.uint8)
-        values = values.float().flatten(2)
-        low, high = values.aminmax(dim=1, keepdim=True)
-        step = (high - low) / 255
-        levels = (values - low) / step.clamp_min(torch.finfo(torch.float32).tiny)
-        head = torch.cat([low, step], dim=1).flatten(1).contiguous().view(torch.uint8)
-        return torch.cat([head, levels.round().to(torch.uint8).flatten(1)], dim=1)
+        if self.precision in ROUNDINGS:
+            return ROUNDINGS[self.precision].encode(values.float().flatten(2))
+        return values.to(_DTYPES[self.precision]).flatten(1).contiguous().view(torch.uint8)
 
     def decode(self, raw: UInt8[Tensor, "b nbytes"]) -> Shaped[Tensor, "b *shape"]:
         """The inverse of `encode`, up to rounding: fp32, or int64 of whole numbers."""
-        if self.precision != "int8":
-            values = raw.contiguous().view(_DTYPES[self.precision]).unflatten(1, self.shape)
-            return values.long() if self.precision == "int32" else values.float()
-        head = 8 * self._channels
-        low, step = raw[:, :head].contiguous().view(torch.float32).chunk(2, dim=1)
-        levels = raw[:, head:].unflatten(1, (self.shape[0], -1))
-        return (levels * step[:, None] + low[:, None]).unflatten(2, self.shape[1:])
+        if self.precision in ROUNDINGS:
+            values = ROUNDINGS[self.precision].decode(raw, *self._sizes)
+            return values.unflatten(2, self.shape[1:])
+        values = raw.contiguous().view(_DTYPES[self.precision]).unflatten(1, self.shape)
+        return values.long() if self.precision == "int32" else values.float()
 
     def described(self) -> list[int]:
         """Its shape."""
@@ -128,7 +121,7 @@ def record_of(values: Features, precision: Precision | None) -> Record:
         precision: None: `fp32` for one vector, `bf16` for tokens.
 
     Raises:
-        ValueError: `int8` of a vector.
+        ValueError: `int8` or `int4` of a vector.
     """
     if not isinstance(values, Tensor):
         parts = {name: record_of(value, precision) for name, value in values.items()}
@@ -136,6 +129,6 @@ def record_of(values: Features, precision: Precision | None) -> Record:
     shape = tuple(values.shape[1:])
     if not values.is_floating_point():
         return Layout(shape, "int32")
-    if len(shape) == 1 and precision == "int8":
-        raise ValueError("int8 scales the channels of tokens")
+    if len(shape) == 1 and precision in ROUNDINGS:
+        raise ValueError(f"{precision} scales the channels of tokens")
     return Layout(shape, precision or ("fp32" if len(shape) == 1 else "bf16"))

@@ -29,8 +29,10 @@ _TRANSFORM = {"image_size", "crop_scale", "crop_ratio", "interpolation", "flip",
 _CLIPS = {"frames", "stride", "sampling", "crop", "device_crop"}
 _CHECKED = 16
 """Records, over all views, that are compared with the live teacher."""
-_WRONG = 0.05
-"""Relative error of a record beyond any rounding: it belongs to another picture or teacher."""
+_WRONG = {"int4": 0.15}
+"""Relative error of a record beyond that of its rounding, by precision: it belongs to another
+picture or teacher."""
+_WRONG_ELSE = 0.05
 _NONE = np.empty(0, dtype=np.int64)
 _MADE_FOR = {
     "teacher": "another teacher",
@@ -298,8 +300,8 @@ def _layout(config: RunConfig, method: SharedView, teacher: Backbone) -> Record:
         return record_of(said, config.cache.precision)
     except ValueError:
         raise UserError(
-            "cache.precision=int8 scales the channels of a map, but this teacher's output is one "
-            "vector per picture; use bf16"
+            f"cache.precision={config.cache.precision} scales the channels of a map, but this "
+            "teacher's output is one vector per picture; use bf16"
         ) from None
 
 
@@ -364,14 +366,17 @@ def _check_view(
     worst = 0.0
     for batch in batches:
         seen = method.view(batch.to(world.device), augment=not test)
-        errors = method.disagreement(method.features(seen), method.live_features(seen))
+        cached, live = method.features(seen), method.live_features(seen)
+        rounded = cache.layout.decode(cache.layout.encode(live))
+        worst = max(worst, float(method.disagreement(cached, live).max()))
+        errors = method.disagreement(cached, rounded)
         errors = errors.nan_to_num(nan=torch.inf)  # `max` of Python would pass it over
-        worst = max(worst, float(errors.max()))
-        if worst > _WRONG:
+        wrong = float(errors.max())
+        if wrong > _WRONG.get(cache.layout.precision, _WRONG_ELSE):
             name = samples.source.sample_name(int(batch.ids[int(errors.argmax())]))
             raise UserError(
                 f"the cache {cache.folder} disagrees with the teacher on {name}, by "
-                f"{100 * worst:.3g} %: the picture has changed or the cache is damaged; delete the "
+                f"{100 * wrong:.3g} %: the picture has changed or the cache is damaged; delete the "
                 "folder, or choose another"
             )
     return worst

@@ -33,7 +33,7 @@ def known(cache: TeacherCache, view: int, *numbers: int) -> list[bool]:
     return cache.read(view, ids(*numbers)).known.tolist()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_rounding_of_a_record(precision):
     torch.manual_seed(0)
     values = torch.randn(3, 7, 4) * torch.tensor([1e-3, 1.0, 50.0, 0.0]) + 5
@@ -47,11 +47,50 @@ def test_rounding_of_a_record(precision):
         "fp32": torch.zeros_like(values),
         "bf16": values.abs() * 2**-8,
         "int8": span / 510 + values.abs() * 1e-6,
+        "int4": (span.amax(2, keepdim=True) / 30 + values.abs().amax() / 254).expand_as(values),
     }[precision]
     assert (error <= allowed).all()
     assert precision == "fp32" or error.max() > 0
     again = layout.decode(layout.encode(layout.decode(raw)))
-    torch.testing.assert_close(again, layout.decode(raw), rtol=1e-6, atol=0)
+    if precision == "int4":  # ends that no value has reached move the levels
+        assert (again - layout.decode(raw)).abs().max() < 2 * error.max()
+    else:
+        torch.testing.assert_close(again, layout.decode(raw), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (7, 3, 24), (197, 3, 64), (4, 130)])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_few_bits_of_many_channels(shape, precision):
+    torch.manual_seed(0)
+    scales = torch.rand(shape[1:]) * 10 ** torch.randint(-3, 3, shape[1:]).float()
+    values = torch.randn(2, *shape) * scales + 3 * scales * torch.randn(shape[1:])
+    values[:, 0] *= 20  # a token far out
+    layout = Layout(shape, precision)
+    raw = layout.encode(values)
+    assert raw.shape == (2, layout.nbytes)
+    found, channels = layout.decode(raw), values.flatten(2)
+    assert found.shape == values.shape
+    # Half a step, which the widest range of eight neighbours sets: 15 steps, and where it lies.
+    wide = channels.amax(1) - channels.amin(1)
+    if precision == "int4":
+        middle = (channels.amax(1) + channels.amin(1)).abs() / 2
+        wide = torch.cat(
+            [part.amax(1, keepdim=True).expand_as(part) for part in wide.split(8, dim=1)], dim=1
+        )
+        lies = torch.cat(
+            [part.amax(1, keepdim=True).expand_as(part) for part in middle.split(64, dim=1)], dim=1
+        )
+        allowed = 1.01 * (wide / 30 + lies / 254 / 15)
+    else:
+        allowed = wide / 510 + channels.abs().amax(1) * 1e-6
+    assert ((found - values).abs().flatten(2) <= allowed[:, None]).all()
+    one = Layout((1, *shape[1:]), precision)  # a constant is its own middle
+    error = (one.decode(one.encode(values[:, :1])) - values[:, :1]).abs().flatten(2)
+    assert (error <= values[:, :1].flatten(2).abs().amax() / 100 + 1e-6).all()
+
+
+def test_the_relations_of_a_vit_base_take_a_quarter():
+    assert Layout((197, 3, 768), "int4").nbytes <= 230_000
 
 
 def test_records_of_other_runs_and_of_loader_processes(tmp_path):
