@@ -19,6 +19,7 @@ from vistill.data.cache import TeacherCache
 from vistill.data.records import Layout
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
+from vistill.training.precision import recommended
 
 CELLS = Path(__file__).parents[1] / "data" / "cells" / "train"
 PICTURES, WIDTH = 1500, 1024
@@ -128,10 +129,12 @@ def test_a_cache_of_something_else_is_refused_with_the_reason(made: Path, tmp_pa
     out = tmp_path / "run"
     distil(out, made)  # the run it was made for
     distil(out, made, optim__lr=1.0, method__beta=1.0)  # and another student's
+    other = "fp32" if recommended(torch.device("cpu")) == "bf16" else "bf16"
     refused = {
         "another teacher (teacher.weights: ": {"seed": 2},
         "another transform (transform.flip: 0.5 → 0.0)": {"data__flip": 0.0},
         "another transform (transform.crop_scale": {"data__crop_scale": [0.5, 1.0]},
+        "another output of the teacher (observed.computed: ": {"teacher__precision": other},
         "another output of the teacher (observed.signal: ": {"method__after_norm": False},
         "another output of the teacher (observed.part: ": {"method__target": "pooled"},
         "other records (stored.views: 2 → 3)": {"cache__views": 3},

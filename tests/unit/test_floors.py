@@ -24,7 +24,17 @@ FLOORS = [
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 EVERYWHERE = {
-    *("batch", "errors", "files", "image_size", "locking", "nearest", "random", "stopping"),
+    *(
+        "batch",
+        "errors",
+        "files",
+        "filled",
+        "image_size",
+        "locking",
+        "nearest",
+        "random",
+        "stopping",
+    ),
     "text_cleanup",
     "tokenizing",
 }

@@ -79,7 +79,8 @@ def pretrain(
     if config.chain is not None:
         whole = {"overwrite": overwrite, "dry_run": dry_run}
         return run_chain(adapted, reading, Path(out), objects, **whole)
-    prepared = prepare(adapted, reading, **objects)
+    begun = None if overwrite else Path(out)
+    prepared = prepare(adapted, reading, out=begun, **objects)
     if dry_run:
         rehearse(prepared, Path(out), overwrite=overwrite)
         return None

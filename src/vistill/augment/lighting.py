@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.filled import filled
 from vistill.random import Stream, per_sample_uniform
 
 _EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -18,7 +19,7 @@ def apply_lighting(
     pixels: Float[Tensor, "b 3 h w"], alpha: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b 3 h w"]:
     """Add eigenvectors · (alpha · eigenvalues) to the channels; the result may leave [0, 1]."""
-    vectors, values = pixels.new_tensor(_EIGENVECTORS), pixels.new_tensor(_EIGENVALUES)
+    vectors, values = filled(_EIGENVECTORS, pixels), filled(_EIGENVALUES, pixels)
     return pixels + ((alpha.to(pixels) * values) @ vectors.mT)[:, :, None, None]
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.filled import filled
 from vistill.random import Stream, per_sample_uniform
 
 _BETA_PROPOSALS = 128
@@ -91,7 +92,7 @@ def draw_mix(
         use_cut = torch.full_like(switch, cutmix > 0, dtype=torch.bool)
     blend = torch.where(mixing & ~use_cut, blend, one)
     cut = torch.where(mixing & use_cut, cut, one)
-    sides = torch.tensor(size, device=seeds.device)
+    sides = filled(size, seeds)
     half = (sides * (1 - cut).sqrt()).long() // 2
     middle = (centre * sides).long()
     low, high = (middle - half).clamp(min=0), torch.minimum(middle + half, sides)
@@ -104,5 +105,6 @@ def beta_sample(alpha: float, uniform: Float[Tensor, "2 n"]) -> Float[Tensor, ""
     Unlike `torch.distributions` it is a function of given uniform numbers.
     """
     x, y = (uniform + 2.0**-25) ** (1 / alpha)
-    first = (x + y <= 1).int().argmax()
-    return x[first] / (x[first] + y[first])
+    first = (x + y <= 1).int().argmax(0, keepdim=True)
+    x, y = x[first], y[first]  # of a number as an index the host would ask the device
+    return (x / (x + y)).squeeze(0)

@@ -53,6 +53,11 @@ class TeacherConfig(Section):
     image_size: Size | None = Field(default=None, json_schema_extra=needs(model=GIVEN))
     """Side of the teacher's input, or `[height, width]`, to which the student's picture is resized;
     default: the same picture."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        default="auto", json_schema_extra=needs(model=GIVEN)
+    )
+    """Type that the teacher computes in and keeps its weights in; `auto`: that of training. `int8`
+    is for CPUs: its wide `Linear` layers, where your pictures show that the loss hardly moves."""
     drop_path: Rate = Field(default=0.0, json_schema_extra=needs(model=GIVEN))
     """Above zero runs the teacher in training mode (an ablation of the TinyMIM paper)."""
 
@@ -137,9 +142,10 @@ class TrainConfig(Section):
     micro_batch_size: Count | None = Field(default=None)
     """Pictures per forward pass and rank; default: the global batch over the ranks (no
     accumulation)."""
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32")
-    """Autocast type; `fp16` scales the loss and is for CUDA devices. A recipe's gives way to one
-    that the device has."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto")
+    """Autocast type; `auto`: `bf16` where the device is fast at it, with TF32 for the rest, else
+    `fp32`. `fp16` scales the loss and is for CUDA devices. A recipe's gives way to one that the
+    device has."""
     compile: bool = Field(default=False)
     """Compile the trained module and the teacher with `torch.compile`."""
     activation_checkpointing: bool = Field(default=False)

@@ -38,7 +38,8 @@ from vistill.evaluation.saved_classifier import (
 )
 from vistill.evaluation.sweep import candidates, choose, require_validation, setting_text
 from vistill.models.backbone import Backbone
-from vistill.training.distributed import device_kind, require_precision
+from vistill.training.distributed import device_kind
+from vistill.training.precision import require_precision
 
 
 def evaluate_backbone(

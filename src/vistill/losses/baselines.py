@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,5 +51,5 @@ def logits_kl(
     if entropy_share is not None:
         log_p = teacher.log_softmax(dim=1)
         entropy = -(log_p.exp() * log_p).sum(dim=1)
-        rows = torch.where(entropy <= entropy_share * math.log(teacher.shape[1]), rows, 0.0)
+        rows = rows.masked_fill(~(entropy <= entropy_share * math.log(teacher.shape[1])), 0.0)
     return temperature**2 * rows.sum() / len(student)

@@ -100,7 +100,7 @@ class FrameTeacher:
             frames = (tubes[:, :, tubes.shape[2] // 2] if middle else tubes.mean(2)).flatten(0, 1)
         if tuple(frames.shape[-2:]) != tuple(self.model.image_size):
             frames = F.interpolate(frames, self.model.image_size, mode="bicubic")
-        return frames.to(next(self.model.parameters()).dtype)
+        return frames.to(self.model.input_type)
 
     def look(
         self, clips: Float[Tensor, "b 3 *size"], choose: Choose

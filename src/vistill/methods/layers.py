@@ -109,7 +109,7 @@ def layer_widths(side: Side, layers: Sequence[str]) -> list[int]:
                 f"method.stages: the {side.name} has no layer {name!r}; near: {', '.join(near)}"
             )
     was_training = model.training
-    grey = next(model.parameters()).new_zeros(2, 3, *model.image_size)
+    grey = next(model.parameters()).new_zeros(2, 3, *model.image_size, dtype=model.input_type)
     rows = torch.arange(2, device=grey.device)
     model.eval()
     try:

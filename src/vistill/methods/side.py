@@ -31,7 +31,7 @@ class Side:
     def images(self, batch: Batch, *, antialias: bool = True) -> Float[Tensor, "b 3 *size"]:
         """The batch at the size the model was built for, normalised for it, in its precision."""
         pixels = pixels_for(self.model, batch.unit_pixels(), antialias=antialias)
-        return self.model.normalization(pixels).to(next(self.model.parameters()).dtype)
+        return self.model.normalization(pixels).to(self.model.input_type)
 
     def draws(self, batch: Batch) -> Float[Tensor, "rows b"] | None:
         """Per-sample draws of the model's drop path; None where it drops nothing."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vistill.errors import UserError
+from vistill.filled import filled
 from vistill.models.grids import token_grid
 from vistill.models.taps import Draws, Images, Run, Shape, Taps, Visible
 from vistill.models.taps import Tap as Tap
@@ -28,11 +29,8 @@ class Normalization:
 
     def __call__(self, pixels: Float[Tensor, "b 3 *size"]) -> Float[Tensor, "b 3 *size"]:
         """Normalise pixels in [0, 1]."""
-        # Filled on the device: copying numbers to it would make the host wait.
-        mean, std = (
-            torch.stack([pixels.new_full((1,) * (pixels.dim() - 2), value) for value in values])
-            for values in (self.mean, self.std)
-        )
+        each = (3,) + (1,) * (pixels.dim() - 2)
+        mean, std = (filled(values, pixels).view(each) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
 
@@ -56,6 +54,10 @@ class Backbone(nn.Module, ABC):
         origin: where the weights came from, one line for logs and run folders.
         untrained: whether they are random ones that nobody trained.
         reads: which of several signals the feature is read from, where that is no matter of course.
+        precision: what it computes in whoever calls it (`vistill.models.precision`); None: what its
+            caller does.
+        computes_in: the type of its products then; None: fp32.
+        full_type: of its pixels, where some of its weights are kept in a cheaper one.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
         adapter: of a module of the user's own, the arguments that wrap it again; else None.
         made_by: the function of the user's, `FILE.py:NAME`, that made it; or None.
@@ -75,9 +77,17 @@ class Backbone(nn.Module, ABC):
     reads: str = ""
     origin: str
     untrained: bool = False
+    precision: Literal["fp32", "bf16", "fp16", "int8"] | None = None
+    computes_in: torch.dtype | None = None
+    full_type: torch.dtype | None = None
     build: dict[str, Any] | None
     adapter: dict[str, Any] | None = None
     made_by: str | None = None
+
+    @property
+    def input_type(self) -> torch.dtype:
+        """Of the pixels that it is to be given."""
+        return self.full_type or next(self.parameters()).dtype
 
     @property
     def has_class_token(self) -> bool:
@@ -153,7 +163,8 @@ class Backbone(nn.Module, ABC):
         """What `tap` gives, found with a blank picture, as that is true of every adapter."""
         was_training = self.training
         clip = (self.num_frames,) if self.num_frames > 1 else ()
-        blank = next(self.parameters()).new_zeros(1, 3, *clip, *self.image_size)
+        like = next(self.parameters())
+        blank = like.new_zeros(1, 3, *clip, *self.image_size, dtype=self.input_type)
         found = self.eval().tap(blank, [tap])[tap]
         self.train(was_training)
         if found.dim() == 2:

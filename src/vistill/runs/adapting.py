@@ -4,17 +4,19 @@ and said. What the user says is never replaced."""
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from vistill.config.schema import RunConfig
 from vistill.errors import UserError
 from vistill.runs.reading import Reading, open_samples
 from vistill.runs.results import say_notes
-from vistill.training.distributed import World, computes, connect, require_precision
+from vistill.training.distributed import World, connect
 from vistill.training.optim import peak_lr
+from vistill.training.precision import computes, recommended, require_precision
 from vistill.training.run_folder import read_marker
 
 _BATCH, _PRECISION = "train.global_batch_size", "train.precision"
+AUTO: Final = "auto"
 _RATES = ("optim.lr", "optim.min_lr", "optim.warmup_lr")
 _KEYS = (_BATCH, *_RATES, _PRECISION)
 _STEPS = 4
@@ -91,7 +93,7 @@ def adapt(
         UserError: what the user said, or what the run was begun with, cannot be had here.
     """
     asked = {key: _get(config, key) for key in _KEYS}
-    given = {key for key in said if key in _KEYS and asked[key] is not None}
+    given = {key for key in said if key in _KEYS and asked[key] not in (None, AUTO)}
     found = dict(asked)
     notes: list[str] = []
     kept = {} if marker is None else _kept(asked, given, marker)
@@ -120,7 +122,10 @@ def adapt(
             rate = f"the learning rate follows it: {peak:.3g} at its peak"
         notes.append(f"{_BATCH}={found[_BATCH]} instead of {asked[_BATCH]}, {why}; {rate}")
     device = "CPU" if world.device.type == "cpu" else "GPU"
-    if _PRECISION in replaced:
+    if asked[_PRECISION] == AUTO:
+        if found[_PRECISION] != recommended(world.device):
+            notes.append(f"{_PRECISION}={found[_PRECISION]}, as when this run began")
+    elif _PRECISION in replaced:
         when = "as when this run began" if _PRECISION in kept else f"which this {device} lacks"
         notes.append(f"{_PRECISION}={found[_PRECISION]} instead of {asked[_PRECISION]}, {when}")
     elif not computes(world.device, config.train.precision):
@@ -137,7 +142,7 @@ def _kept(asked: Mapping[str, Any], given: set[str], marker: Mapping[str, Any]) 
     for key in (key for key in _KEYS if key not in given):
         section, name = key.split(".")
         value = used.get(section, {}).get(name)
-        if before.get(key, value) == asked[key]:
+        if before.get(key, value) == asked[key] or asked[key] == AUTO:
             kept[key] = value
     return kept
 
@@ -173,6 +178,8 @@ def _batch(
 
 def _precision(asked: str, world: World, *, said: bool) -> str:
     """The precision to train in."""
+    if asked == AUTO:
+        return recommended(world.device)
     if said:
         kind: Literal["cpu", "cuda"] = "cpu" if world.device.type == "cpu" else "cuda"
         require_precision(asked, kind, _PRECISION)

@@ -157,6 +157,8 @@ def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World
             "set teacher.drop_path=0 or leave the cache out"
         )
     folder, key = Path(settings.path).expanduser(), method.cache_key()
+    if teacher.precision not in (None, "fp32"):
+        key = {**key, "computed": teacher.precision}
     return world.once(lambda: _plan(config, folder, method, teacher, key, samples, world))
 
 

@@ -46,7 +46,8 @@ def run_chain(
     stages = [
         replace(chain, config=stage_config(config, i, teachers[i])) for i in range(len(folders))
     ]
-    prepared = prepare(stages[0], reading, **objects)
+    begun = None if overwrite else folders[0]
+    prepared = prepare(stages[0], reading, out=begun, **objects)
     pupil = deepcopy(prepared.method.student)
     for stage in stages[1:]:  # with untrained pupils: does every stage fit the next?
         pupil = build(stage.config, teacher=pupil, untrained=True).student
@@ -57,8 +58,12 @@ def run_chain(
         results = [_finished(folders[0]) or run_pretraining(prepared, folders[0])]
         del prepared, pupil  # or the first teacher would stay in memory to the end
         for stage, folder in zip(stages[1:], folders[1:], strict=True):
-            results.append(_finished(folder) or run_pretraining(prepare(stage, reading), folder))
+            results.append(_finished(folder) or _trained(stage, reading, folder))
         return _publish(out, results)
+
+
+def _trained(stage: Adapted, reading: Reading, folder: Path) -> PretrainResult:
+    return run_pretraining(prepare(stage, reading, out=folder), folder)
 
 
 def _finished(out: Path) -> PretrainResult | None:

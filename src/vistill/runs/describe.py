@@ -27,7 +27,7 @@ def describe(run: "Prepared") -> list[str]:
         block = f", block {config.teacher.block}" if config.teacher.block else ""
         lines.append(
             f"teacher  {config.teacher.model}: {_millions(teacher)}{block}; "
-            f"weights: {teacher.origin}{_reads(teacher)}"
+            f"weights: {teacher.origin}{_reads(teacher)}{_computes(teacher)}"
         )
     for name, own in models.items():
         student = run.method.exports[name]
@@ -106,6 +106,10 @@ def _clip(data: DataConfig) -> str:
 
 def _reads(model: Backbone) -> str:
     return f"; read is {model.reads}" if model.reads else ""
+
+
+def _computes(model: Backbone) -> str:
+    return f"; computes in {model.precision}" if model.precision else ""
 
 
 def _millions(model: Backbone) -> str:

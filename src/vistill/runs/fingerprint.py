@@ -30,6 +30,7 @@ _LATER = {
         *("milestones", "div_factor", "pieces", "lr_interpolation", "weight_decay_end"),
         "floor_lr",
     },
+    "teacher": {"precision"},
     "student": {"qk_scale", "ape", "extra_norm_period"},
     "method": {"labels_weight", "logits_activation"},
 }

@@ -1,7 +1,7 @@
 """One pre-training run from a checked configuration: prepare, train, evaluate, export."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from vistill.files import write_atomic
 from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
 from vistill.models.export import save_backbone
+from vistill.models.precision import keep_weights
 from vistill.models.text.saved import save_text
-from vistill.runs.adapting import Adapted
+from vistill.runs.adapting import AUTO, Adapted
 from vistill.runs.build import build, build_several
 from vistill.runs.cache_plan import Planned, Samples, plan_cache
 from vistill.runs.describe import describe
@@ -29,9 +30,11 @@ from vistill.runs.probes import Probes
 from vistill.runs.reading import Reading, on_device, require_samples
 from vistill.runs.results import PretrainResult, StudentResult, say, say_notes
 from vistill.runs.stamping import compare_stamps
+from vistill.runs.teacher_precision import settle_teacher
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
+from vistill.training.precision import tf32
 from vistill.training.run_folder import RESULT, RunFolder, check_folder, read_marker
 from vistill.training.target_fit import fit_targets
 
@@ -50,6 +53,7 @@ class Prepared:
     target_fit: TargetFit | None
     planned: Planned | None
     num_classes: int | str
+    give_back: Callable[[], None]
 
     @property
     def config(self) -> RunConfig:
@@ -75,10 +79,11 @@ def prepare(
     adapted: Adapted,
     reading: Reading,
     *,
+    out: Path | None = None,
     teacher: Backbone | None = None,
     student: Backbone | None = None,
 ) -> Prepared:
-    """Everything of one pre-training but its folder.
+    """Everything of one pre-training but its folder; a run that was begun in `out` is continued.
 
     Raises:
         UserError: see `vistill.api.pretrain`.
@@ -99,14 +104,19 @@ def prepare(
     if method.inputs is not None:
         reading = replace(reading, inputs=method.inputs)
     stream.use_inputs(reading.inputs)
+    begun = None if out is None else world.once(lambda: read_marker(out))
+    adapted, give_back = settle_teacher(adapted, method, world, reading, train, begun)
+    config = adapted.config
     target_fit = method.target_fit(len(train))
     planned = plan_cache(config, method, Samples(reading, train, held_out), world)
     if planned is not None:
         assert isinstance(stream, TrainStream)  # a mixture has no cache
         stream.use(planned.cache)
         say_notes(str(planned.cache.folder), planned.notes)
+    if method.teacher is not None and teacher is None:  # of an object its owner keeps them
+        keep_weights(method.teacher)
     built = method, stream, target_fit, planned
-    return Prepared(adapted, world, reading, train, held_out, *built, classes)
+    return Prepared(adapted, world, reading, train, held_out, *built, classes, give_back)
 
 
 def _num_classes(reading: Reading, train: np.ndarray) -> int | str:
@@ -128,6 +138,7 @@ def rehearse(run: Prepared, out: Path, *, overwrite: bool) -> None:
     """
     _compare(run, out, overwrite=overwrite)
     say("\n".join(describe(run)))
+    run.give_back()
 
 
 def run_pretraining(prepared: Prepared, out: Path, *, overwrite: bool = False) -> PretrainResult:
@@ -136,9 +147,12 @@ def run_pretraining(prepared: Prepared, out: Path, *, overwrite: bool = False) -
     Raises:
         UserError, TrainingError, Interrupted: see `vistill.api.pretrain`.
     """
+    fast = prepared.adapted.asked.get("train.precision") == AUTO
     try:
-        return _train(prepared, out, overwrite=overwrite)
+        with tf32(fast):
+            return _train(prepared, out, overwrite=overwrite)
     finally:
+        prepared.give_back()
         if prepared.planned is not None:
             say(f"cache    {prepared.planned.close()}")
 

@@ -15,12 +15,13 @@ from vistill.evaluation.features import pooling
 from vistill.evaluation.knn import knn_votes
 from vistill.methods.base import Method
 from vistill.models.backbone import Backbone
+from vistill.models.precision import AUTOCAST
 from vistill.runs.reading import Reading
+from vistill.training.precision import plain
 
 _BANK, _QUERIES = 1500, 500
 _CLIP_BANK, _CLIP_QUERIES = 600, 200
 """Clips take longer to decode."""
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Probes:
@@ -87,7 +88,7 @@ class Probes:
     def _held_out_losses(self) -> dict[str, float]:
         """The loss of each student."""
         totals, count = dict.fromkeys(self.method.exports, 0.0), 0
-        dtype = _AUTOCAST.get(self.config.train.precision)
+        dtype = AUTOCAST[plain(self.config.train.precision, self.device)]
         for batch in self._batches(self.held_out, self.cache):
             with torch.autocast(
                 self.device.type, dtype or torch.bfloat16, enabled=dtype is not None

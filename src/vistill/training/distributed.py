@@ -94,23 +94,6 @@ def device_kind(device: Literal["auto", "cpu", "cuda"], setting: str) -> Literal
     return "cuda" if available and device != "cpu" else "cpu"
 
 
-def computes(device: torch.device, precision: str) -> bool:
-    """Whether a device has instructions for `precision`. A CPU without those of bf16 needs
-    several times as long for it as for fp32; fp16 is dearer than bf16 even where it has them."""
-    if device.type == "cuda":
-        return precision != "bf16" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bf16":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return precision == "fp32"
-
-
-def require_precision(precision: str, kind: Literal["cpu", "cuda"], setting: str) -> None:
-    """Raise a UserError for fp16 on a CPU; `setting` is where it was chosen."""
-    if kind == "cpu" and precision == "fp16":
-        cheap = "bf16" if computes(torch.device("cpu"), "bf16") else "fp32"
-        raise UserError(f"{setting}=fp16 is for CUDA devices; a CPU takes {cheap}")
-
-
 def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
     """Join the ranks that `torchrun` started (once per process); alone, a world of one.
 

@@ -17,6 +17,7 @@ from vistill.errors import UserError
 from vistill.methods.base import Method
 from vistill.methods.ranks import copied
 from vistill.methods.unreached import freeze_unreached_by_any
+from vistill.models.precision import AUTOCAST
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
 from vistill.training.optim import (
@@ -28,9 +29,9 @@ from vistill.training.optim import (
     set_weight_decay,
     trainable,
 )
+from vistill.training.precision import plain
 from vistill.training.ranks import ranks_of
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 2.0**-14
 
 
@@ -53,6 +54,7 @@ def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
             )
     for student in before:
         vars(student)["activation_checkpointing"] = train.activation_checkpointing
+    tap = None if teacher is None else vars(teacher).get("tap")
     if teacher is not None and train.compile:
         vars(teacher)["tap"] = torch.compile(teacher.tap)
     try:
@@ -62,6 +64,7 @@ def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
             vars(student)["activation_checkpointing"] = usual
         if teacher is not None:
             vars(teacher).pop("tap", None)
+            vars(teacher).update({} if tap is None else {"tap": tap})
 
 
 @contextmanager
@@ -105,8 +108,8 @@ class Learner:
         cleanup: ExitStack,
     ) -> None:
         self.method, self.optim, self.world = method, optim, world
-        self.dtype = _AUTOCAST[train.precision]
-        self.scaled = train.precision == "fp16"
+        precision = plain(train.precision, world.device)
+        self.dtype, self.scaled = AUTOCAST[precision], precision == "fp16"
         cleanup.enter_context(_switches(method, train))
         cleanup.enter_context(ranks_of(method, world))
         few = [batch.first(2).to(world.device) for batch in samples]

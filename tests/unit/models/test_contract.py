@@ -1,5 +1,6 @@
 """What every model owes to the methods: one contract, checked of every adapter."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import torchvision
 import transformers_families
 from torch import nn
 
+from vistill.models import int8
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.build import load_backbone
+from vistill.models.precision import keep_weights, run_in
 from vistill.models.swin import SwinBackbone
 from vistill.models.vit import VisionTransformer
 
@@ -159,3 +162,61 @@ def test_looking_changes_nothing(model: Backbone) -> None:
     model.eval()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert isinstance(model, nn.Module)
+
+
+@torch.no_grad()
+def test_weights_in_a_cheap_type_give_bit_for_bit_what_autocast_gives(model: Backbone) -> None:
+    images, wanted, dtype = pictures(model), taps(model), torch.bfloat16
+    with torch.autocast("cpu", dtype):
+        before = [model.tap(images, [tap])[tap] for tap in wanted]
+        mean = model.pooled(images)
+    cheap = copy.deepcopy(model)
+    undo = run_in(cheap, "bf16")
+    keep_weights(cheap)
+    assert dtype in {p.dtype for p in cheap.parameters()}
+    assert cheap.input_type == torch.float32
+    for tap, told in zip(wanted, before, strict=True):
+        alone = cheap.tap(images, [tap])[tap]
+        assert alone.dtype == torch.float32
+        assert torch.equal(alone, told.float())
+        assert cheap.shape(tap) == model.shape(tap)
+    with torch.autocast("cpu", dtype):
+        within = [cheap.tap(images, [tap])[tap] for tap in wanted]
+        assert torch.equal(cheap.pooled(images), mean)
+    for found, told in zip(within, before, strict=True):
+        assert found.dtype == told.dtype
+        assert torch.equal(found, told)
+    undo()
+    assert cheap.precision is None
+    assert "tap" not in vars(cheap)
+
+
+@torch.no_grad()
+def test_a_precise_teacher_stays_precise_in_a_rough_run(model: Backbone) -> None:
+    images, tap = pictures(model), taps(model)[-1]
+    told = model.tap(images, [tap])[tap]
+    undo = run_in(model, "fp32")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.tap(images, [tap])[tap], told)
+    undo()
+
+
+@torch.no_grad()
+def test_int8_is_near_the_model_and_leaves_it_as_it_was(
+    model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_LEAST", 2)
+    images = pictures(model, 3)
+    wanted = [tap for tap in taps(model) if not tap.kind.startswith("cls")]
+    told = [model.tap(images, [tap])[tap] for tap in wanted]
+    changed = int8.layers(model)
+    undo = run_in(model, "int8")
+    near = [model.tap(images, [tap])[tap] for tap in wanted]
+    undo()
+    for tap, a, b in zip(wanted, near, told, strict=True):
+        assert (a - b).norm() < 0.12 * b.norm(), tap
+    if changed and model.depth:
+        assert not all(torch.equal(a, b) for a, b in zip(near, told, strict=True))
+    assert all(
+        torch.equal(model.tap(images, [tap])[tap], b) for tap, b in zip(wanted, told, strict=True)
+    )

@@ -13,4 +13,5 @@ WORDS: dict[str, Any] = {
     "teacher.weights": "random",
     "train.global_batch_size": 11,
     "train.device": "cpu",
+    "train.precision": "fp32",
 }

@@ -12,8 +12,9 @@ from vistill.config.loading import load_config, recipe_names, said_settings
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.runs.adapting import Adapted, adapt
-from vistill.training.distributed import World, computes
+from vistill.training.distributed import World
 from vistill.training.optim import peak_lr
+from vistill.training.precision import computes
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -212,3 +213,30 @@ def test_random_weights_are_allowed_where_there_are_none_only(tmp_path: Path) ->
             overrides=settings | {"data.image_size": 32},
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_left_to_the_machine_precision_is_what_is_fast_and_stays(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    words = {"data.train": "x", "train.global_batch_size": 8}
+    for said in ({}, {"train.precision": "auto"}):
+        begun = fit("supervised", {**words, **said}, device=CPU)
+        assert begun.config.train.precision == ("bf16" if amx else "fp32")
+        assert begun.asked["train.precision"] == "auto"
+        assert not any("precision" in note for note in begun.notes)
+        assert fit("supervised", {**words, **said}, device=CUDA).config.train.precision == "bf16"
+        marker = {
+            "fingerprint": json.loads(begun.config.model_dump_json()),
+            "asked": dict(begun.asked),
+        }
+        again = fit("supervised", {**words, **said}, device=CUDA, marker=marker)
+        assert again.config == begun.config
+        told = "train.precision=fp32, as when this run began"
+        assert (told in again.notes) == (not amx)
+    # A run from before there was such a word keeps the fp32 that it began with.
+    old = {"fingerprint": {"train": {"precision": "fp32"}}, "asked": {}}
+    assert fit("supervised", words, device=CUDA, marker=old).config.train.precision == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert fit("supervised", words, device=CUDA).config.train.precision == "fp32"

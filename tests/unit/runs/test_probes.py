@@ -36,6 +36,7 @@ def probes(folder: Path, **options: Any) -> Probes:
         "data.train": str(folder / "pictures"),
         "data.image_size": 16,
         "train.global_batch_size": 4,
+        "train.precision": "fp32",
         "train.micro_batch_size": 2,
     }
     config = load_config("feature_distillation", words.items())

@@ -253,6 +253,7 @@ SGD = optim_config(optimizer="sgd", momentum=0.5, lr=0.5, weight_decay=0.0)
 
 def train_config(**options) -> TrainConfig:
     defaults = {"epochs": 3, "global_batch_size": 8, "device": "cpu", "loggers": ()}
+    defaults |= {"precision": "fp32"}
     return TrainConfig(**(defaults | options))
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.filled import filled
 from vistill.random import Stream, per_sample_uniform
 
 _ENLARGED = (0.1, 0.05)
@@ -27,7 +28,7 @@ def clip_boxes(boxes: Float[Tensor, "k 4"], height: int, width: int) -> Float[Te
 
 def enlarge_boxes(boxes: Float[Tensor, "k 4"]) -> Float[Tensor, "k 4"]:
     """A tenth wider and a twentieth higher, about the centre; what tests look at."""
-    margin = _sides(boxes) * boxes.new_tensor(_ENLARGED) / 2
+    margin = _sides(boxes) * filled(_ENLARGED, boxes) / 2
     return boxes + torch.cat([-margin, margin], dim=1)
 
 
@@ -44,7 +45,7 @@ def jitter_boxes(boxes: Float[Tensor, "k 4"], seeds: Int[Tensor, " k"]) -> Float
 
 def moved_sides(boxes: Float[Tensor, "k 4"], draws: Float[Tensor, "k 4"]) -> Float[Tensor, "k 4"]:
     """Every side where its draw from [0, 1) puts it, from furthest left or up to the opposite."""
-    out, into = boxes.new_tensor(_OUTWARDS), boxes.new_tensor(_INWARDS)
+    out, into = filled(_OUTWARDS, boxes), filled(_INWARDS, boxes)
     least = torch.cat([-out, -into])
     return boxes + (least + draws * (out + into).repeat(2)) * _sides(boxes).repeat(1, 2)
 

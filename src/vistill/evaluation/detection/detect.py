@@ -34,9 +34,10 @@ from vistill.image_size import height_width, shown_size
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.training.distributed import device_kind, require_precision
+from vistill.training.distributed import device_kind
 from vistill.training.loop import fit
 from vistill.training.optim import layer_decay_groups
+from vistill.training.precision import require_precision
 
 _SHORT_SIDE = 8 / 7
 _MAX_BROKEN = 0.5

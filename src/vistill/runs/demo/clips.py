@@ -32,7 +32,7 @@ def comparison(out: Path) -> Comparison:
     """What the demo compares, on the clips in `out/clips` (see `film`)."""
     import torch
 
-    from vistill.training.distributed import computes
+    from vistill.training.precision import computes
 
     clips = out / "clips"
     precision = "bf16" if computes(torch.device("cpu"), "bf16") else "fp32"
