@@ -190,12 +190,14 @@ def test_what_is_painted_lies_where_the_patch_is(size: tuple[int, int]) -> None:
     grid = GRIDS[size]
     method, seen = made("mae", size)
     method.painter.norm_pixels = False
-    target = method.reconstruct(seen, method.mask(seen)).target
+    mask = method.mask(seen)
+    target = method.reconstruct(seen, mask).target
     images = method.student.normalization(seen.unit_pixels())
-    for number in (0, grid[1] - 1, grid[1], 4 * 8 - 2):
-        y, x = 8 * (number // grid[1]), 8 * (number % grid[1])
-        patch = images[:, :, y : y + 8, x : x + 8].permute(0, 2, 3, 1).flatten(1)
-        torch.testing.assert_close(target[:, number], patch)
+    for sample, numbers in enumerate(mask.hidden.tolist()):
+        for place, number in enumerate(numbers):
+            y, x = 8 * (number // grid[1]), 8 * (number % grid[1])
+            patch = images[sample, :, y : y + 8, x : x + 8].permute(1, 2, 0).flatten()
+            torch.testing.assert_close(target[sample, place], patch)
     torch.testing.assert_close(method.painter.decoder.pos_embed[0, 1:], table(16, grid))
 
     method, seen = made("amd-pictures", size)
