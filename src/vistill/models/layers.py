@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vistill.models.backbone import TapKind
 from vistill.models.relative_bias import RelativePositionBias
+from vistill.models.remade import Made, linear_behind, product_behind
 from vistill.nearest import no_split
 from vistill.tokens.masks import gather_tokens
 from vistill.tokens.patches import patchify
@@ -107,21 +108,23 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_bias: RelativePositionBias | None = None
 
-    def project(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3 d"]:
-        """Queries, keys and values, heads concatenated."""
-        if self.q_bias is None or self.v_bias is None:
-            return self.qkv(x).unflatten(2, (3, x.shape[2]))
-        return F.linear(x, self.qkv.weight, self._bias()).unflatten(2, (3, x.shape[2]))
+    def project(self, x: Float[Tensor, "b n d"], norm: Made) -> Float[Tensor, "b n 3 d"]:
+        """Queries, keys and values of normed tokens, heads concatenated."""
+        if self.q_bias is None:
+            projected = linear_behind(norm, self.qkv, x)
+        else:
+            projected = product_behind(norm, x, self.qkv.weight, self._bias())
+        return projected.unflatten(2, (3, x.shape[2]))
 
     def project_rows(
-        self, x: Float[Tensor, "b n d"], rows: slice
+        self, x: Float[Tensor, "b n d"], norm: Made, rows: slice
     ) -> tuple[Float[Tensor, "b k 1 d"], Float[Tensor, "b n 2 d"]]:
-        """Queries of the tokens `rows` alone, and keys and values of all."""
+        """Queries of the normed tokens `rows` alone, and keys and values of all."""
         sizes, bias = [x.shape[2], 2 * x.shape[2]], self._bias()
         biases = (None, None) if bias is None else bias.split(sizes)
         of_queries, of_others = self.qkv.weight.split(sizes)
-        queries = F.linear(x[:, rows], of_queries, biases[0]).unsqueeze(2)
-        return queries, F.linear(x, of_others, biases[1]).unflatten(2, (2, -1))
+        queries = product_behind(norm, x[:, rows], of_queries, biases[0]).unsqueeze(2)
+        return queries, product_behind(norm, x, of_others, biases[1]).unflatten(2, (2, -1))
 
     def _bias(self) -> Float[Tensor, " 3d"] | None:
         if self.q_bias is None or self.v_bias is None:
@@ -169,8 +172,9 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.fc2(self.activation(self.fc1(x)))
+    def forward(self, x: Float[Tensor, "b n d"], norm: Made) -> Float[Tensor, "b n d"]:
+        """Of normed tokens."""
+        return linear_behind(self.activation, self.fc2, linear_behind(norm, self.fc1, x))
 
 
 class LayerScale(nn.Module):
@@ -236,9 +240,8 @@ class Block(nn.Module):
                 the taps `qkv` and `cls_attention`.
         """
         found: dict[TapKind, Tensor] = {}
-        normed = self.norm1(x)
         if rows is None:
-            qkv = self.attn.project(normed)
+            qkv = self.attn.project(x, self.norm1)
             if "qkv" in taps:
                 found["qkv"] = qkv
             if "cls_attention" in taps:
@@ -247,7 +250,7 @@ class Block(nn.Module):
                 return x, found
             q, k, v = self.attn.heads(qkv)
         else:
-            queries, others = self.attn.project_rows(normed, rows)
+            queries, others = self.attn.project_rows(x, self.norm1, rows)
             (q,), (k, v) = self.attn.heads(queries), self.attn.heads(others)
             x, bias = x[:, rows], None if bias is None else bias[..., rows, :]
         attention = self.ls1(self.attn.mix(q, k, v, bias))
@@ -258,7 +261,7 @@ class Block(nn.Module):
             found["attention_residual"] = x
         if last and len(found) == len(taps):
             return x, found
-        ffn = self.ls2(self.mlp(self.norm2(x)))
+        ffn = self.ls2(self.mlp(x, self.norm2))
         if "ffn" in taps:
             found["ffn"] = ffn
         x = x + (ffn if keep is None else ffn * keep[1])
@@ -280,7 +283,7 @@ class Block(nn.Module):
             x = gather_tokens(x, rows)
             bias = None if bias is None else bias[:, rows].transpose(0, 1)
         x = x + self.ls1(self.attn.mix(q, k, v, bias))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        return x + self.ls2(self.mlp(x, self.norm2))
 
 
 def through(

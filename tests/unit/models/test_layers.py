@@ -22,12 +22,12 @@ def test_attention_in_bf16_on_a_host_is_attention(with_bias):
 def test_autocast_takes_the_same_way_forth_and_back():
     torch.manual_seed(0)
     layer = Attention(16, 2)
-    x = torch.randn(2, 5, 16)
-    layer.mix(*layer.heads(layer.project(x)), None).sum().backward()
+    x, norm = torch.randn(2, 5, 16), torch.nn.LayerNorm(16)
+    layer.mix(*layer.heads(layer.project(x, norm)), None).sum().backward()
     wanted = layer.qkv.weight.grad.clone()
     layer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer.mix(*layer.heads(layer.project(x)), torch.zeros(2, 5, 5))
+        mixed = layer.mix(*layer.heads(layer.project(x, norm)), torch.zeros(2, 5, 5))
     mixed.float().sum().backward()
     difference = (layer.qkv.weight.grad - wanted).norm() / wanted.norm()
     assert mixed.dtype == torch.bfloat16
