@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vistill.api.export import load_classifier as load_classifier
     from vistill.api.inference import embed as embed
     from vistill.api.inference import predict as predict
+    from vistill.api.inspect import inspect as inspect
     from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
     from vistill.api.search import index as index
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "export",
     "index",
+    "inspect",
     "load_backbone",
     "load_classifier",
     "predict",

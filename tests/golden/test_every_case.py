@@ -8,14 +8,6 @@ import pytest
 from golden_cases import cases
 
 FOLDER = Path(__file__).parent
-ELSEWHERE = {
-    "fd": {  # of the diagnostics, which vistill does not have yet
-        "diag_attention_cls",
-        "diag_attention_nocls",
-        "diag_landscape",
-        "diag_model_student_vit",
-    },
-}
 
 
 def names() -> set[str]:
@@ -46,4 +38,4 @@ def names() -> set[str]:
 def test_every_case_is_named_by_a_test(golden_set):
     used = re.compile("|".join(names()))
     idle = {case for case in cases(golden_set) if not used.fullmatch(case)}
-    assert idle <= ELSEWHERE.get(golden_set, set())
+    assert not idle

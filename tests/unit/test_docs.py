@@ -14,6 +14,7 @@ import torch
 import vistill
 from vistill import cli
 from vistill.config.evaluation import EvaluateConfig
+from vistill.config.inspect import InspectConfig
 from vistill.config.loading import build_config
 from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.models.build import create_backbone
@@ -86,7 +87,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
     readers = {"predict": SamplesConfig, "embed": EmbedConfig}
-    readers |= {"index": EmbedConfig, "search": EmbedConfig}
+    readers |= {"index": EmbedConfig, "search": EmbedConfig, "inspect": InspectConfig}
     for name, schema in readers.items():
 
         def infer(
@@ -130,6 +131,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
             "export",
             "predict",
             "embed",
+            "inspect",
             "index",
             "search",
             "recipes",

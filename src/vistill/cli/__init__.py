@@ -9,6 +9,7 @@ import typer
 
 from vistill import __version__
 from vistill.cli.evaluate import evaluate
+from vistill.cli.inspect import inspect
 from vistill.cli.prepare import prepare
 from vistill.cli.pretrain import demo, pretrain
 from vistill.cli.recipes import recipes
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (pretrain, evaluate, export, predict, embed, index, search, prepare, demo):
+for command in (pretrain, evaluate, inspect, export, predict, embed, index, search, prepare, demo):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

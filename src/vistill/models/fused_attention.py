@@ -35,12 +35,21 @@ class AttentionCall(NamedTuple):
 
     def of_class_token(self) -> Float[Tensor, "b m n"]:
         """How the first token attends to all tokens."""
-        logits = (self.query[:, :, :1] @ self.key.mT).float() * self.scale
-        if self.bias is not None and self.bias.dtype == torch.bool:
-            logits = logits.masked_fill(~self.bias[..., :1, :], -torch.inf)
-        elif self.bias is not None:
-            logits = logits + self.bias[..., :1, :]
-        return logits.softmax(dim=-1)[:, :, 0]
+        return self._rows(slice(1))[:, :, 0]
+
+    def probabilities(self) -> Float[Tensor, "b m n n"]:
+        """How every token attends to all tokens."""
+        return self._rows(slice(None))
+
+    def _rows(self, rows: slice) -> Float[Tensor, "b m r n"]:
+        logits = (self.query[:, :, rows] @ self.key.mT).float() * self.scale
+        if self.bias is not None:
+            bias = self.bias if self.bias.shape[-2] == 1 else self.bias[..., rows, :]
+            if bias.dtype == torch.bool:
+                logits = logits.masked_fill(~bias, -torch.inf)
+            else:
+                logits = logits + bias
+        return logits.softmax(dim=-1)
 
 
 class AttentionCalls(TorchFunctionMode):

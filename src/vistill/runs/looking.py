@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.config.clip_recipes import clip_settings
-from vistill.config.evaluation import EvaluateConfig
+from vistill.config.samples import SamplesConfig
 from vistill.runs.samples import open_samples
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vistill.evaluation.features import Features
 
 
-def opened(config: EvaluateConfig, data: str) -> "Source":
+def opened(config: SamplesConfig, data: str) -> "Source":
     """Pictures, or clips where the settings tell frames.
 
     Raises:
@@ -27,7 +27,7 @@ def opened(config: EvaluateConfig, data: str) -> "Source":
 
 
 def looked_at(
-    config: EvaluateConfig,
+    config: SamplesConfig,
     model: Any,
     compute: "Callable[[Batch], Tensor]",
     source: "Source",

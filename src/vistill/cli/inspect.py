@@ -1,0 +1,39 @@
+"""The command `inspect`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistill.errors import UserError
+
+
+def inspect(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="Run folders, run:PATH, file:PATH, timm/NAME:pretrained; then settings, such as "
+            "pictures=500.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pictures, or clips for models of clips.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, inspect.json and inspect.npz.")
+    ] = None,
+    landscape: Annotated[
+        bool,
+        typer.Option("--landscape", help="Also loss and accuracy around a classifier's weights."),
+    ] = False,
+) -> None:
+    """Look inside models: attention and tokens of every layer, and where two of them differ."""
+    from vistill import api
+
+    if data is None:
+        raise UserError("inspect needs something to look at: give --data PATH")
+    settings = [word for word in words or () if re.match(r"[\w.]+=", word)]
+    models = [word for word in words or () if word not in settings]
+    api.say(api.inspect(*models, data=data, out=out, landscape=landscape, overrides=settings))

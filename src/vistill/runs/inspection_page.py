@@ -1,0 +1,178 @@
+"""The page of `vistill inspect`: curves over layers, maps of attention, the worst pictures."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistill.analysis.report import Curve, Section, Table, write_report
+from vistill.files import write_atomic
+from vistill.runs.inspecting import Opened
+from vistill.runs.inspection import COLUMNS, InspectResult, layer_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = ("inspect.json", "inspect.npz", "report.html")
+_WORST = 20
+_SIDE = 160
+_CURVES = {
+    "distance": "Mean attention distance, pixels",
+    "spread": "Largest less smallest distance of heads, pixels",
+    "duration": "Mean attention distance, time slots",
+    "similarity": "Cosine between heads",
+    "diagonal": "Share of the map that offsets explain",
+    "column": "Share of the map that keys explain",
+    "rank": "Effective rank of tokens",
+    "std": "Standard deviation of channels",
+}
+
+
+def write_inspection(result: InspectResult, opened: Sequence[Opened], folder: Path) -> None:
+    """Write `inspect.json`, `inspect.npz` and `report.html`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "inspect.json", result.to_json())
+    write_atomic(folder / "inspect.npz", _arrays(result))
+    sections = [_curves(result), *_maps(result), *_alike(result, opened), *_landscapes(result)]
+    names = ", ".join(model.name for model in result.models)
+    write_report(folder / "report.html", f"Inside {names}", [*sections, *_tables(result)])
+
+
+def _arrays(result: InspectResult) -> bytes:
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for number, model in enumerate(result.models):
+        for block, one in zip(model.blocks, model.attention, strict=True):
+            if one is not None:
+                where = f"model{number}/block{block}"
+                found |= {f"{where}/{name}": getattr(one, name).numpy()
+                          for name in ("distance", "similarity", "entropy", "average")}  # fmt: skip
+    found |= {f"cka/{name}": table.numpy() for name, table in result.cka.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, **found)
+    return content.getvalue()
+
+
+def _curves(result: InspectResult) -> Section:
+    curves = []
+    rows = {model.name: (model.blocks, layer_rows(model)) for model in result.models}
+    for key, title in _CURVES.items():
+        lines = {
+            name: ([float(n) for n, row in zip(blocks, own, strict=True) if key in row],
+                   [row[key] for row in own if key in row])
+            for name, (blocks, own) in rows.items()
+        }  # fmt: skip
+        lines = {name: line for name, line in lines.items() if line[0]}
+        if lines:
+            curves.append(Curve(title, "block", lines))
+    seen = ", ".join(f"{model.name}: {model.seen} {result.noun}s" for model in result.models)
+    return Section("Layer by layer", seen, curves=curves)
+
+
+def _maps(result: InspectResult) -> list[Section]:
+    sections = []
+    largest = [
+        float(one.average.quantile(0.99))
+        for model in result.models
+        for one in model.attention
+        if one is not None and one.average.numel() < 2**24
+    ]
+    for model in result.models:
+        pictures = [
+            (f"block {block}", _png(one.average, max(largest)))
+            for block, one in zip(model.blocks, model.attention, strict=True)
+            if one is not None and one.average.numel() < 2**24
+        ]
+        if pictures:
+            text = "Rows are queries. Diagonals: fixed offsets; columns: places that all look at."
+            sections.append(Section(f"Mean attention of {model.name}", text, pictures=pictures))
+    return sections
+
+
+def _alike(result: InspectResult, opened: Sequence[Opened]) -> list[Section]:
+    sections, first = [], result.models[0]
+    for name, table in result.cka.items():
+        text = f"Rows: layers of {first.name}; columns: of {name}. Black 0, yellow 1."
+        sections.append(Section(f"CKA of {first.name} and {name}", text,
+                                pictures=[("layers", _png(table, 1.0))]))  # fmt: skip
+    for name, (values, names) in result.agreement.items():
+        order = values.argsort()[:_WORST].tolist()
+        pictures = []
+        for i in order:
+            shown = _thumbnail(opened[0], int(first.ids[i]))
+            if shown is not None:
+                pictures.append((f"{Path(names[i]).name} {values[i]:.2f}", shown))
+        rows = [(one, f"{mean:.3f}", str(count)) for one, mean, count in
+                result.classes.get(name, [])]  # fmt: skip
+        table = Table(("class", "alike", f"{result.noun}s"), rows) if rows else None
+        text = (
+            f"How alike {first.name} and {name} place each {result.noun} among {len(names)}: "
+            f"correlation of its cosines to all others, {values.mean():.3f} on average. Those that "
+            "they place least alike:"
+        )
+        sections.append(Section(f"Where {first.name} and {name} differ", text, table=table,
+                                pictures=pictures))  # fmt: skip
+    return sections
+
+
+def _landscapes(result: InspectResult) -> list[Section]:
+    if not result.landscapes:
+        return []
+    curves = [
+        Curve(title, "noise, lengths of the weights",
+              {one.name: (one.lengths, getattr(one, key).mean(dim=0).tolist())
+               for one in result.landscapes})
+        for key, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy, percent"))
+    ]  # fmt: skip
+    pictures = [(one.name, _png(one.plane, float(one.plane.quantile(0.9))))
+                for one in result.landscapes if one.plane is not None]  # fmt: skip
+    text = "\n".join(str(one) for one in result.landscapes)
+    return [Section("Around the weights", text, curves=curves, pictures=pictures)]
+
+
+def _tables(result: InspectResult) -> list[Section]:
+    sections = []
+    for model in result.models:
+        rows = layer_rows(model)
+        shown = [key for key in COLUMNS if any(key in row for row in rows)]
+        cells = [
+            [str(block), *(COLUMNS[key][1].format(row[key]) if key in row else "" for key in shown)]
+            for block, row in zip(model.blocks, rows, strict=True)
+        ]
+        header = ["block", *(COLUMNS[key][0] for key in shown)]
+        sections.append(Section(model.name, table=Table(header, cells)))
+    return sections
+
+
+def _png(values: "Tensor", largest: float) -> bytes:
+    """A table of numbers as a picture, in the colours of viridis from 0 to `largest`."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    shades = (values / max(largest, 1e-12)).clamp(0, 1).numpy()
+    picture = Image.fromarray((colormaps["viridis"](shades)[..., :3] * 255).astype("uint8"))
+    longest = max(picture.size)
+    times = max(1, _SIDE // longest)
+    content = io.BytesIO()
+    picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST).save(
+        content, format="PNG"
+    )
+    return content.getvalue()
+
+
+def _thumbnail(opened: Opened, sample: int) -> bytes | None:
+    """A picture, small; None of what is no picture, or cannot be read any more."""
+    from PIL import Image
+
+    if opened.config.frames is not None:
+        return None
+    try:
+        with Image.open(io.BytesIO(opened.source.read(sample))) as picture:
+            small = picture.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    small.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=85)
+    return content.getvalue()
