@@ -20,6 +20,8 @@ from common import (
 from torch import Tensor
 
 from vistill.batch import Batch
+from vistill.config.optim import OptimConfig
+from vistill.training.optim import Group, build_optimizer, set_lr
 
 SIDES = ("plain", "vistill")
 LR = 1e-4
@@ -60,6 +62,41 @@ def agreement(ours: Tensor, theirs: Tensor, our: Named, their: Named) -> dict[st
     assert loss < LOSS_RTOL, f"losses differ: {ours.item()} and {theirs.item()}"
     assert worst < GRADIENT_RTOL, f"gradients differ by {worst}"
     return {"loss": ours.item(), "loss_difference": loss, "worst_gradient_difference": worst}
+
+
+def plain_step(
+    options: argparse.Namespace,
+    loss: Callable[[Batch], Tensor],
+    groups: list[Group],
+    optim: OptimConfig,
+    *,
+    passes: int = 1,
+) -> Step:
+    """A step of the plain side, whose optimiser is the kernel that vistill uses.
+
+    Args:
+        options: device and precision.
+        loss: of a batch on the device.
+        groups: what is learned.
+        optim: as of vistill's side.
+        passes: forward and backward passes before the optimiser's step.
+    """
+    optimizer = build_optimizer(groups, optim)
+    set_lr(optimizer, LR)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    bf16 = options.precision == "bf16"
+
+    def step(batch: Batch) -> None:
+        for _ in range(passes):
+            with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
+                found = loss(batch.to(options.device))
+            (found / passes).backward()
+        if optim.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def _memory(make_step: MakeStep, side: str, options: argparse.Namespace) -> float:

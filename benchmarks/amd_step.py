@@ -13,10 +13,10 @@ import argparse
 from contextlib import ExitStack
 
 import torch
-from against_plain import LR, Step, agreement, compare
+from against_plain import LR, Step, agreement, compare, plain_step
 from common import make_learner, parser, random_batch
 from plain_amd import PlainAMD, PlainViT
-from torch import Tensor, nn
+from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
@@ -77,18 +77,7 @@ def make_step(side: str, options: argparse.Namespace, cleanup: ExitStack) -> Ste
         return ours
     plain = Plain(method)
     groups = pretrain_groups(plain.trained, OPTIM.weight_decay, ("mask_token",))
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=OPTIM.betas)
-    bf16 = options.precision == "bf16"
-
-    def theirs(batch: Batch) -> None:
-        with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
-            loss = plain.loss(batch.to(options.device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(plain.trained.parameters(), OPTIM.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return theirs
+    return plain_step(options, plain.loss, groups, OPTIM)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 from contextlib import ExitStack
 
 import torch
-from against_plain import LR, Step, agreement, compare
+from against_plain import LR, Step, agreement, compare, plain_step
 from common import make_learner, parser, random_batch
 from plain_fd import PlainBeit, PlainClip, plain_loss
 from torch import Tensor, nn
@@ -120,18 +120,7 @@ def make_step(side: str, options: argparse.Namespace, cleanup: ExitStack) -> Ste
         return ours
     plain = Plain(method)
     groups = pretrain_groups(plain.parts, OPTIM.weight_decay, OPTIM.no_decay)
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=OPTIM.betas)
-    bf16 = options.precision == "bf16"
-
-    def theirs(batch: Batch) -> None:
-        with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
-            loss = plain.loss(batch.to(options.device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(plain.parts.parameters(), OPTIM.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return theirs
+    return plain_step(options, plain.loss, groups, OPTIM)
 
 
 if __name__ == "__main__":

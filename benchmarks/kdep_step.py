@@ -13,7 +13,7 @@ import copy
 from contextlib import ExitStack
 
 import torch
-from against_plain import LR, Step, agreement, compare
+from against_plain import LR, Step, agreement, compare, plain_step
 from common import make_learner, parser, random_batch
 from plain_kdep import plain_loss
 from torch import Tensor
@@ -22,6 +22,7 @@ from vistill.batch import Batch
 from vistill.config.schema import OptimConfig
 from vistill.methods.kdep import KDEP
 from vistill.models.build import create_backbone
+from vistill.training.optim import pretrain_groups, trainable
 
 OPTIM = OptimConfig(optimizer="sgd", weight_decay=5e-4, decay_biases=True, warmup_epochs=0)
 
@@ -85,19 +86,8 @@ def make_step(side: str, options: argparse.Namespace, cleanup: ExitStack) -> Ste
 
         return ours
     plain = Plain(method)
-    optimizer = torch.optim.SGD(
-        plain.student.parameters(), LR, OPTIM.momentum, weight_decay=OPTIM.weight_decay
-    )
-    bf16 = options.precision == "bf16"
-
-    def theirs(batch: Batch) -> None:
-        with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
-            loss = plain.loss(batch.to(options.device))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return theirs
+    groups = pretrain_groups(plain.student, OPTIM.weight_decay, decay_biases=True)
+    return plain_step(options, plain.loss, trainable(groups), OPTIM)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,9 @@ class PlainAttention(nn.Module):
     def softmax(self, a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.transpose(-2, -1) * self.scale).softmax(dim=-1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, attention map, values."""
+    def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.split(x)
-        attention = self.softmax(q, k)
-        return self.proj((attention @ v).transpose(1, 2).flatten(2)), attention, v
+        return self.proj((self.softmax(q, k) @ v).transpose(1, 2).flatten(2))
 
 
 class PlainMlp(nn.Module):
@@ -59,16 +57,13 @@ class PlainViT(nn.Module):
 
     Args:
         model: whose sizes and weights to take.
-        block: which block's relations, counted from 1; it gets `relation_heads` heads.
-        stop: leave after the relations, as a student whose last block is read has to; otherwise
-            every block and the final norm are run.
+        block: which block's relations, counted from 1; it gets `relation_heads` heads. What stands
+            behind them is not run.
     """
 
-    def __init__(
-        self, model: VisionTransformer, block: int, relation_heads: int, *, stop: bool
-    ) -> None:
+    def __init__(self, model: VisionTransformer, block: int, relation_heads: int) -> None:
         super().__init__()
-        self.block, self.stop = block, stop
+        self.block = block
         self.normalization = model.normalization
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, model.width, model.patch_size, model.patch_size)
@@ -85,18 +80,14 @@ class PlainViT(nn.Module):
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         token = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([token, x], dim=1)
-        for number, block in enumerate(self.blocks, start=1):
-            if number == self.block and self.stop:
-                q, k, v = block.attn.split(block.norm1(x))
-                return block.attn.softmax(q, k), block.attn.softmax(v, v)
-            branch, attention, values = block.attn(block.norm1(x))
-            if number == self.block:
-                relations = attention, block.attn.softmax(values, values)
-            x = x + (branch if keep is None else branch * keep[2 * number - 2])
+        for number, block in enumerate(self.blocks[: self.block - 1]):
+            branch = block.attn(block.norm1(x))
+            x = x + (branch if keep is None else branch * keep[2 * number])
             branch = block.mlp(block.norm2(x))
-            x = x + (branch if keep is None else branch * keep[2 * number - 1])
-        self.norm(x)
-        return relations
+            x = x + (branch if keep is None else branch * keep[2 * number + 1])
+        last = self.blocks[self.block - 1]
+        q, k, v = last.attn.split(last.norm1(x))
+        return last.attn.softmax(q, k), last.attn.softmax(v, v)
 
 
 def drop_path_factors(uniform: Tensor, rate: float) -> list[Tensor]:

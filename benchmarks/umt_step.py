@@ -14,7 +14,7 @@ import argparse
 from contextlib import ExitStack
 
 import torch
-from against_plain import LR, Step, agreement, compare
+from against_plain import LR, Step, agreement, compare, plain_step
 from common import make_learner, parser, random_batch
 from plain_umt import PlainCLIP, PlainUMT
 from torch import Tensor
@@ -94,20 +94,8 @@ def make_step(side: str, options: argparse.Namespace, cleanup: ExitStack) -> Ste
 
         return ours
     plain = Plain(umt(options))
-    optimizer = torch.optim.AdamW(
-        pretrain_groups(plain.trained, OPTIM.weight_decay), lr=LR, betas=OPTIM.betas
-    )
-    bf16 = options.precision == "bf16"
-
-    def theirs(batch: Batch) -> None:
-        for _ in range(options.masks):
-            with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
-                loss = plain.loss(batch.to(options.device))
-            (loss / options.masks).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return theirs
+    groups = pretrain_groups(plain.trained, OPTIM.weight_decay)
+    return plain_step(options, plain.loss, groups, OPTIM, passes=options.masks)
 
 
 if __name__ == "__main__":
