@@ -35,6 +35,10 @@ class ArchiveSource(NamedSource):
         super().__init__(name, names, media)
         self._files = [os.path.abspath(file) for file in files]
         self._places = places
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Start without open files."""
         self._handles: dict[int, BinaryIO] = {}
         self._pid = os.getpid()
 
@@ -62,7 +66,7 @@ class ArchiveSource(NamedSource):
 
     def _read_at(self, file: int, offset: int, size: int) -> bytes:
         if self._pid != os.getpid():
-            self._handles, self._pid = {}, os.getpid()
+            self.let_go()
         try:
             if file not in self._handles:
                 if len(self._handles) >= OPEN_FILES:

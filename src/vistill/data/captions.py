@@ -1,7 +1,7 @@
 """What people say of samples: any number of captions each, kept without an object per caption."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -25,6 +25,18 @@ class Captions(Sequence[Sequence[str]]):
 
         self._texts = PackedNames(each())
         self._ends = np.array(ends)
+
+    @classmethod
+    def of(cls, text: np.ndarray, borders: np.ndarray, ends: np.ndarray) -> Self:
+        """The captions whose `arrays` these are."""
+        captions = cls(())
+        captions._texts, captions._ends = PackedNames.of(text, borders), ends
+        return captions
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Those of all texts, and int64 `[n + 1]` where the texts of each sample end."""
+        return *self._texts.arrays, self._ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

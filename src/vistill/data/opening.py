@@ -2,17 +2,19 @@
 
 import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from vistill.data.archive import TarSource
 from vistill.data.folder import FolderSource
 from vistill.data.frame_folders import LEAST, FrameFolderSource
+from vistill.data.kept_source import keep
 from vistill.data.listing import READERS, ListSource
 from vistill.data.parquet import open_parquet
 from vistill.data.passed_over import PassedOver
 from vistill.data.patterns import expand_braces, matching
-from vistill.data.source import CLIPS, PICTURES, Decoding, Media, Source, missing
+from vistill.data.source import CLIPS, PICTURES, Decoding, Media, NamedSource, Source, missing
 from vistill.data.zips import ZipSource
 from vistill.errors import UserError
 from vistill.files import local_path
@@ -80,7 +82,8 @@ def _open_folder(folder: Path, media: Media, root: Root) -> Source:
         return _open_files(str(folder), [folder / INDEX], media, root)
     passed = PassedOver(media)
     try:
-        return FolderSource(folder, media, passed)
+        told = ("folder", str(folder), os.path.abspath(folder))
+        return keep(told, media, None, lambda: FolderSource(folder, media, passed))
     except UserError:
         if not passed.archives:
             if any(count >= LEAST for count in passed.frame_folders.values()):
@@ -101,15 +104,9 @@ def _open_files(path: str, files: list[Path], media: Media, root: Root) -> Sourc
             what = "a folder; give one folder alone" if file.is_dir() else "no regular file"
             raise UserError(f"'{file}' is {what}")
     kinds = sorted({_kind(file) for file in files})
-    if kinds == [".tar"]:
-        return TarSource(path, files, media)
-    if kinds == [".zip"]:
-        return ZipSource(path, files, media=media)
-    if kinds == [".parquet"]:
-        return open_parquet(path, files, media, root)
-    if len(kinds) == 1 and kinds[0] in READERS:
-        lists = [READERS[kinds[0]](file, media) for file in files]
-        return ListSource(path, lists, media, root)
+    if make := _maker(path, kinds, files, media, root):
+        told = (*kinds, path, "" if root is None else os.path.abspath(root))
+        return keep(told, media, files, make)
     if len(files) > 1 and set(kinds) <= {".tar", ".zip", *_LISTS}:
         raise UserError(
             f"'{path}' names {len(files)} files ({', '.join(kinds)}); several have to be of one "
@@ -121,6 +118,21 @@ def _open_files(path: str, files: list[Path], media: Media, root: Root) -> Sourc
         if kind.holds(file.name):
             hint = f"; it is a {kind.noun}: give the folder that it lies in"
     raise UserError(f"'{file}' is not {KINDS}{hint}")
+
+
+def _maker(
+    path: str, kinds: list[str], files: list[Path], media: Media, root: Root
+) -> Callable[[], NamedSource] | None:
+    """What opens files of these kinds."""
+    if kinds == [".tar"]:
+        return lambda: TarSource(path, files, media)
+    if kinds == [".zip"]:
+        return lambda: ZipSource(path, files, media=media)
+    if kinds == [".parquet"]:
+        return lambda: open_parquet(path, files, media, root)
+    if len(kinds) == 1 and (read := READERS.get(kinds[0])):
+        return lambda: ListSource(path, [read(file, media) for file in files], media, root)
+    return None
 
 
 def _kind(file: Path) -> str:

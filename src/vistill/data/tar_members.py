@@ -140,8 +140,11 @@ class _Usual:
         sizes, offsets = list[int](), list[int]()
         while len(heads) < _TOGETHER:
             place, before = self.place, len(heads)
+            start = place - self._at
             try:
-                head = self._read(place, _UNIT)
+                head = self._buffer[start : start + _UNIT] if start >= 0 else b""
+                if len(head) < _UNIT:
+                    head = self._read(place, _UNIT)
                 kind = head[_KIND]
                 size, name = int(head[_SIZE], 8), None
                 if kind in _TOLD:
