@@ -162,23 +162,26 @@ class Replicated:
     def __init__(
         self, method: Method, world: World, *, compiled: bool, uneven: bool = False
     ) -> None:
-        self.module = method
-        self.called = cast(nn.Module, torch.compile(method)) if compiled else method
+        self.module = self.called = method
+        self.ddp: DistributedDataParallel | None = None
         if world.size > 1:
             with warnings.catch_warnings():
                 # torch renames `broadcast_buffers`; the new name is missing from older versions.
                 warnings.simplefilter("ignore", FutureWarning)
-                self.called = DistributedDataParallel(
-                    self.called,
+                self.called = self.ddp = DistributedDataParallel(
+                    method,
                     broadcast_buffers=False,
                     gradient_as_bucket_view=True,
                     find_unused_parameters=uneven,
                 )
+        if compiled:
+            # Behind DDP, whose buckets the compiler cuts its graph at: gradients travel meanwhile.
+            self.called = cast(nn.Module, torch.compile(self.called))
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward pass; gradients travel in the last one of a step."""
-        if isinstance(self.called, DistributedDataParallel) and not last:
-            return cast(AbstractContextManager[None], self.called.no_sync())
+        if self.ddp is not None and not last:
+            return cast(AbstractContextManager[None], self.ddp.no_sync())
         return nullcontext()
 
     def unwrapped(self) -> AbstractContextManager[None]:
@@ -203,15 +206,18 @@ class Sharded(Replicated):
     `fully_shard` turns parameters into shards for good, so the method that the caller gave is kept
     apart and filled again where somebody looks at it: for evaluation, for exports and at the end.
     Both have the same teacher.
+
+    On CUDA blocks travel in the autocast type, half the bytes, and are summed in fp32; a CPU's
+    layer norm takes no weights of another type than its tokens, so there they travel in fp32.
     """
 
     collective = True
 
     def __init__(
-        self, method: Method, world: World, *, compiled: bool, uneven: bool = False
+        self, method: Method, world: World, *, compiled: bool, dtype: torch.dtype | None = None
     ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self.method, self.world = method, world
         for name, parameter in method.named_parameters():
@@ -222,11 +228,14 @@ class Sharded(Replicated):
                 )
         twin = copy.deepcopy(method, {id(method.teacher): method.teacher})
         mesh = init_device_mesh(world.device.type, (world.size,))
+        cheap = dtype if world.device.type == "cuda" else None
+        # Tokens come as they are: autocast decides what a block makes of them.
+        policy = MixedPrecisionPolicy(cheap, cheap and torch.float32, cast_forward_inputs=False)
         for student in twin.exports.values():
             for block in cast(Any, getattr(student, "blocks", ())):
                 if compiled:
                     block.compile()
-                fully_shard(block, mesh=mesh)
+                fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(twin, mesh=mesh)
         self.module = self.called = twin.train()
         method.cpu()
@@ -266,13 +275,16 @@ def distribute(
     *,
     compiled: bool,
     uneven: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Replicated:
     """Put `method` under `strategy`; on one rank both leave it as it is.
 
-    Where the steps are `uneven`, some of them reach parameters that others do not.
+    Where the steps are `uneven`, some of them reach parameters that others do not; `dtype` is that
+    of autocast around them, if any.
     """
-    kind = Sharded if strategy == "fsdp2" and world.size > 1 else Replicated
-    return kind(method, world, compiled=compiled, uneven=uneven)
+    if strategy == "fsdp2" and world.size > 1:
+        return Sharded(method, world, compiled=compiled, dtype=dtype)
+    return Replicated(method, world, compiled=compiled, uneven=uneven)
 
 
 def agree(module: nn.Module) -> None:

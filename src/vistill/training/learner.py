@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -118,7 +117,12 @@ class Learner:
         chosen = trainable(self._pretraining() if groups is None else groups)
         names = {parameter: name for name, parameter in method.named_parameters()}
         self.strategy = distribute(
-            method, world, train.strategy, compiled=train.compile, uneven=uneven
+            method,
+            world,
+            train.strategy,
+            compiled=train.compile,
+            uneven=uneven,
+            dtype=self.dtype,
         )
         cleanup.callback(self.strategy.close)
         distributed = dict(self.strategy.module.named_parameters())
@@ -163,9 +167,6 @@ class Learner:
     def accumulate(self, batch: Batch, share: int, *, last: bool) -> Losses:
         """Forward and backward of one of `share` micro-batches of a step."""
         device = self.world.device
-        if device.type == "cuda" and not batch.pixels.is_cuda:
-            # A copy from pageable memory would make the host wait for the device.
-            batch = replace(batch, pixels=batch.pixels.pin_memory())
         enabled = self.dtype is not None
         with self.strategy.accumulating(last):
             with torch.autocast(device.type, self.dtype or torch.bfloat16, enabled=enabled):

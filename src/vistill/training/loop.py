@@ -19,9 +19,10 @@ from vistill.training.checkpoint import load_newest, save_checkpoint
 from vistill.training.distributed import World, agree, connect
 from vistill.training.epoch_end import EpochEnd, Evaluate, Export
 from vistill.training.errors import TrainingError
+from vistill.training.feed import Feed, copier
 from vistill.training.learner import Learner
 from vistill.training.loggers import Logger, open_loggers
-from vistill.training.measure import Feed, RankReport, Sums, merge_totals, peak_memory_gb
+from vistill.training.measure import RankReport, Sums, merge_totals, peak_memory_gb
 from vistill.training.non_finite import refuse_non_finite
 from vistill.training.optim import Group, peak_lr
 from vistill.training.progress import Meter, opening_lines, status
@@ -92,7 +93,7 @@ def fit(
         steps = stream.steps_per_epoch * train.epochs
         cleanup.callback(stream.close)
         # A finished run gets one batch too: which parameters learn has to be known either way.
-        feed = Feed(stream.iterate(min(state.step, steps - 1), steps))
+        feed = Feed(stream.iterate(min(state.step, steps - 1), steps), copier(world.device))
         cleanup.callback(feed.close)
         learner = Learner(
             method,
@@ -199,6 +200,8 @@ class _Loop:
                 found.append(
                     self.learner.accumulate(batch, accumulation, last=index == accumulation - 1)
                 )
+                if index < accumulation - 1:
+                    self.feed.fetch()
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"out of GPU memory at step {step + 1} with {len(batch)} samples at a time; "
@@ -216,6 +219,7 @@ class _Loop:
         if self.weight_decay is not None:
             self.learner.decay(self.weight_decay)
         norm = self.learner.update(self._rate)
+        self.feed.fetch()  # while the device computes what it was told
         if not self.learner.scaled:
             # fp16's scaler skips steps with infinite gradients; they are no fault there.
             self.sums.check(norm, step)

@@ -1,18 +1,14 @@
 """What the loop measures without making the device wait: sums, faults, waiting time, memory."""
 
-import itertools
 import resource
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vistill.batch import Batch
 from vistill.training.state import Totals
 
 
@@ -46,33 +42,6 @@ class Sums:
         sums = {name: (v, self._count[name]) for name, v in zip(self._total, values, strict=True)}
         self._reset()
         return sums, int(bad)
-
-
-class Feed:
-    """The batches of a stream, with the seconds that the loop waited for them."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._source = self._batches = batches
-        self.waited = 0.0
-
-    def peek(self) -> Batch:
-        """The next batch, which stays the next."""
-        first = next(self._batches)
-        self._batches = itertools.chain([first], self._batches)
-        return first
-
-    def take(self) -> Batch:
-        """The next batch."""
-        started = time.perf_counter()
-        batch = next(self._batches)
-        self.waited += time.perf_counter() - started
-        return batch
-
-    def close(self) -> None:
-        """End the stream's work behind the scenes."""
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
 
 
 def peak_memory_gb(device: torch.device) -> float:

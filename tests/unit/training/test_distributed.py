@@ -13,13 +13,15 @@ import pytest
 import tiny_run
 import torch
 import torch._dynamo  # which the first optimiser loads, and every fork would
+import torch.distributed.device_mesh
 import torch.distributed.fsdp
 import torch.distributed.tensor
 from torch import nn
 
 from vistill.errors import UserError
 from vistill.methods.ranks import OneRank
-from vistill.training.distributed import World, connect
+from vistill.training import distributed
+from vistill.training.distributed import Replicated, Sharded, World, connect
 from vistill.training.ranks import ranks_of
 
 OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
@@ -224,3 +226,47 @@ def test_one_rank_is_left_unwrapped():
     strategy = distribute(method, world, "fsdp2", compiled=False)
     assert strategy.called is strategy.module is method
     assert isinstance(strategy.module, nn.Module)
+
+
+def test_the_compiler_sees_ddp_and_not_ddp_the_compiler(monkeypatch):
+    class Wrapper(nn.Module):
+        def __init__(self, module, **options):
+            super().__init__()
+            self.module = module
+            self.no_sync = lambda: "no sync"
+
+    monkeypatch.setattr(distributed, "DistributedDataParallel", Wrapper)
+    monkeypatch.setattr(torch, "compile", lambda module: nn.Sequential(module))
+    method = tiny_run.TinyMethod()
+    found = Replicated(method, World(0, 2, torch.device("cpu")), compiled=True)
+    assert isinstance(found.called, nn.Sequential)
+    assert isinstance(found.called[0], Wrapper)
+    assert found.called[0].module is found.module is method
+    assert found.accumulating(last=False) == "no sync"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "travels", "sums"),
+    [
+        ("cuda", torch.bfloat16, torch.bfloat16, torch.float32),
+        ("cuda", None, None, None),
+        ("cpu", torch.bfloat16, None, None),
+    ],
+)
+def test_blocks_travel_in_the_autocast_type_of_a_gpu(device, dtype, travels, sums, monkeypatch):
+    policies = []
+    monkeypatch.setattr(torch.distributed.device_mesh, "init_device_mesh", lambda *_: None)
+    monkeypatch.setattr(
+        torch.distributed.fsdp,
+        "fully_shard",
+        lambda _, mesh, mp_policy=None: policies.append(mp_policy),
+    )
+    method = tiny_run.TinyMethod()
+    world = World(0, 2, torch.device(device))
+    Sharded(method, world, compiled=False, dtype=dtype)
+    *blocks, whole = policies
+    assert whole is None  # positions and heads stay in fp32, and so do the tokens between blocks
+    assert len(blocks) == len(method.student.blocks)
+    for policy in blocks:
+        assert (policy.param_dtype, policy.reduce_dtype) == (travels, sums)
+        assert not policy.cast_forward_inputs
