@@ -1,6 +1,6 @@
 """A TinyMIM step by the types of student and teacher, against the published step in fp32.
 
-`published` is `plain_stopped` of `tinymim_step.py` (its teacher stops at its block, as the authors'
+`published` is `plain` of `tinymim_step.py` (its teacher stops at its block, as the authors'
 does), with the fused optimiser that vistill has. The other sides are the training loop's own step:
 `autocast` is bf16 with a teacher whose weights are cast at every step, `bf16` keeps them so, and
 the rest have teachers of another type than their student. All sides hold the same weights and see
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _published(options) -> Callable[[Batch], object]:
-    plain, optim = Plain(tinymim(options), stop=True), OptimConfig()
+    plain, optim = Plain(tinymim(options)), OptimConfig()
     groups = pretrain_groups(plain.student, optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=optim.betas, fused=True)
 
