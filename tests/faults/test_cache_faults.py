@@ -19,7 +19,6 @@ from vistill.data.cache import TeacherCache
 from vistill.data.records import Layout
 from vistill.errors import UserError
 from vistill.models.vit import VisionTransformer
-from vistill.training.precision import recommended
 
 CELLS = Path(__file__).parents[1] / "data" / "cells" / "train"
 PICTURES, WIDTH = 1500, 1024
@@ -101,6 +100,7 @@ def distil(
         "train.epochs": 2,
         "train.global_batch_size": 11,
         "train.device": "cpu",
+        "train.precision": "fp32",
         "train.loggers": [],
         "train.knn_probe": False,
         "optim.warmup_epochs": 0,
@@ -129,12 +129,13 @@ def test_a_cache_of_something_else_is_refused_with_the_reason(made: Path, tmp_pa
     out = tmp_path / "run"
     distil(out, made)  # the run it was made for
     distil(out, made, optim__lr=1.0, method__beta=1.0)  # and another student's
-    other = "fp32" if recommended(torch.device("cpu")) == "bf16" else "bf16"
+    other = 'a teacher in another type (computed: "fp32" → "bf16"); choose another folder for this '
     refused = {
+        f"{other}run, or teacher.precision=fp32": {"train__precision": "bf16"},
+        other: {"teacher__precision": "bf16"},
         "another teacher (teacher.weights: ": {"seed": 2},
         "another transform (transform.flip: 0.5 → 0.0)": {"data__flip": 0.0},
         "another transform (transform.crop_scale": {"data__crop_scale": [0.5, 1.0]},
-        "another output of the teacher (observed.computed: ": {"teacher__precision": other},
         "another output of the teacher (observed.signal: ": {"method__after_norm": False},
         "another output of the teacher (observed.part: ": {"method__target": "pooled"},
         "other records (stored.views: 2 → 3)": {"cache__views": 3},
@@ -144,6 +145,8 @@ def test_a_cache_of_something_else_is_refused_with_the_reason(made: Path, tmp_pa
         with pytest.raises(UserError) as told:
             distil(out, made, **change)
         assert f"the cache {made} was made for {reason}" in str(told.value)
+    # It says what its teacher computes in, whatever the student does.
+    distil(out, made, train__precision="bf16", teacher__precision="fp32")
     few = tmp_path / "few"
     shutil.copytree(CELLS, few)
     next(few.glob("*/*")).unlink()

@@ -28,7 +28,7 @@ from vistill.locking import LOCK, FolderLock
 from vistill.random import copy_seed, sample_seeds
 
 LOG = logging.getLogger("vistill.data")
-FORMAT = 1
+FORMAT = 2
 INDEX = "cache.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_SECONDS = 2.0
@@ -339,7 +339,10 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["format"] != FORMAT:
-                raise UserError(f"{path} has the format {index['format']!r}, not {FORMAT}")
+                raise UserError(
+                    f"the cache {folder} was written by another version of vistill (format "
+                    f"{index['format']!r}, not {FORMAT}); choose another folder"
+                )
             return dict(index)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete the folder") from error

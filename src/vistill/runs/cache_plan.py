@@ -39,6 +39,7 @@ _MADE_FOR = {
     "pictures": "other pictures",
     "transform": "another transform",
     "observed": "another output of the teacher",
+    "computed": "a teacher in another type",
     "stored": "other records",
 }
 
@@ -157,8 +158,6 @@ def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World
             "set teacher.drop_path=0 or leave the cache out"
         )
     folder, key = Path(settings.path).expanduser(), method.cache_key()
-    if teacher.precision not in (None, "fp32"):
-        key = {**key, "computed": teacher.precision}
     return world.once(lambda: _plan(config, folder, method, teacher, key, samples, world))
 
 
@@ -184,6 +183,7 @@ def _plan(
         "teacher": teacher_identity(teacher),
         "pictures": samples.source.fingerprint(),
         "transform": {key: value for key, value in transform.items() if value is not None},
+        "computed": _computed(teacher),
         "observed": {name: _plain(value) for name, value in key.items()},
         "stored": {
             "views": cache.views,
@@ -271,10 +271,19 @@ def refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) 
     for key, what in _MADE_FOR.items():
         changed = difference({key: there.get(key)}, {key: wanted[key]})
         if changed:
+            kept = str(there.get(key)).split()[0]
+            instead = f", or teacher.precision={kept}" if key == "computed" else ""
             raise UserError(
                 f"the cache {folder} was made for {what} ({changed}); choose another folder for "
-                "this run"
+                f"this run{instead}"
             )
+
+
+def _computed(teacher: Backbone) -> str:
+    """The type that the teacher computes in; with int8 also that of the rest of it."""
+    if teacher.precision != "int8" or teacher.computes_in is None:
+        return teacher.precision or "fp32"
+    return f"int8 beside {str(teacher.computes_in).removeprefix('torch.')}"
 
 
 def _plain(value: Any) -> Any:

@@ -54,6 +54,7 @@ def distil(case: str, clips: Path, out: Path, cache: Path | None, **more: Any) -
         "train.epochs": 3,
         "train.global_batch_size": 4,
         "train.device": "cpu",
+        "train.precision": "fp32",
         "train.loggers": [],
         "train.knn_probe": False,
         "optim.warmup_epochs": 0,
@@ -120,3 +121,18 @@ def made(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made")
     distil("amd", clips, place / "run", place / "c")
     return place / "c"
+
+
+def test_a_cache_knows_what_its_teacher_computed_in(clips: Path, tmp_path: Path) -> None:
+    """Made in bf16, it serves a student in fp32 that asks for such a teacher, and no other."""
+    folder = tmp_path / "c"
+    cold = distil("tinymim", clips, tmp_path / "cold", folder, train__precision="bf16")
+    with pytest.raises(UserError) as told:
+        distil("tinymim", clips, tmp_path / "fp32", folder)
+    assert '(computed: "bf16" → "fp32")' in str(told.value)
+    assert "or teacher.precision=bf16" in str(told.value)
+    read = {"teacher__precision": "bf16"}
+    warm = distil("tinymim", clips, tmp_path / "warm", folder, train__precision="bf16", **read)
+    assert warm.terms == cold.terms
+    again = distil("tinymim", clips, tmp_path / "fp32", folder, **read)
+    assert again.terms == pytest.approx(cold.terms, rel=0.02)

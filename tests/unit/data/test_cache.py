@@ -200,7 +200,10 @@ def test_a_folder_that_is_no_cache(tmp_path):
         read_index(tmp_path / "notes.txt")
     cache = make(tmp_path / "c")
     cache.close()
-    assert read_index(cache.folder) == {"format": 1}
+    with pytest.raises(UserError, match=r"by another version of vistill \(format 1, not 2\)"):
+        read_index(cache.folder)  # which did not know what its teacher computed in
+    (cache.folder / INDEX).write_text('{"format": 2}')
+    assert read_index(cache.folder) == {"format": 2}
     (cache.folder / INDEX).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         read_index(cache.folder)
