@@ -72,7 +72,7 @@ def plain_step(options: argparse.Namespace, cleanup: ExitStack) -> Step | None:
     if options.method == "amd":
         return amd_step.make_step("plain", options, cleanup)
     if options.method == "tinymim" and options.target == "relation":
-        return tinymim_step.make_step("plain_stopped", options, cleanup)
+        return tinymim_step.make_step("plain", options, cleanup)
     return None
 
 
