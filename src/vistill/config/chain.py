@@ -1,5 +1,7 @@
 """Sequential distillation: what each stage of a chain is, given the configuration of the whole."""
 
+from pathlib import Path
+
 from vistill.config.schema import RunConfig
 
 _RELEASED_HEADS = {"vit_base": (12, 16), "vit_small": (6, 12), "vit_tiny": (6, 12)}
@@ -35,6 +37,9 @@ def stage_config(config: RunConfig, stage: int, teacher: str | None) -> RunConfi
         relation = method.relation.model_copy(update={"heads": relation_heads})
         method = method.model_copy(update={"relation": relation})
     update: dict[str, object] = {"chain": None, "student": student, "method": method}
+    if config.cache.path is not None:  # every stage has another teacher
+        path = str(Path(config.cache.path) / stage_names(config)[stage])
+        update["cache"] = config.cache.model_copy(update={"path": path})
     if teacher is not None:
         block = "last" if method.name == "tinymim" else None
         update["teacher"] = config.teacher.model_copy(

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +35,40 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_SECONDS = 2.0
 Views = int | Int[np.ndarray, " b"]
 """Number of the view of each sample, or of all."""
+
+
+class _Leaving(NamedTuple):
+    """Records on their way to the host: from a GPU by a stream of their own, as a copy on that of
+    the step would wait for all that the step has begun meanwhile."""
+
+    raw: UInt8[Tensor, "b nbytes"]
+    sent: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, raw: UInt8[Tensor, "b nbytes"]) -> "_Leaving":
+        """Send them off, once what was begun so far is done."""
+        if raw.device.type != "cuda":
+            return cls(raw, None)
+        stream = _stream(raw.device)
+        stream.wait_stream(torch.cuda.current_stream(raw.device))
+        with torch.cuda.stream(stream):
+            host = torch.empty(raw.shape, dtype=raw.dtype, pin_memory=True)
+            host.copy_(raw, non_blocking=True)
+            sent = torch.cuda.Event()
+            sent.record(stream)
+        raw.record_stream(stream)
+        return cls(host, sent)
+
+    def arrived(self) -> UInt8[Tensor, "b nbytes"]:
+        """The records, on the host."""
+        if self.sent is not None:
+            self.sent.synchronize()
+        return self.raw
+
+
+@lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class TeacherCache:
@@ -65,7 +100,7 @@ class TeacherCache:
         self._records: dict[int, np.ndarray] = {}
         self._written: dict[int, np.ndarray] = {}
         self._files: dict[int, int] = {}
-        self._pending: list[tuple[np.ndarray, np.ndarray, Tensor]] = []
+        self._pending: list[tuple[np.ndarray, np.ndarray, _Leaving]] = []
         self._fresh: dict[int, set[int]] = {}
         self._committed_at = time.monotonic()
 
@@ -201,7 +236,7 @@ class TeacherCache:
         """Write records, one call later: by then the device has computed them."""
         if not self.writes:
             return
-        self._pending.append((np.broadcast_to(views, ids.shape), ids, raw))
+        self._pending.append((np.broadcast_to(views, ids.shape), ids, _Leaving.of(raw)))
         try:
             if len(self._pending) > 1:
                 self._write(*self._pending.pop(0))
@@ -225,8 +260,8 @@ class TeacherCache:
         self.writes = False
         self._let_go()
 
-    def _write(self, views: np.ndarray, ids: np.ndarray, raw: Tensor) -> None:
-        records = raw.cpu().numpy()
+    def _write(self, views: np.ndarray, ids: np.ndarray, leaving: "_Leaving") -> None:
+        records = leaving.arrived().numpy()
         for view, i, record in zip(views.tolist(), ids.tolist(), records, strict=True):
             if view not in self._files:
                 self._files[view] = os.open(self._path("records", view), os.O_WRONLY)

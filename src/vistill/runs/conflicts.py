@@ -34,11 +34,6 @@ def check_conflicts(config: RunConfig, *, student_given: bool) -> None:
             f"{method} hides patches of pictures; for clips of data.frames={config.data.frames} "
             "use the method videomae"
         )
-    if config.chain and config.cache.path is not None:
-        raise UserError(
-            f"every stage of a chain has another teacher, so none of them can use "
-            f"cache={config.cache.path}; leave it out"
-        )
     if config.students is not None:
         if config.chain or student_given or not config.students:
             other = "chain" if config.chain else "student.model"
