@@ -99,9 +99,14 @@ class Batch:
 
     def unit_pixels(self) -> Float[Tensor, "b 3 *size"]:
         """Pixels as floating point in [0, 1]."""
-        if self.pixels.dtype == torch.uint8:
-            return self.pixels.float() / 255
-        return self.pixels
+        return unit_pixels(self.pixels)
+
+
+def unit_pixels(
+    pixels: UInt8[Tensor, "b 3 *size"] | Float[Tensor, "b 3 *size"],
+) -> Float[Tensor, "b 3 *size"]:
+    """Pixels in 0..255 as floating point in [0, 1]; those that are it already stay."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 @dataclass

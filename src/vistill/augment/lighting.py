@@ -23,9 +23,7 @@ def apply_lighting(
     return pixels + ((alpha.to(pixels) * values) @ vectors.mT)[:, :, None, None]
 
 
-def lighting(
-    pixels: Float[Tensor, "b 3 h w"], seeds: Int[Tensor, " b"], std: float
-) -> Float[Tensor, "b 3 h w"]:
-    """Lighting noise of each sample's own, alpha normal with the given std."""
+def lighting_draws(seeds: Int[Tensor, " b"], std: float) -> Float[Tensor, "b 3"]:
+    """An alpha of each sample's own, normal with the given std."""
     uniform = per_sample_uniform(seeds, 3, Stream.LIGHTING) + 2.0**-25  # never 0 or 1
-    return apply_lighting(pixels, std * torch.special.ndtri(uniform))
+    return std * torch.special.ndtri(uniform)
