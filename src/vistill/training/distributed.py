@@ -6,6 +6,7 @@ import datetime
 import functools
 import gc
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -112,6 +113,29 @@ def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
         _control()
         atexit.register(_disconnect)
     return World(dist.get_rank(), size, place or torch.device(kind))
+
+
+@contextmanager
+def missed(world: World, place: str) -> Iterator[None]:
+    """Tell in a sentence that another rank is gone, which shows where this one waits for it.
+
+    Args:
+        world: the ranks.
+        place: where the run goes on from, in words.
+
+    Raises:
+        TrainingError: instead of what gloo or NCCL raise.
+    """
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        lost = isinstance(error, dist.DistError) or re.search("gloo|nccl", str(error), re.I)
+        if world.size == 1 or not lost:
+            raise
+        raise TrainingError(
+            f"rank {world.rank} of {world.size} has lost another one: its process or host ended, "
+            f"or the network between them did; {place}"
+        ) from error
 
 
 def _disconnect() -> None:

@@ -16,6 +16,7 @@ from vistill.errors import UserError
 from vistill.methods.base import Method
 from vistill.methods.ranks import copied
 from vistill.methods.unreached import freeze_unreached_by_any
+from vistill.models.compiled import compile_teacher
 from vistill.models.precision import AUTOCAST
 from vistill.training.checkpoint import load_optimizer_state, optimizer_state
 from vistill.training.distributed import World, distribute, whole
@@ -53,17 +54,14 @@ def _switches(method: Method, train: TrainConfig) -> Iterator[None]:
             )
     for student in before:
         vars(student)["activation_checkpointing"] = train.activation_checkpointing
-    tap = None if teacher is None else vars(teacher).get("tap")
-    if teacher is not None and train.compile:
-        vars(teacher)["tap"] = torch.compile(teacher.tap)
+    undo = compile_teacher(teacher) if teacher is not None and train.compile else None
     try:
         yield
     finally:
         for student, usual in before.items():
             vars(student)["activation_checkpointing"] = usual
-        if teacher is not None:
-            vars(teacher).pop("tap", None)
-            vars(teacher).update({} if tap is None else {"tap": tap})
+        if undo is not None:
+            undo()
 
 
 @contextmanager

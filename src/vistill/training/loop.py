@@ -16,7 +16,7 @@ from vistill.methods.base import Method
 from vistill.random import step_seed
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.checkpoint import load_newest, save_checkpoint
-from vistill.training.distributed import World, agree, connect
+from vistill.training.distributed import World, agree, connect, missed
 from vistill.training.epoch_end import EpochEnd, Evaluate, Export
 from vistill.training.errors import TrainingError
 from vistill.training.feed import Feed, copier
@@ -78,7 +78,8 @@ def fit(
     world = connect(train.device)
     method.to_device(world.device)
     agree(method)
-    with ExitStack() as cleanup:
+    again = "the same command continues from the last checkpoint, on as many ranks as there are"
+    with missed(world, again), ExitStack() as cleanup:
         saved = None
         if run is not None:
             folder = run.checkpoints

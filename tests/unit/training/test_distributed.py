@@ -22,6 +22,7 @@ from vistill.errors import UserError
 from vistill.methods.ranks import OneRank
 from vistill.training import distributed
 from vistill.training.distributed import Replicated, Sharded, World, connect
+from vistill.training.errors import TrainingError
 from vistill.training.ranks import ranks_of
 
 OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
@@ -270,3 +271,26 @@ def test_blocks_travel_in_the_autocast_type_of_a_gpu(device, dtype, travels, sum
     for policy in blocks:
         assert (policy.param_dtype, policy.reduce_dtype) == (travels, sums)
         assert not policy.cast_forward_inputs
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_rank_that_dies_ends_the_others_in_a_sentence(one_rank, tmp_path, strategy):
+    out = tmp_path / "run"
+    words = ["--strategy", strategy, "--cadence", "3"]
+    done = train(out, 2, *words, "--die-in", "replace", "--die-at-step", "6")
+    assert done.returncode
+    assert "rank 1 of 2 has lost another one" in done.stderr
+    assert "the same command continues from the last checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert train(out, 1, "--cadence", "3").returncode == 0
+    assert_same(out, one_rank)
+
+
+def test_other_faults_stay_what_they_are():
+    one, two = (World(0, size, torch.device("cpu")) for size in (1, 2))
+    with pytest.raises(RuntimeError, match="shapes"), distributed.missed(two, "x"):
+        raise RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="gloo"), distributed.missed(one, "x"):
+        raise RuntimeError("gloo is gone")
+    with pytest.raises(TrainingError, match="has lost another"), distributed.missed(two, "x"):
+        raise torch.distributed.DistBackendError("NCCL error")
