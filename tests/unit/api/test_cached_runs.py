@@ -136,3 +136,52 @@ def test_a_cache_knows_what_its_teacher_computed_in(clips: Path, tmp_path: Path)
     assert warm.terms == cold.terms
     again = distil("tinymim", clips, tmp_path / "fp32", folder, **read)
     assert again.terms == pytest.approx(cold.terms, rel=0.02)
+
+
+@pytest.mark.parametrize("case", ["tinymim", "amd", "umt"])
+def test_a_run_that_broke_off_goes_on_with_its_cache(
+    case: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distil(case, clips, tmp_path / "whole", tmp_path / "c1")
+    asked, look = 0, SharedView.live_features
+
+    def breaks(method: SharedView, batch: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 6:
+            raise KeyError("power")
+        return look(method, batch)
+
+    often = {"train__checkpoint_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedView, "live_features", breaks)
+        with pytest.raises(KeyError, match="power"):
+            distil(case, clips, tmp_path / "half", tmp_path / "c2", **often)
+    distil(case, clips, tmp_path / "half", tmp_path / "c2", **often)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "half")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_every_stage_of_a_chain_has_a_cache_of_its_own(tmp_path: Path, capsys: Any) -> None:
+    def chain(out: str) -> str:
+        vistill.pretrain(
+            "tinymim",
+            data=CELLS,
+            out=tmp_path / out,
+            teacher=vit(16, 1, None, 1),
+            teacher_weights="random",
+            chain=["vit", "vit"],
+            overrides={
+                "data.image_size": 16, "data.workers": 0, "train.epochs": 2,
+                "train.global_batch_size": 8, "train.device": "cpu", "train.precision": "fp32",
+                "train.loggers": [], "train.knn_probe": False, "optim.warmup_epochs": 0,
+                "student.embed_dim": 8, "student.depth": 1, "student.num_heads": 2,
+                "student.patch_size": 4, "cache.path": str(tmp_path / "c"), "cache.views": 1,
+            },
+        )  # fmt: skip
+        return capsys.readouterr().out
+
+    first, again = chain("one"), chain("two")
+    for stage in ("1-vit", "2-vit"):
+        assert f"cache    {tmp_path / 'c' / stage}: 0 of 27 records" in first
+    assert again.count("52 of 52 outputs of the teacher were read, not computed") == 2
