@@ -235,13 +235,19 @@ class Block(nn.Module):
             taps: signals to return.
             last: nothing behind this block's taps is needed, so stop at the deepest of them.
             bias: added to the attention logits of every head.
-            keep: factors `[B, 1, 1]` for the two residual branches (drop path), or None.
+            keep: factors `[B, 1, 1]` for the two residual branches (drop path), or None. On a host
+                a branch is computed for the samples that keep it.
             rows: the tokens that somebody reads, which attend to all; the others end here. Not with
                 the taps `qkv` and `cls_attention`.
         """
         found: dict[TapKind, Tensor] = {}
+        of_attention, of_mlp = (None, None) if keep is None else keep
+        kept = samples_kept(of_attention, {"qkv", "cls_attention", "attention"}, taps)
+        tokens = x if kept is None else x[kept]
+        if kept is not None and bias is not None and bias.dim() == 4:
+            bias = bias[kept]
         if rows is None:
-            qkv = self.attn.project(x, self.norm1)
+            qkv = self.attn.project(tokens, self.norm1)
             if "qkv" in taps:
                 found["qkv"] = qkv
             if "cls_attention" in taps:
@@ -250,21 +256,22 @@ class Block(nn.Module):
                 return x, found
             q, k, v = self.attn.heads(qkv)
         else:
-            queries, others = self.attn.project_rows(x, self.norm1, rows)
+            queries, others = self.attn.project_rows(tokens, self.norm1, rows)
             (q,), (k, v) = self.attn.heads(queries), self.attn.heads(others)
             x, bias = x[:, rows], None if bias is None else bias[..., rows, :]
         attention = self.ls1(self.attn.mix(q, k, v, bias))
         if "attention" in taps:
             found["attention"] = attention
-        x = x + (attention if keep is None else attention * keep[0])
+        x = add_branch(x, attention, of_attention, kept)
         if "attention_residual" in taps:
             found["attention_residual"] = x
         if last and len(found) == len(taps):
             return x, found
-        ffn = self.ls2(self.mlp(x, self.norm2))
+        kept = samples_kept(of_mlp, {"ffn"}, taps)
+        ffn = self.ls2(self.mlp(x if kept is None else x[kept], self.norm2))
         if "ffn" in taps:
             found["ffn"] = ffn
-        x = x + (ffn if keep is None else ffn * keep[1])
+        x = add_branch(x, ffn, of_mlp, kept)
         if "block" in taps:
             found["block"] = x
         return x, found
@@ -294,6 +301,40 @@ def through(
     for block in earlier:
         x, _ = block(x)
     return last(x, rows=rows)[0]
+
+
+def samples_kept(
+    keep: Float[Tensor, "b 1 1"] | None, signals: Collection[TapKind], taps: Collection[TapKind]
+) -> Int[Tensor, " k"] | None:
+    """The samples for which a branch has to be computed; None: all.
+
+    Args:
+        keep: the branch's factors.
+        signals: what the branch shows of every sample.
+        taps: what is looked at.
+    """
+    if keep is None or not set(signals).isdisjoint(taps):
+        return None
+    if keep.device.type != "cpu" or torch.compiler.is_compiling():
+        return None  # the host would have to wait for a device to know how many they are
+    kept = keep.flatten().nonzero().flatten()
+    # With none left, the branch's parameters would get no gradient instead of zeros.
+    return kept if 0 < len(kept) < len(keep) else None
+
+
+def add_branch(
+    x: Float[Tensor, "b n d"],
+    branch: Float[Tensor, "k n d"],
+    keep: Float[Tensor, "b 1 1"] | None,
+    kept: Int[Tensor, " k"] | None,
+) -> Float[Tensor, "b n d"]:
+    """Tokens and a residual branch of all samples, or of those `kept`, scaled by `keep`."""
+    if keep is None:
+        return x + branch
+    if kept is None:
+        return x + branch * keep
+    dtype = torch.promote_types(x.dtype, branch.dtype)
+    return x.to(dtype).index_add(0, kept, (branch * keep[kept]).to(dtype))
 
 
 def drop_path_keep(
