@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vistill.api.inference import embed as embed
     from vistill.api.inference import predict as predict
     from vistill.api.inspect import inspect as inspect
+    from vistill.api.inspect import rank_teachers as rank_teachers
     from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
     from vistill.api.search import index as index
@@ -35,6 +36,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "rank_teachers",
     "recipes",
     "search",
 ]

@@ -39,7 +39,6 @@ EVERYWHERE = {
     "tokenizing",
 }
 WAITING = {
-    "vistill.analysis.compactness",
     "vistill.losses.flow",
     "vistill.models.pspnet",
 }

@@ -1,7 +1,6 @@
 """How tightly a teacher's features cluster by class, and how diverse they are (spec kdep 10).
 
 The KDEP paper shows such clusters as pictures only; these numbers are our definition.
-Waiting for a command that diagnoses teachers: only Python code calls it so far.
 """
 
 from dataclasses import dataclass

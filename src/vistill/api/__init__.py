@@ -12,6 +12,7 @@ from vistill.api.export import load_classifier as load_classifier
 from vistill.api.inference import embed as embed
 from vistill.api.inference import predict as predict
 from vistill.api.inspect import inspect as inspect
+from vistill.api.inspect import rank_teachers as rank_teachers
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
 from vistill.api.search import index as index

@@ -11,6 +11,7 @@ from vistill.config.loading import build_config
 from vistill.errors import UserError
 from vistill.files import local_path, write_atomic
 from vistill.runs.measuring import Asked, measure
+from vistill.runs.places import require_writable, usual_parts
 from vistill.runs.reference import backbone_reference, with_module
 from vistill.runs.results import EvaluateResult
 
@@ -62,7 +63,7 @@ def evaluate(
     if test is not None:
         local_path(os.fspath(test), "the test data")
     elif "test" not in dict(settings):
-        train, usual["test"] = _parts(train)
+        train, usual["test"] = usual_parts(train)
     flags = {
         "model": str(backbone) if isinstance(backbone, str | os.PathLike) else "object",
         "weights": "random" if random_init else None,
@@ -86,28 +87,9 @@ def evaluate(
         )
     reference, model = with_module(backbone_reference(backbone), model)
     if out is not None:
-        _check_file(Path(out))
+        require_writable(Path(out))
 
     result = measure(Asked(config, backbone, reference, model, os.fspath(data), random_init))
     if out is not None:
         write_atomic(Path(out), result.to_json())
     return result
-
-
-def _parts(data: str) -> tuple[str, str | None]:
-    """Training and test pictures, from the usual subfolders where `data` has them."""
-    folder = local_path(data)
-    for name in ("val", "test"):
-        if (folder / "train").is_dir() and (folder / name).is_dir():
-            return str(folder / "train"), str(folder / name)
-    return data, None
-
-
-def _check_file(out: Path) -> None:
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"folder {out.parent} does not exist")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a JSON file to write")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to the folder {out.parent}")

@@ -12,6 +12,7 @@ from vistill.cli.evaluate import evaluate
 from vistill.cli.inspect import inspect
 from vistill.cli.prepare import prepare
 from vistill.cli.pretrain import demo, pretrain
+from vistill.cli.rank_teachers import rank_teachers
 from vistill.cli.recipes import recipes
 from vistill.cli.search import index, search
 from vistill.cli.use import embed, export, predict
@@ -28,7 +29,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (pretrain, evaluate, inspect, export, predict, embed, index, search, prepare, demo):
+for command in (
+    pretrain,
+    evaluate,
+    inspect,
+    rank_teachers,
+    export,
+    predict,
+    embed,
+    index,
+    search,
+    prepare,
+    demo,
+):
     app.command()(command)
 app.add_typer(recipes, name="recipes")
 

@@ -1,0 +1,190 @@
+"""Which teacher to try first, by what its features are like on one's own pictures."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistill.config.rank_teachers import RankConfig
+from vistill.errors import UserError
+from vistill.files import write_atomic
+from vistill.runs.embedding import feature_job
+from vistill.runs.looking import looked_at
+from vistill.runs.places import require_writable
+from vistill.runs.results import say
+from vistill.runs.samples import open_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vistill.analysis.teachers import TeacherScores
+    from vistill.batch import Batch
+
+_STUDENT = 192
+_HEAD = ("teacher", "width", "rank", "std ratio", "after SVD", "energy %", "kNN %", "compactness",
+         "cos gap", "CPU s / 1,000")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankResult:
+    """What was found.
+
+    Attributes:
+        scores: of every teacher, in the order given.
+        student_width: directions that the figures after the SVD are of.
+        seen: how many pictures or clips.
+        best: the teacher to try first.
+        reason: why.
+    """
+
+    scores: "Sequence[TeacherScores]"
+    student_width: int
+    seen: int
+    best: str
+    reason: str
+
+    def __str__(self) -> str:
+        rows = [_HEAD]
+        for one in self.scores:
+            knn, low_high = one.knn, one.knn_interval
+            voted = "" if knn is None or low_high is None else (
+                f"{100 * knn:.1f} ({100 * low_high[0]:.1f} – {100 * low_high[1]:.1f})"
+            )  # fmt: skip
+            compact, interval = one.compactness, one.compactness_interval
+            tight = "" if compact is None or interval is None else (
+                f"{compact:.3f} ({interval[0]:.3f} – {interval[1]:.3f})"
+            )  # fmt: skip
+            gap = "" if one.cos_gap is None else f"{one.cos_gap:.3f}"
+            figures = (f"{one.width}", f"{one.effective_rank:.1f}", f"{one.std_ratio:.3g}",
+                       f"{one.svd_std_ratio:.3g}", f"{100 * one.energy:.1f}")  # fmt: skip
+            rows.append((one.name, *figures, voted, tight, gap, f"{one.seconds:.1f}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.append(f"{self.seen} pictures, a student of {self.student_width} channels")
+        lines.append(f"try first: {self.best}: {self.reason}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """All numbers as JSON text."""
+        told = {"scores": [asdict(one) for one in self.scores],
+                "student_width": self.student_width, "seen": self.seen,
+                "best": self.best, "reason": self.reason}  # fmt: skip
+        return json.dumps(told, indent=1) + "\n"
+
+
+def rank_teachers(
+    config: RankConfig,
+    teachers: Sequence[Any],
+    data: str,
+    student: str | None = None,
+    out: Path | None = None,
+) -> RankResult:
+    """Look at the same pictures with every teacher.
+
+    Args:
+        config: how samples are read, and how many.
+        teachers: references or backbones, at least two.
+        data: pictures, or clips for teachers of clips; labels help.
+        student: a name that tells the student's width.
+        out: JSON file for the numbers.
+
+    Raises:
+        UserError: a teacher cannot be had, or there are too few pictures.
+    """
+    import numpy as np
+    import torch
+
+    from vistill.analysis.teachers import (
+        TeacherScores,
+        compactness_with_interval,
+        of_features,
+        recommended,
+    )
+    from vistill.evaluation.metrics import wilson_interval
+
+    names = [str(teacher) for teacher in teachers]
+    if len(names) < 2:
+        raise UserError("rank-teachers compares teachers: give two or more")
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"rank-teachers was given {double} twice; leave one of them out")
+    if out is not None:
+        require_writable(out)
+    width = _student_width(config, student)
+    scores, seen = [], 0
+    for name, teacher in zip(names, teachers, strict=True):
+        job = feature_job(config, teacher)
+        clips = job.clips
+        told = {} if clips is None else {"frames": clips.frames, "stride": clips.stride,
+                                         "sampling": clips.sampling}  # fmt: skip
+        own = config.model_copy(update=told)
+        source = open_samples(own, data, "image" if clips is None else "video")
+        order = np.random.default_rng(config.seed).permutation(len(source))[: config.pictures]
+        spent = [0.0]
+
+        def compute(batch: "Batch", job: Any = job, spent: list[float] = spent) -> "Tensor":
+            began = time.process_time()
+            found = job.compute(batch)
+            spent[0] += time.process_time() - began
+            return found
+
+        say(f"looking with {name}")
+        found = looked_at(own, job.module, compute, source, np.sort(order))
+        features, labels, seen = found.features.double(), found.labels, len(found.ids)
+        if seen < 4:
+            raise UserError(f"rank-teachers needs four pictures that can be read, not {seen}")
+        figures: dict[str, Any] = of_features(features, width)
+        known = labels >= 0
+        several = torch.isin(labels, _shared(labels[known])) & known
+        if len(labels[several].unique()) > 1:
+            votes = _neighbours(features[several], labels[several], config.k)
+            hits = int((votes == labels[several]).sum())
+            compact, interval, gap = compactness_with_interval(features[several], labels[several])
+            figures |= {"knn": hits / len(votes), "knn_interval": wilson_interval(hits, len(votes)),
+                        "compactness": compact, "compactness_interval": interval,
+                        "cos_gap": gap}  # fmt: skip
+        scores.append(TeacherScores(name, seconds=1000 * spent[0] / seen, **figures))
+    result = RankResult(scores, width, seen, *recommended(scores))
+    if out is not None:
+        write_atomic(out, result.to_json())
+    return result
+
+
+def _student_width(config: RankConfig, student: str | None) -> int:
+    if student is None:
+        return config.student_width or _STUDENT
+    if config.student_width is not None:
+        raise UserError(
+            f"student_width={config.student_width} and --student {student} both say how wide the "
+            "student is; leave one of them out"
+        )
+    from vistill.models.build import create_backbone
+
+    return create_backbone(student, image_size=224).feature_width
+
+
+def _shared(labels: "Tensor") -> "Tensor":
+    """Classes that two pictures or more have."""
+    classes, counts = labels.unique(return_counts=True)
+    return classes[counts > 1]
+
+
+def _neighbours(features: "Tensor", labels: "Tensor", k: int) -> "Tensor":
+    """The class that each picture's nearest others vote for."""
+    import torch
+    import torch.nn.functional as F
+
+    unit = F.normalize(features, dim=1)
+    similar = unit @ unit.T
+    similar.fill_diagonal_(-torch.inf)
+    best = similar.topk(min(k, len(unit) - 1), dim=1)
+    weights = (best.values / 0.07).softmax(dim=1)
+    votes = torch.zeros(len(unit), int(labels.max()) + 1, dtype=weights.dtype)
+    return votes.scatter_add(1, labels[best.indices], weights).argmax(dim=1)
