@@ -11,6 +11,7 @@ from vistill.runs.inspecting import inspect_layers, open_all, warn_of_untold
 from vistill.runs.inspection import InspectResult
 from vistill.runs.inspection_page import FILES, write_inspection
 from vistill.runs.loss_landscape import landscape
+from vistill.runs.reference import require_different
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +40,7 @@ def inspect_all(
 
     if not models:
         raise UserError("inspect needs a model: give a run folder, file:PATH or timm/NAME")
-    names = [str(model) for model in models]
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"inspect was given {double} twice; leave one of them out")
+    require_different("inspect", models)
     if "landscape" in config.model_fields_set and not around:
         raise UserError("landscape settings have no use without --landscape")
     if out is not None:

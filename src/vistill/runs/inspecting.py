@@ -7,7 +7,7 @@ from vistill.config.clip_recipes import ClipSettings
 from vistill.config.inspect import InspectConfig
 from vistill.errors import UserError
 from vistill.runs.looking import looked_at
-from vistill.runs.reference import backbone_reference, require_trained
+from vistill.runs.reference import backbone_reference, name_of, require_trained
 from vistill.runs.results import say, say_notes
 from vistill.runs.samples import clips_of, open_samples
 
@@ -67,7 +67,7 @@ def open_all(config: InspectConfig, reference: Any, data: str) -> "Opened":
     clips = clips_of(config, backbone, found if isinstance(found, str) else "an object", "")
     source = open_samples(config, data, "image" if clips is None else "video")
     order = np.random.default_rng(config.seed).permutation(len(source))[: config.pictures]
-    return Opened(str(reference), found, backbone, source, np.sort(order), _read(config, clips))
+    return Opened(name_of(reference), found, backbone, source, np.sort(order), _read(config, clips))
 
 
 @dataclass(frozen=True)

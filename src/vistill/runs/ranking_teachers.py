@@ -13,6 +13,7 @@ from vistill.files import write_atomic
 from vistill.runs.embedding import feature_job
 from vistill.runs.looking import looked_at
 from vistill.runs.places import require_writable
+from vistill.runs.reference import require_different
 from vistill.runs.results import say
 from vistill.runs.samples import open_samples
 
@@ -110,11 +111,9 @@ def rank_teachers(
     )
     from vistill.evaluation.metrics import wilson_interval
 
-    names = [str(teacher) for teacher in teachers]
-    if len(names) < 2:
+    if len(teachers) < 2:
         raise UserError("rank-teachers compares teachers: give two or more")
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"rank-teachers was given {double} twice; leave one of them out")
+    names = require_different("rank-teachers", teachers)
     if out is not None:
         require_writable(out)
     width = _student_width(config, student)

@@ -1,6 +1,7 @@
 """What the user calls a model, as `vistill.models.build` reads it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,3 +70,20 @@ def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
             )
         module = named or module
     return reference, module
+
+
+def name_of(model: Any) -> str:
+    """What a model is called in a table: as the user wrote it, or of an object where it is from."""
+    return str(model) if isinstance(model, str | os.PathLike) else str(model.origin)
+
+
+def require_different(command: str, models: Sequence[Any]) -> list[str]:
+    """The names of the models.
+
+    Raises:
+        UserError: two of them have the same one.
+    """
+    names = [name_of(model) for model in models]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{command} was given {double} twice; leave one of them out")
+    return names
