@@ -12,10 +12,10 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 import vistill
 from vistill import cli
-from vistill.api.evaluate import _parts
 from vistill.errors import UserError
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.build import create_backbone
+from vistill.runs.places import usual_parts
 from vistill.runs.reference import backbone_reference
 from vistill.stopping import Interrupted
 from vistill.training.errors import TrainingError
@@ -202,13 +202,13 @@ def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_usual_subfolders_are_used(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert _parts(folder) == (folder, None)
+    assert usual_parts(folder) == (folder, None)
     (tmp_path / "train").mkdir()
-    assert _parts(folder) == (folder, None)
+    assert usual_parts(folder) == (folder, None)
     (tmp_path / "test").mkdir()
-    assert _parts(folder) == (f"{folder}/train", f"{folder}/test")
+    assert usual_parts(folder) == (f"{folder}/train", f"{folder}/test")
     (tmp_path / "val").mkdir()
-    assert _parts(folder) == (f"{folder}/train", f"{folder}/val")
+    assert usual_parts(folder) == (f"{folder}/train", f"{folder}/val")
 
 
 def test_training_on_test_pictures_is_told(
