@@ -87,7 +87,6 @@ def test_it_is_measured(whole: Path, clips: Path) -> None:
         (["method.mask=none", "method.mask_ratio=0.5"], "method.mask_ratio=0.5 has no use"),
         (["method.layers=2"], "did you mean"),
         (["teacher.block=1"], "umt does not read teacher.block"),
-        (["cache=there"], "cache"),
     ],
 )
 def test_mistakes(
