@@ -4,15 +4,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from names import part
+from test_umt_text_golden import bert_sizes
 
 from vistill.evaluation.retrieval import first_right, multiple_choice, rerank
-from vistill.losses.answers import weighted_answers
 from vistill.losses.video_text import similarity
 from vistill.models.files.umt_joint import towers_of_state
 from vistill.models.joint import Sentences
 from vistill.models.joint_umt import UMTJoint
 from vistill.models.text.answering import Answerer
-from vistill.models.text.bert import BertSizes, SplitBert, own_bert_names
+from vistill.models.text.bert import SplitBert, own_bert_names
 from vistill.models.text.matching import fuse_looked, look
 
 
@@ -105,17 +105,7 @@ def test_what_is_looked_at_once_is_what_is_fused(golden):
 def test_questions_and_answers(golden):
     case = golden("s2_vqa", "umt")
     config, inputs = case.config, case.inputs
-    sizes = BertSizes(
-        vocabulary=config["vocab"],
-        width=config["hid"],
-        layers=config["layers"],
-        fusion_layer=config["fusion"],
-        heads=config["bheads"],
-        positions=config["maxpos"],
-        vision_width=config["dim"],
-        hidden=config["inter"],
-    )
-    answerer = Answerer(SplitBert(sizes))
+    answerer = Answerer(SplitBert(bert_sizes(config)))
     for name, tower in (("text_encoder", answerer.text), ("text_decoder", answerer.writer)):
         tower.load_state_dict(own_bert_names(part(case.state, name)))
     answerer.eval()
@@ -125,7 +115,7 @@ def test_questions_and_answers(golden):
     torch.testing.assert_close(states, case.output["question_states"], **close_to)
     rows = torch.arange(len(states)).repeat_interleave(torch.tensor(config["nq"]))
     losses = answerer.losses(states[rows], mask[rows], inputs["train_answer_ids"], 0)
-    loss = weighted_answers(losses, inputs["train_weights"], len(states))
+    loss = (losses * inputs["train_weights"]).sum() / len(states)
     torch.testing.assert_close(loss, case.output["train_loss"], **close_to)
     loss.backward()
     parameters = dict(answerer.named_parameters())

@@ -44,6 +44,12 @@ class Compactness:
         return self.cos_intra - self.cos_inter
 
 
+def effective_rank(spectrum: Float[Tensor, " d"]) -> float:
+    """exp of the entropy of a covariance's eigenvalues: how many directions are in use."""
+    shares = spectrum / spectrum.sum().clamp(min=torch.finfo(spectrum.dtype).tiny)
+    return float(torch.special.entr(shares).sum().exp())
+
+
 def compactness(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Compactness:
     """Measure features against class labels, in fp64."""
     features = features.double()
@@ -70,6 +76,6 @@ def compactness(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Co
         between=between,
         cos_intra=same / same_pairs,
         cos_inter=(every - same) / other_pairs,
-        effective_rank=float(torch.special.entr(shares).sum().exp()),
+        effective_rank=effective_rank(spectrum),
         participation_ratio=float(1 / shares.square().sum()),
     )

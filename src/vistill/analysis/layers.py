@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vistill.analysis.compactness import effective_rank
+from vistill.targets.moments import Moments
+
 
 class Spectrum(NamedTuple):
     """Of the tokens of one layer.
@@ -24,33 +27,12 @@ class Spectrum(NamedTuple):
     std: float
 
 
-class TokenSpectrum:
-    """Sums over tokens, in fp64: mean and covariance."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: Tensor | None = None
-        self._products: Tensor | None = None
-
-    def add(self, tokens: Float[Tensor, "b n d"]) -> None:
-        """See tokens, of any number of pictures."""
-        flat = tokens.flatten(0, 1).double()
-        total, products = flat.sum(dim=0), flat.T @ flat
-        self._count += len(flat)
-        self._sum = total if self._sum is None else self._sum + total
-        self._products = products if self._products is None else self._products + products
-
-    def figures(self) -> Spectrum:
-        """What was seen so far."""
-        assert self._sum is not None
-        assert self._products is not None
-        mean = self._sum / self._count
-        covariance = self._products / self._count - mean[:, None] * mean[None]
-        values = torch.linalg.eigvalsh(covariance).clamp(min=0)
-        shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
-        rank = torch.special.entr(shares).sum().exp()
-        std = covariance.diagonal().clamp(min=0).sqrt().mean()
-        return Spectrum(float(rank), len(mean), float(std))
+def spectrum(tokens: Moments) -> Spectrum:
+    """Of all tokens that were counted in."""
+    covariance = tokens.scatter / tokens.count
+    values = torch.linalg.eigvalsh(covariance).clamp(min=0)
+    std = covariance.diagonal().clamp(min=0).sqrt().mean()
+    return Spectrum(effective_rank(values), len(tokens.mean), float(std))
 
 
 def cka(features: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "l l"]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vistill.analysis.compactness import compactness
+from vistill.analysis.compactness import compactness, effective_rank
 from vistill.targets.calibration import Calibration
 from vistill.targets.moments import Moments, std_ratio
 
@@ -53,11 +53,9 @@ def of_features(features: Float[Tensor, "n d"], student_width: int) -> dict[str,
     moments.add(features)
     found = Calibration.of(moments)
     kept = min(student_width, found.rank)
-    shares = found.singular_values.square()
-    shares = shares / shares.sum()
     return {
         "width": features.shape[1],
-        "effective_rank": float(torch.special.entr(shares).sum().exp()),
+        "effective_rank": effective_rank(found.singular_values.square()),
         "std_ratio": std_ratio(found.std)[0],
         "svd_std_ratio": std_ratio(found.direction_std[:kept])[0],
         "energy": found.energy(kept),

@@ -1,11 +1,11 @@
 """The command `inspect`."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vistill.cli.words import apart
 from vistill.errors import UserError
 
 
@@ -34,6 +34,5 @@ def inspect(
 
     if data is None:
         raise UserError("inspect needs something to look at: give --data PATH")
-    settings = [word for word in words or () if re.match(r"[\w.]+=", word)]
-    models = [word for word in words or () if word not in settings]
+    models, settings = apart(words or ())
     api.say(api.inspect(*models, data=data, out=out, landscape=landscape, overrides=settings))

@@ -1,11 +1,11 @@
 """The command `rank-teachers`."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vistill.cli.words import apart
 from vistill.errors import UserError
 
 
@@ -28,6 +28,5 @@ def rank_teachers(
 
     if data is None:
         raise UserError("rank-teachers needs something to look at: give --data PATH")
-    settings = [word for word in words or () if re.match(r"[\w.]+=", word)]
-    teachers = [word for word in words or () if word not in settings]
+    teachers, settings = apart(words or ())
     api.say(api.rank_teachers(*teachers, data=data, student=student, out=out, overrides=settings))

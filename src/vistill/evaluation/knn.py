@@ -16,6 +16,7 @@ def knn_votes(
     k: int = 20,
     temperature: float = 0.07,
     chunk: int = 1024,
+    itself: bool = True,
 ) -> Float[Tensor, "m c"]:
     """Votes of the k training features of highest cosine similarity.
 
@@ -27,16 +28,20 @@ def knn_votes(
         k: neighbours, clipped to the number of training features.
         temperature: a neighbour of similarity s votes with weight exp(s / temperature).
         chunk: test features compared at once; bounds memory at chunk · n similarities.
+        itself: whether a feature may vote for itself; if not, `test` is `train`.
 
     Returns:
         Summed weights, -inf for classes without a neighbour. They are scaled by one factor per test
         feature so that the nearest neighbour weighs 1, which leaves the ranking as it is.
     """
     bank = F.normalize(train.float(), dim=1)
-    k = min(k, len(bank))
+    k = min(k, len(bank) - (not itself))
     votes = []
-    for queries in test.float().split(chunk):
-        similarity, nearest = (F.normalize(queries, dim=1) @ bank.T).topk(k, dim=1)
+    for number, queries in enumerate(test.float().split(chunk)):
+        similarity = F.normalize(queries, dim=1) @ bank.T
+        if not itself:
+            similarity.diagonal(number * chunk).fill_(-torch.inf)
+        similarity, nearest = similarity.topk(k, dim=1)
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         tally = weights.new_zeros(len(queries), num_classes)
         tally.scatter_add_(1, train_labels[nearest], weights)

@@ -1,7 +1,6 @@
 """Answers to questions, word by word, and the choice among a list of them (UMT, section 4.3; spec
 umt 11)."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,10 +51,3 @@ def ranked(
     chance = (first.log() - losses).softmax(dim=1)
     order = chance.argsort(dim=1, descending=True)
     return chance.gather(1, order), numbers.gather(1, order)
-
-
-def weighted_answers(
-    losses: Float[Tensor, " n"], weights: Float[Tensor, " n"], questions: int | Tensor
-) -> Float[Tensor, ""]:
-    """Loss of answers, of which a question may have several that weigh by how many gave them."""
-    return torch.sum(losses * weights) / questions

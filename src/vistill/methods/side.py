@@ -12,6 +12,7 @@ from vistill.batch import Batch
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone, Tap, TapKind
 from vistill.models.taps import Visible
+from vistill.models.vit import VisionTransformer
 from vistill.nearest import same_depth
 from vistill.random import per_sample_uniform
 
@@ -89,6 +90,17 @@ class Side:
                 f"{self.name}.drop_path is only possible for vistill's own ViT; set "
                 f"{self.name}.drop_path=0"
             )
+
+
+def seen_by_frames(student: Backbone, does: str) -> VisionTransformer:
+    """The student, if it is a plain ViT of pictures, or of clips with a token a frame.
+
+    Raises:
+        UserError: it is another; `does` is what the method does with its frames.
+    """
+    if not isinstance(student, VisionTransformer) or student.tubelet_size not in (None, 1):
+        raise UserError(f"{does}: it has to be a plain ViT, of clips with student.tubelet_size=1")
+    return student
 
 
 def drop_path_noise(

@@ -8,7 +8,6 @@ import torch
 
 from vistill.batch import Batch, Losses
 from vistill.config.umt import UMTMultimodalConfig
-from vistill.errors import UserError
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
 from vistill.losses.video_text import Words
@@ -16,7 +15,7 @@ from vistill.methods.base import Method, weighted
 from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
-from vistill.methods.side import rising
+from vistill.methods.side import rising, seen_by_frames
 from vistill.methods.text_towers import joint_of
 from vistill.methods.umt import returned
 from vistill.methods.video_text import pair_terms, word_term
@@ -54,11 +53,8 @@ class UMTMultimodal(Method):
     ) -> None:
         super().__init__(student, teacher)
         self.config, self.words = config or UMTMultimodalConfig(), words
-        if not isinstance(student, VisionTransformer) or student.tubelet_size not in (None, 1):
-            raise UserError(
-                "umt_multimodal hides tokens of single frames from its student: it has to be a "
-                "plain ViT, of clips with student.tubelet_size=1"
-            )
+        told = "umt_multimodal hides tokens of single frames from its student"
+        student = seen_by_frames(student, told)
         align, positions = self.config.alignment, student.grid[0] * student.grid[1]
         blocks = returned(self.theirs, align.aligned_layers, align.teacher_interval, "teacher")
         ours = returned(self.ours, align.aligned_layers, align.student_interval, "student")

@@ -3,16 +3,12 @@
 
 from typing import Self
 
-import torch
-
 from vistill.batch import Batch, Losses
 from vistill.config.umt import UMTQuestionsConfig
-from vistill.errors import UserError
-from vistill.losses.answers import weighted_answers
 from vistill.losses.video_text import Words
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.side import rising
+from vistill.methods.side import rising, seen_by_frames
 from vistill.methods.text_towers import tower_of
 from vistill.models.backbone import Backbone
 from vistill.models.text.answering import Answerer
@@ -40,11 +36,7 @@ class UMTQuestions(Method):
     ) -> None:
         super().__init__(student)
         self.answerer, self.words = answerer, words
-        if not isinstance(student, VisionTransformer) or student.tubelet_size not in (None, 1):
-            raise UserError(
-                "umt_questions looks at single frames of its student: it has to be a plain ViT, of "
-                "clips with student.tubelet_size=1"
-            )
+        student = seen_by_frames(student, "umt_questions looks at single frames of its student")
         self.ours.drop_path(rising(drop_path, student.depth))
 
     @classmethod
@@ -65,5 +57,4 @@ class UMTQuestions(Method):
         asked, mask = batch.inputs["text"], batch.inputs["text_mask"].bool()
         states = self.answerer.read(asked, mask, seen.tokens)
         losses = self.answerer.losses(states, mask, batch.inputs["answer"], self.words.pad)
-        loss = weighted_answers(losses, torch.ones_like(losses), len(losses))
-        return weighted({"answer": (1.0, loss)})
+        return weighted({"answer": (1.0, losses.mean())})

@@ -8,7 +8,7 @@ from vistill.config.umt import UMTRetrievalConfig
 from vistill.errors import UserError
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.side import rising
+from vistill.methods.side import rising, seen_by_frames
 from vistill.methods.text_towers import joint_of
 from vistill.methods.video_text import pair_terms
 from vistill.models.backbone import Backbone
@@ -43,11 +43,7 @@ class UMTRetrieval(Method):
     ) -> None:
         super().__init__(student)
         self.config, self.joint = config or UMTRetrievalConfig(), joint
-        if not isinstance(student, VisionTransformer) or student.tubelet_size not in (None, 1):
-            raise UserError(
-                "umt_retrieval pools single frames of its student: it has to be a plain ViT, of "
-                "clips with student.tubelet_size=1"
-            )
+        student = seen_by_frames(student, "umt_retrieval pools single frames of its student")
         if not (self.config.contrast_weight or self.config.matching_weight):
             raise UserError(
                 "method.contrast_weight=0 and method.matching_weight=0 leave nothing to learn; "

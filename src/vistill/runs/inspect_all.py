@@ -16,8 +16,6 @@ from vistill.runs.reference import require_different
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vistill.data import Source
-
 
 def inspect_all(
     config: InspectConfig, models: Sequence[Any], data: str, out: Path | None, *, around: bool
@@ -68,7 +66,7 @@ def inspect_all(
         alike[other.name] = cka([*ours, *theirs])[: len(ours), len(ours) :]
         values = agreement(ours[-1], theirs[-1])
         agreed[other.name] = values, [source.sample_name(i) for i in ids.tolist()]
-        classes[other.name] = by_class(values, _labels(source, ids), source.classes or [])
+        classes[other.name] = by_class(values, first.labels[both[0]], source.classes or [])
     noun = source.media.noun
     result = InspectResult(found, alike, agreed, classes, landscapes, noun)
     if out is None:
@@ -87,11 +85,3 @@ def _require_own(out: Path) -> None:
             f"{out} holds other files, such as {other[0]}; name a new folder, or one that inspect "
             "wrote to before"
         )
-
-
-def _labels(source: "Source", ids: "Tensor") -> "Tensor":
-    import torch
-
-    if source.labels is None or source.classes is None:
-        return torch.full_like(ids, -1)
-    return torch.from_numpy(source.labels)[ids]

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vistill.config.clip_recipes import ClipSettings
 from vistill.config.inspect import InspectConfig
 from vistill.errors import UserError
-from vistill.runs.looking import looked_at
+from vistill.runs.looking import drawn, looked_at, taking
 from vistill.runs.reference import backbone_reference, name_of, require_trained
 from vistill.runs.results import say, say_notes
 from vistill.runs.samples import clips_of, open_samples
@@ -36,7 +35,7 @@ class Inspected:
         attention: of each layer; None where nothing could be watched.
         spectra: of each layer's tokens.
         features: mean tokens of some pictures, `[n, D]`, of each layer.
-        ids: which pictures these are.
+        ids, labels: which pictures these are, and their classes, -1 where unknown.
         broken: what cannot be read, and why.
     """
 
@@ -47,6 +46,7 @@ class Inspected:
     spectra: "list[Spectrum]"
     features: "list[Tensor]"
     ids: "Tensor"
+    labels: "Tensor"
     broken: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,8 +56,6 @@ def open_all(config: InspectConfig, reference: Any, data: str) -> "Opened":
     Raises:
         UserError: there is no such model, nobody trained it, or there is nothing to look at.
     """
-    import numpy as np
-
     from vistill.models.build import load_backbone
 
     found = backbone_reference(reference)
@@ -66,8 +64,8 @@ def open_all(config: InspectConfig, reference: Any, data: str) -> "Opened":
     require_trained(backbone, reference)
     clips = clips_of(config, backbone, found if isinstance(found, str) else "an object", "")
     source = open_samples(config, data, "image" if clips is None else "video")
-    order = np.random.default_rng(config.seed).permutation(len(source))[: config.pictures]
-    return Opened(name_of(reference), found, backbone, source, np.sort(order), _read(config, clips))
+    samples = drawn(source, config.pictures, config.seed)
+    return Opened(name_of(reference), found, backbone, source, samples, taking(config, clips))
 
 
 @dataclass(frozen=True)
@@ -91,13 +89,6 @@ class Opened:
     config: InspectConfig
 
 
-def _read(config: InspectConfig, clips: ClipSettings | None) -> InspectConfig:
-    if clips is None:
-        return config
-    told = {"frames": clips.frames, "stride": clips.stride, "sampling": clips.sampling}
-    return config.model_copy(update=told)
-
-
 def inspect_layers(opened: Opened) -> Inspected:
     """Attention and tokens of every layer, in one pass over the samples.
 
@@ -107,9 +98,10 @@ def inspect_layers(opened: Opened) -> Inspected:
     import torch
 
     from vistill.analysis.attention import AttentionStatistics
-    from vistill.analysis.layers import TokenSpectrum
+    from vistill.analysis.layers import spectrum
     from vistill.models.attention_maps import hear_attention
     from vistill.models.backbone import Tap
+    from vistill.targets.moments import Moments
 
     backbone = opened.backbone
     kind = "block" if "block" in backbone.taps else "map" if "map" in backbone.taps else None
@@ -118,10 +110,9 @@ def inspect_layers(opened: Opened) -> Inspected:
     blocks = list(range(1, backbone.depth + 1)) if kind == "block" else [1]
     taps = [Tap(kind, number) for number in blocks]  # type: ignore[arg-type]
     prefix = backbone.num_prefix_tokens
-    spectra = [TokenSpectrum() for _ in blocks]
+    moments: list[Moments] = []
     attention: dict[int, AttentionStatistics] = {}
     kept: list[list[Tensor]] = [[] for _ in blocks]
-    several = {"count": 0}
 
     def compute(batch: "Batch") -> "Tensor":
         images = backbone.normalization(batch.unit_pixels())
@@ -133,14 +124,15 @@ def inspect_layers(opened: Opened) -> Inspected:
             attention[number].add(maps)
 
         found = hear_attention(backbone, images, hear, taps)
-        room = COMPARED - several["count"]
+        room = COMPARED - sum(map(len, kept[0]))
         for place, tap in enumerate(taps):
             tokens = found[tap]
             tokens = tokens.flatten(2).mT if tokens.dim() == 4 else tokens[:, prefix:]
-            spectra[place].add(tokens)
+            if place == len(moments):
+                moments.append(Moments(tokens.shape[2]))
+            moments[place].add(tokens.flatten(0, 1))
             if room > 0:
                 kept[place].append(tokens[:room].mean(dim=1).float().cpu())
-        several["count"] += len(images)
         return torch.zeros(len(images), 1)
 
     say(f"inspecting {opened.name}")
@@ -150,9 +142,10 @@ def inspect_layers(opened: Opened) -> Inspected:
         len(seen.ids),
         blocks,
         [attention[number].figures() if number in attention else None for number in blocks],
-        [one.figures() for one in spectra],
+        [spectrum(one) for one in moments],
         [torch.cat(parts) for parts in kept],
         seen.ids[:COMPARED],
+        seen.labels[:COMPARED],
         dict(seen.broken),
     )
 

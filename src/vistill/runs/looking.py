@@ -1,9 +1,9 @@
 """How models that read look at pictures or clips."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from vistill.config.clip_recipes import clip_settings
+from vistill.config.clip_recipes import ClipSettings, clip_settings
 from vistill.config.samples import SamplesConfig
 from vistill.runs.samples import open_samples
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vistill.data import Source
     from vistill.evaluation.features import Features
 
+C = TypeVar("C", bound=SamplesConfig)
+
 
 def opened(config: SamplesConfig, data: str) -> "Source":
     """Pictures, or clips where the settings tell frames.
@@ -24,6 +26,21 @@ def opened(config: SamplesConfig, data: str) -> "Source":
     """
     media: Literal["image", "video"] = "image" if config.frames is None else "video"
     return open_samples(config, data, media)
+
+
+def drawn(source: "Source", count: int, seed: int) -> "np.ndarray":
+    """Positions of up to `count` samples, in order."""
+    import numpy as np
+
+    return np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
+
+
+def taking(config: C, clips: ClipSettings | None) -> C:
+    """The settings with how clips are taken; as they are for pictures."""
+    if clips is None:
+        return config
+    told = {"frames": clips.frames, "stride": clips.stride, "sampling": clips.sampling}
+    return config.model_copy(update=told)
 
 
 def looked_at(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vistill.evaluation.metrics import Score
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
     from vistill.models.backbone import Backbone
+    from vistill.models.joint import JointModel
+    from vistill.models.text.answering import UMTAnswers
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,7 @@ def _by_text(asked: Asked) -> EvaluateResult:
         raise UserError(
             f"{protocol} measures {asked.given} as it was trained; leave out --random-init"
         )
-    if asked.config.frames is not None:
-        model.take_frames(asked.config.frames)
-    frames = asked.config.frames or (model.num_frames if model.num_frames > 1 else None)
-    config = asked.config.model_copy(update={"frames": frames})
+    config = _with_frames(asked.config, model)
     if "rerank" in config.retrieval.model_fields_set and not model.matches:
         raise UserError(
             f"retrieval.rerank={config.retrieval.rerank} is for a matching head, which "
@@ -149,11 +148,8 @@ def _by_questions(asked: Asked) -> EvaluateResult:
         )
     if asked.random_init:
         raise UserError(f"questions asks {asked.given} as it was trained; leave out --random-init")
-    config = asked.config
-    if config.frames is not None:
-        model.take_frames(config.frames)
-    frames = config.frames or (model.num_frames if model.num_frames > 1 else None)
-    score, broken = answer(config.model_copy(update={"frames": frames}), model, asked.data)
+    config = _with_frames(asked.config, model)
+    score, broken = answer(config, model, asked.data)
     return EvaluateResult(
         config=config.model_dump(mode="json"),
         weights=model.origin,
@@ -162,6 +158,15 @@ def _by_questions(asked: Asked) -> EvaluateResult:
         answers=score,
         broken=tuple(broken),
     )
+
+
+def _with_frames(config: EvaluateConfig, model: "JointModel | UMTAnswers") -> EvaluateConfig:
+    """The settings with the frames of a clip, those of the model where they say none; None for
+    pictures."""
+    if config.frames is not None:
+        model.take_frames(config.frames)
+    frames = config.frames or (model.num_frames if model.num_frames > 1 else None)
+    return config.model_copy(update={"frames": frames})
 
 
 EVALUATORS: Mapping[str, Callable[[Asked], EvaluateResult]] = {

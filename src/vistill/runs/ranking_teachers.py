@@ -11,7 +11,7 @@ from vistill.config.rank_teachers import RankConfig
 from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.runs.embedding import feature_job
-from vistill.runs.looking import looked_at
+from vistill.runs.looking import drawn, looked_at, taking
 from vistill.runs.places import require_writable
 from vistill.runs.reference import require_different
 from vistill.runs.results import say
@@ -100,7 +100,6 @@ def rank_teachers(
     Raises:
         UserError: a teacher cannot be had, or there are too few pictures.
     """
-    import numpy as np
     import torch
 
     from vistill.analysis.teachers import (
@@ -109,6 +108,7 @@ def rank_teachers(
         of_features,
         recommended,
     )
+    from vistill.evaluation.knn import knn_votes
     from vistill.evaluation.metrics import wilson_interval
 
     if len(teachers) < 2:
@@ -120,12 +120,9 @@ def rank_teachers(
     scores, seen = [], 0
     for name, teacher in zip(names, teachers, strict=True):
         job = feature_job(config, teacher)
-        clips = job.clips
-        told = {} if clips is None else {"frames": clips.frames, "stride": clips.stride,
-                                         "sampling": clips.sampling}  # fmt: skip
-        own = config.model_copy(update=told)
-        source = open_samples(own, data, "image" if clips is None else "video")
-        order = np.random.default_rng(config.seed).permutation(len(source))[: config.pictures]
+        own = taking(config, job.clips)
+        source = open_samples(own, data, "image" if job.clips is None else "video")
+        samples = drawn(source, config.pictures, config.seed)
         spent = [0.0]
 
         def compute(batch: "Batch", job: Any = job, spent: list[float] = spent) -> "Tensor":
@@ -135,17 +132,18 @@ def rank_teachers(
             return found
 
         say(f"looking with {name}")
-        found = looked_at(own, job.module, compute, source, np.sort(order))
+        found = looked_at(own, job.module, compute, source, samples)
         features, labels, seen = found.features.double(), found.labels, len(found.ids)
         if seen < 4:
             raise UserError(f"rank-teachers needs four pictures that can be read, not {seen}")
         figures: dict[str, Any] = of_features(features, width)
-        known = labels >= 0
-        several = torch.isin(labels, _shared(labels[known])) & known
+        several = torch.isin(labels, _shared(labels[labels >= 0]))
         if len(labels[several].unique()) > 1:
-            votes = _neighbours(features[several], labels[several], config.k)
-            hits = int((votes == labels[several]).sum())
-            compact, interval, gap = compactness_with_interval(features[several], labels[several])
+            known, classes = features[several], labels[several]
+            count = int(classes.max()) + 1
+            votes = knn_votes(known, classes, known, count, k=config.k, itself=False)
+            hits = int((votes.argmax(dim=1) == classes).sum())
+            compact, interval, gap = compactness_with_interval(known, classes)
             figures |= {"knn": hits / len(votes), "knn_interval": wilson_interval(hits, len(votes)),
                         "compactness": compact, "compactness_interval": interval,
                         "cos_gap": gap}  # fmt: skip
@@ -173,17 +171,3 @@ def _shared(labels: "Tensor") -> "Tensor":
     """Classes that two pictures or more have."""
     classes, counts = labels.unique(return_counts=True)
     return classes[counts > 1]
-
-
-def _neighbours(features: "Tensor", labels: "Tensor", k: int) -> "Tensor":
-    """The class that each picture's nearest others vote for."""
-    import torch
-    import torch.nn.functional as F
-
-    unit = F.normalize(features, dim=1)
-    similar = unit @ unit.T
-    similar.fill_diagonal_(-torch.inf)
-    best = similar.topk(min(k, len(unit) - 1), dim=1)
-    weights = (best.values / 0.07).softmax(dim=1)
-    votes = torch.zeros(len(unit), int(labels.max()) + 1, dtype=weights.dtype)
-    return votes.scatter_add(1, labels[best.indices], weights).argmax(dim=1)

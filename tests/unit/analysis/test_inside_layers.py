@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistill.analysis.attention import AttentionStatistics, Places, by_offset
-from vistill.analysis.layers import TokenSpectrum, agreement, by_class, cka
+from vistill.analysis.layers import agreement, by_class, cka, spectrum
+from vistill.targets.moments import Moments
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -17,10 +18,10 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 @given(st.integers(1, 5), st.integers(2, 7), st.integers(0, 9))
 def test_a_spectrum_is_that_of_all_tokens(batches: int, channels: int, seed: int) -> None:
     tokens = drawn(batches * 2, 9, channels, seed=seed) * torch.arange(1, channels + 1)
-    seen = TokenSpectrum()
+    seen = Moments(channels)
     for part in tokens.chunk(batches):
-        seen.add(part)
-    figures, flat = seen.figures(), tokens.flatten(0, 1).double()
+        seen.add(part.flatten(0, 1))
+    figures, flat = spectrum(seen), tokens.flatten(0, 1).double()
     values = torch.linalg.eigvalsh(flat.T.cov(correction=0))
     shares = values / values.sum()
     assert figures.effective_rank == pytest.approx(float((-shares * shares.log()).sum().exp()))
