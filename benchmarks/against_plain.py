@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from common import (
-    CLOCKS,
     PeakMemory,
     in_own_process,
-    interleaved,
     machine,
     random_batch,
+    seconds_in_turn,
     spread,
     synchronize,
 )
@@ -113,19 +112,9 @@ def _memory(make_step: MakeStep, side: str, options: argparse.Namespace) -> floa
 
 def _seconds(make_step: MakeStep, options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of a step by side and round."""
-    clock = CLOCKS[options.clock]
-
-    def once(step: Step, round_: int) -> float:
-        batch = random_batch(options, round_)
-        synchronize(options.device)
-        start = clock()
-        step(batch)
-        synchronize(options.device)
-        return clock() - start
-
     with ExitStack() as cleanup:
         steps = {side: make_step(side, options, cleanup) for side in SIDES}
-        return interleaved(steps, options.rounds, once)
+        return seconds_in_turn(steps, options)
 
 
 def compare(

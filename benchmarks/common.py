@@ -198,6 +198,23 @@ def interleaved(
     return seconds
 
 
+def seconds_in_turn(
+    steps: dict[str, Callable[[Any], Any]], options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Seconds of a step on a random batch, by side and round."""
+    clock = CLOCKS[options.clock]
+
+    def once(step: Callable[[Any], Any], round_: int) -> float:
+        batch = random_batch(options, round_)
+        synchronize(options.device)
+        start = clock()
+        step(batch)
+        synchronize(options.device)
+        return clock() - start
+
+    return interleaved(steps, options.rounds, once)
+
+
 def machine(device: str) -> dict[str, Any]:
     """The machine in words, for a reader elsewhere."""
     found: dict[str, Any] = {

@@ -18,13 +18,12 @@ from contextlib import ExitStack
 
 import torch
 from common import (
-    CLOCKS,
     describe,
-    interleaved,
     machine,
     make_learner,
     parser,
     random_batch,
+    seconds_in_turn,
     spread,
     tinymim,
 )
@@ -47,13 +46,7 @@ SIDES = {  # type of the student, of the teacher, whether its weights are kept i
 def main() -> None:
     arguments = parser(__doc__, batch=8, rounds=7)
     options = arguments.parse_args()
-    clock, losses, weights = CLOCKS[options.clock], {}, {}
-
-    def once(step: Callable[[Batch], object], round_: int) -> float:
-        batch = random_batch(options, round_)
-        start = clock()
-        step(batch)
-        return clock() - start
+    losses, weights = {}, {}
 
     with ExitStack() as cleanup:
         steps: dict[str, Callable[[Batch], object]] = {"published": _published(options)}
@@ -74,7 +67,7 @@ def main() -> None:
                 learner.update(LR)
 
             steps[name] = ours
-        seconds = interleaved(steps, options.rounds, once)
+        seconds = seconds_in_turn(steps, options)
     options.precision = "as each side says"
     report = {
         **describe(options, method),

@@ -24,14 +24,12 @@ import tinymim_step
 import torch
 import umt_step
 from common import (
-    CLOCKS,
-    interleaved,
     machine,
     make_learner,
     parser,
     random_batch,
+    seconds_in_turn,
     spread,
-    synchronize,
 )
 from torch import Tensor
 
@@ -154,7 +152,6 @@ def main() -> None:
     options = arguments.parse_args()
     if options.method == "tinymim":
         del options.frames
-    clock = CLOCKS[options.clock]
     with ExitStack() as cleanup:
         ours, narrow = Ours(options, cleanup, "fp32"), Ours(options, cleanup, "bf16")
         found = agreement(ours)
@@ -168,15 +165,7 @@ def main() -> None:
         if plain is not None:
             sides["plain"] = plain
 
-        def once(step: Step, round_: int) -> float:
-            batch = random_batch(options, round_)
-            synchronize(options.device)
-            start = clock()
-            step(batch)
-            synchronize(options.device)
-            return clock() - start
-
-        seconds = interleaved(sides, options.rounds, once)
+        seconds = seconds_in_turn(sides, options)
 
     def ratio(a: str, b: str) -> dict[str, Any]:
         return spread(x / y for x, y in zip(seconds[a], seconds[b], strict=True))

@@ -8,6 +8,7 @@ goes on where it stopped.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,20 @@ def resnet(layers: int, weights: Path | None = None) -> Backbone:
     )
 
 
+def pretraining(epochs: int, batch: int) -> dict[str, Any]:
+    """Settings of KDEP on pictures of 32 pixels."""
+    return {
+        "data.image_size": 32,
+        "data.crop_scale": [0.4, 1.0],
+        "optim.optimizer": "adamw",
+        "optim.betas": [0.9, 0.999],
+        "optim.lr": 2e-3,
+        "optim.warmup_epochs": epochs / 10,
+        "train.epochs": epochs,
+        "train.global_batch_size": batch,
+    }
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder or archive, train/ test/")
@@ -114,15 +129,7 @@ def main(words: list[str] | None = None) -> None:
             )
         ),
     }
-    settings = {
-        "data.image_size": 32,
-        "data.crop_scale": [0.4, 1.0],
-        "optim.optimizer": "adamw",
-        "optim.betas": [0.9, 0.999],
-        "optim.lr": 2e-3,
-        "optim.warmup_epochs": given.epochs / 10,
-        "train.epochs": given.epochs,
-        "train.global_batch_size": given.batch,
+    settings = pretraining(given.epochs, given.batch) | {
         "train.evaluate_every": given.epochs,
         "cache.path": str(given.out / "teacher-features"),
         "cache.views": VIEWS,

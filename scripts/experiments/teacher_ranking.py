@@ -8,14 +8,14 @@ probe is held against the teachers' figures. Finished steps are skipped.
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from experiment import MEASURE, Arm, Experiment, listed, seeded, unpacked
-from kdep_cifar10 import resnet
+from kdep_cifar10 import pretraining, resnet
 
 import vistill
 from vistill.analysis.landscape import gaussian, moved, scaled
@@ -75,32 +75,23 @@ def main(words: list[str] | None = None) -> None:
         probe_budgets=(0.1,),
         probes={"linear.min_steps": 300, "batch_size": 250},
     )
-    settings: dict[str, Any] = {
-        "data.image_size": 32,
-        "data.crop_scale": [0.4, 1.0],
-        "optim.optimizer": "adamw",
-        "optim.betas": [0.9, 0.999],
-        "optim.lr": 2e-3,
-        "optim.warmup_epochs": given.epochs / 10,
-        "train.epochs": given.epochs,
-        "train.global_batch_size": given.batch,
-        "train.knn_probe": False,
-    }
+    settings = pretraining(given.epochs, given.batch) | {"train.knn_probe": False}
     kinds = [(layers, 0.0) for layers in given.layers]
     kinds += [(given.layers[-1], noise) for noise in given.noise]
     makers = {f"resnet{n}-{noise:g}": partial(teacher, given.teachers, n, noise)
               for n, noise in kinds}  # fmt: skip
 
-    table: dict[str, Any] = {}
-    for name, make in makers.items():
-        file = given.out / f"{name}.json"
-        if not file.exists():
-            found = vistill.rank_teachers(
-                make(), resnet_again(make), data=str(pictures / "test"),
-                overrides=MEASURE | {"student_width": 64, "pictures": 1000},
-            )  # fmt: skip
-            file.write_text(json.dumps(asdict(found.scores[0]), indent=1) + "\n")
-        table[name] = {"figures": json.loads(file.read_text()), "students": []}
+    file = given.out / "ranking.json"
+    if not file.exists():
+        found = vistill.rank_teachers(
+            *(make() for make in makers.values()), data=str(pictures / "test"),
+            overrides=MEASURE | {"student_width": 64, "pictures": 1000},
+        )  # fmt: skip
+        file.write_text(found.to_json())
+    figures = json.loads(file.read_text())["scores"]
+    table: dict[str, Any] = {
+        name: {"figures": own, "students": []} for name, own in zip(makers, figures, strict=True)
+    }
     for seed in given.seeds:
         for name, make in makers.items():
             arm = Arm(f"{name}-seed{seed}", lambda _, seed=seed: seeded(lambda: resnet(8))(seed),
@@ -112,13 +103,6 @@ def main(words: list[str] | None = None) -> None:
         summary = {"teachers": table, "rank_correlation": correlations(table)}
         (given.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         print(json.dumps(summary["rank_correlation"], indent=1), flush=True)
-
-
-def resnet_again(make: Any) -> Backbone:
-    """The same teacher once more, for a command that compares two."""
-    again = make()
-    again.origin += " again"
-    return again
 
 
 def correlations(table: dict[str, Any]) -> dict[str, float]:

@@ -34,6 +34,19 @@ MAE = [
 ]
 
 
+def instead(usual: list[str], *words: str) -> list[str]:
+    """Settings with some that stand in place of the usual ones."""
+    keys = {word.partition("=")[0] for word in words}
+    return [*(word for word in usual if word.partition("=")[0] not in keys), *words]
+
+
+def pretrain_mae(out: Path, *sizes: str) -> Path:
+    """A finished MAE run of one epoch, of other sizes than the usual ones."""
+    words = [*instead(SIZES, *sizes), "student.model=vit", "train.epochs=1", "train.loggers=[]"]
+    assert main(["pretrain", "mae", "--data", str(CELLS / "train"), "--out", str(out), *words]) == 0
+    return out
+
+
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "vistill.cli", *map(str, words)]
 

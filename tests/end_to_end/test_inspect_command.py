@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import CELLS, SIZES, run
+from command_line import CELLS, SIZES, instead, pretrain_mae, run
 
 import vistill
 from vistill.cli import main
@@ -20,12 +20,7 @@ QUICK = ["device=cpu", "workers=0", "pictures=24"]
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second run, of another depth and size of patches."""
     out = tmp_path_factory.mktemp("inspected") / "other"
-    sizes = [word for word in SIZES if not word.startswith(("student.depth", "student.patch"))]
-    words = ["pretrain", "mae", "--data", CELLS / "train", "--out", out, *sizes,
-             "student.model=vit", "student.depth=3", "student.patch_size=16", "train.epochs=1",
-             "train.loggers=[]"]  # fmt: skip
-    assert main([str(word) for word in words]) == 0
-    return out
+    return pretrain_mae(out, "student.depth=3", "student.patch_size=16")
 
 
 def test_two_models(mae_run: Path, other: Path, tmp_path: Path) -> None:
@@ -72,10 +67,9 @@ def test_memory_does_not_ask_how_the_batches_fall(mae_run: Path) -> None:
 def test_clips(tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     write_motion_clips(open_source(str(CELLS / "train")), clips, count=8, frames=8, size=40)
-    sizes = [word for word in SIZES if not word.startswith("train.global_batch_size")]
-    words = ["pretrain", "videomae", "--data", clips, "--out", tmp_path / "run", *sizes,
-             "student.model=vit", "data.frames=4", "data.stride=1", "train.epochs=1",
-             "train.loggers=[]", "method.mask_ratio=0.5", "train.global_batch_size=4",
+    words = ["pretrain", "videomae", "--data", clips, "--out", tmp_path / "run",
+             *instead(SIZES, "train.global_batch_size=4"), "student.model=vit", "data.frames=4",
+             "data.stride=1", "train.epochs=1", "train.loggers=[]", "method.mask_ratio=0.5",
              "method.decoder.embed_dim=24", "method.decoder.num_heads=2"]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     found = vistill.inspect(

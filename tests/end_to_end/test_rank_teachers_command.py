@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import CELLS, SIZES, run
+from command_line import CELLS, pretrain_mae, run
 
 from vistill.cli import main
 
@@ -16,14 +16,7 @@ QUICK = ["device=cpu", "workers=0"]
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher of another width."""
     out = tmp_path_factory.mktemp("teachers") / "second"
-    sizes = [
-        word for word in SIZES if not word.startswith(("student.embed_dim", "student.num_heads"))
-    ]
-    words = ["pretrain", "mae", "--data", CELLS / "train", "--out", out, *sizes,
-             "student.model=vit", "student.embed_dim=24", "student.num_heads=2", "train.epochs=1",
-             "train.loggers=[]"]  # fmt: skip
-    assert main([str(word) for word in words]) == 0
-    return out
+    return pretrain_mae(out, "student.embed_dim=24", "student.num_heads=2")
 
 
 def test_with_labels(mae_run: Path, second: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, SIZES, kill_at_checkpoint
+from command_line import CELLS, SIZES, instead, kill_at_checkpoint
 from safetensors.torch import load_file
 
 from vistill.cli import main
@@ -41,10 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(folder: Path, out: Path, *more: str) -> list[str]:
     usual = [*SIZES, "student.model=vit", "train.loggers=[]", "train.epochs=2", *TEXT,
              f"method.text.tokenizer={folder / 'vocab.txt'}"]  # fmt: skip
-    keys = {word.partition("=")[0] for word in more}
-    kept = [word for word in usual if word.partition("=")[0] not in keys]
     given = ["pretrain", "umt_questions", "--data", folder / "questions.csv", "--out", out]
-    return [str(word) for word in [*given, *kept, *more]]
+    return [str(word) for word in [*given, *instead(usual, *more)]]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CELLS, SIZES, kill_at_checkpoint, run
+from command_line import CELLS, SIZES, instead, kill_at_checkpoint, run
 from safetensors.torch import load_file
 from tiny_umt import write_tiny_umt
 
@@ -40,9 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(method: str, folder: Path, out: Path, *more: str) -> list[str]:
-    keys = {word.partition("=")[0] for word in more}
-    usual = [word for word in USUAL if word.partition("=")[0] not in keys]
-    given = ["pretrain", method, "--data", folder / "clips.json", "--out", out, *usual, *more]
+    given = ["pretrain", method, "--data", folder / "clips.json", "--out", out]
+    given += instead(USUAL, *more)
     return [str(word) for word in given]
 
 
