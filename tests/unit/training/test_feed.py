@@ -66,7 +66,7 @@ def test_what_keeps_a_batch_from_coming_is_told_where_it_is_taken():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and pytest -m gpu")
 def test_copies_to_a_gpu_are_whole():
     feed = Feed(batches(20, []), copier(torch.device("cuda")))
     for number in range(20):

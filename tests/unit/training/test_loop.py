@@ -523,7 +523,7 @@ def test_compiled_agrees():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and pytest -m gpu")
 def test_no_step_waits_for_the_device():
     class Watched(SyntheticStream):
         def iterate(self, start, stop):
