@@ -31,6 +31,7 @@ PICTURES = Comparison(
         "data.workers": 1,
         "optim.lr": 1e-3,
         "train.global_batch_size": 64,
+        "train.precision": "fp32",  # the same rows on a processor with AMX and on one without
         "train.evaluate_every": 1000,
         "train.device": "cpu",
     },
