@@ -8,12 +8,15 @@ from test_umt_text_golden import bert_sizes
 
 from vistill.evaluation.retrieval import first_right, multiple_choice, rerank
 from vistill.losses.video_text import similarity
+from vistill.models.files.umt import published_umt_encoder
+from vistill.models.files.umt_asked import asked_of_state, published_asked
 from vistill.models.files.umt_joint import towers_of_state
 from vistill.models.joint import Sentences
 from vistill.models.joint_umt import UMTJoint
 from vistill.models.text.answering import Answerer
 from vistill.models.text.bert import SplitBert, own_bert_names
 from vistill.models.text.matching import fuse_looked, look
+from vistill.models.vit import VisionTransformer
 
 
 def test_recall_of_both_directions(golden):
@@ -100,6 +103,22 @@ def test_what_is_looked_at_once_is_what_is_fused(golden):
         torch.testing.assert_close(
             fuse_looked(model.joint.text, states, mask, look(model.joint.text, vision)), fused
         )
+
+
+def test_the_names_of_a_published_model_of_questions(golden):
+    case = golden("s2_vqa", "umt")
+    vision = VisionTransformer(
+        image_size=8, patch_size=8, embed_dim=32, depth=1, num_heads=4, class_token=False,
+        tubelet_size=1, num_frames=3, qkv_bias="no_key",
+    )  # fmt: skip
+    seen = {f"vision_encoder.{k}": v for k, v in published_umt_encoder(vision).items()}
+    numbers = {"image_size": 8, "num_heads": 4, "frames": 3, "text_heads": 3, "fusion_layer": 2}
+    made = asked_of_state(seen | case.state | {"itm_head.bias": torch.zeros(2)}, "file", numbers)
+    back = published_asked(*made)
+    positions = {name for name in back if name.endswith("position_ids")}
+    assert back.keys() - positions == (seen | case.state).keys()
+    for name, value in case.state.items():
+        assert torch.equal(back[name], value), name
 
 
 def test_questions_and_answers(golden):

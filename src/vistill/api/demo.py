@@ -12,24 +12,31 @@ from vistill.runs.results import say
 
 
 def demo(
-    out: str | os.PathLike[str] | None = None, *, video: bool = False, overwrite: bool = False
+    out: str | os.PathLike[str] | None = None,
+    *,
+    video: bool = False,
+    seeds: int = 5,
+    overwrite: bool = False,
 ) -> DemoResult:
     """Distil a small student from a packaged teacher and compare it with the same student alone.
 
     On pictures: both are pre-trained for about the same time on 205 unlabelled photographs of blood
     smears, then fine-tuned on 30 labelled tiles of each of three classes and tested on tiles of
-    other photographs; five seeds draw labels, head and order. On clips: windows that travel over
+    other photographs; seeds draw labels, head and order. On clips: windows that travel over
     those photographs are filmed first, the label is the motion, and a linear probe measures.
 
     Args:
         out: folder for both runs, their scores and `report.html`; the same folder continues.
             None: `vistill-demo`, on clips `vistill-demo-video`.
         video: on clips (AMD and VideoMAE) instead of pictures (TinyMIM and MAE).
+        seeds: of the measurement; fewer are quicker, and their intervals wider.
         overwrite: move existing runs aside and start anew.
 
     Raises:
-        UserError: `out` belongs to something else.
+        UserError: `out` belongs to something else; fewer than 2 seeds, which have no interval.
     """
+    if seeds < 2:
+        raise UserError(f"--seeds must be 2 or more, as one has no interval; {seeds} was given")
     folder = Path(out if out is not None else f"vistill-demo{'-video' if video else ''}")
     clips = folder / "clips"
     if video and (folder.is_file() or (_holds_something(folder) and not clips.is_dir())):
@@ -45,7 +52,7 @@ def demo(
             from vistill.runs.demo.pictures import PICTURES, picture_sections
 
             compared, show = PICTURES, picture_sections
-        return compared.run(folder, show, pretrain, evaluate, overwrite=overwrite)
+        return compared.run(folder, show, pretrain, evaluate, seeds=seeds, overwrite=overwrite)
 
 
 def _holds_something(folder: Path) -> bool:

@@ -77,7 +77,7 @@ def export(
 
     from vistill.evaluation.saved_classifier import HEAD, find_head
     from vistill.models.export import save_backbone
-    from vistill.models.text.saved import load_video_text
+    from vistill.models.text.saved import load_reader
     from vistill.models.timm_form import timm_form
 
     backbone = load_backbone(reference, into=model)
@@ -96,11 +96,10 @@ def export(
     if format in PUBLISHED:
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None
-        joint = None
+        reader = None
         if format == "umt" and isinstance(reference, str) and reference.startswith("run:"):
-            towers = load_video_text(Path(reference.removeprefix("run:")))
-            joint = None if towers is None else towers.joint
-        return [export_published(backbone, format, target, run, head, joint)]
+            reader = load_reader(Path(reference.removeprefix("run:")))
+        return [export_published(backbone, format, target, run, head, reader)]
     if format == "timm":
         form = timm_form(backbone)
         if form is None:

@@ -84,6 +84,10 @@ def demo(
             "vistill-demo-video."
         ),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(help="Of the measurement; fewer are quicker, and their intervals wider."),
+    ] = 5,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Move an existing demo aside and start anew.")
     ] = False,
@@ -92,4 +96,4 @@ def demo(
     nobody."""
     from vistill import api
 
-    api.say(api.demo(out=out, video=video, overwrite=overwrite))
+    api.say(api.demo(out=out, video=video, seeds=seeds, overwrite=overwrite))

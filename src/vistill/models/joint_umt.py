@@ -8,17 +8,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vistill.errors import UserError
+from vistill.models.files.umt_asked import asked_of_state
 from vistill.models.files.umt_joint import NUMBERS, Towers, towers_of_state
 from vistill.models.files.weight_files import read_weights
 from vistill.models.joint import JointModel, Sentences
+from vistill.models.text.answering import UMTAnswers
 from vistill.models.text.matching import Looked, fuse_looked, look
 from vistill.models.text.seeing import seen_whole, with_frames
 from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 from vistill.tokenizing import Tokenizer
 
-_LENGTH = 32
-"""Tokens of a sentence in all released models."""
+_LENGTH, _QUESTION, _ANSWER = 32, 25, 5
+"""Tokens of a sentence, a question and an answer in all released models."""
 
 
 class UMTJoint(JointModel):
@@ -97,6 +99,23 @@ def umt_joint(reference: str) -> UMTJoint:
     return made
 
 
+def umt_answers(reference: str) -> UMTAnswers:
+    """The same of a published file that was fine-tuned on questions, which has no list of answers.
+
+    Args:
+        reference: as of `umt_joint`.
+
+    Raises:
+        UserError: as of `umt_joint`.
+    """
+    path, tokenizer, numbers = umt_options(reference)
+    vision, answerer = asked_of_state(_state(path), path, numbers)
+    question, answer = (Tokenizer(tokenizer, length) for length in (_QUESTION, _ANSWER))
+    made = UMTAnswers(vision, answerer, question, answer, ()).eval()
+    made.origin = f"file {path}"
+    return made
+
+
 def umt_options(reference: str) -> tuple[str, str, dict[str, int]]:
     """Path, tokenizer and numbers of `umt_joint`'s reference.
 
@@ -129,7 +148,11 @@ def umt_towers(path: str, numbers: Mapping[str, int]) -> Towers:
     Raises:
         UserError: the file holds no such model.
     """
-    return towers_of_state(read_weights(Path(path), prefixes=_whole).state, path, numbers)
+    return towers_of_state(_state(path), path, numbers)
+
+
+def _state(path: str) -> dict[str, Tensor]:
+    return read_weights(Path(path), prefixes=_whole).state
 
 
 def _whole(_: Mapping[str, Tensor]) -> list[str]:

@@ -136,15 +136,24 @@ def _by_text(asked: Asked) -> EvaluateResult:
 
 def _by_questions(asked: Asked) -> EvaluateResult:
     """Questions, of a model that was trained on some."""
+    from vistill.models.joint_umt import umt_answers
     from vistill.models.text.saved import load_answers
     from vistill.runs.answering import answer
 
-    run = asked.reference if isinstance(asked.reference, str) else ""
-    model = load_answers(Path(run.removeprefix("run:"))) if run.startswith("run:") else None
+    kind, _, place = str(asked.reference).partition(":")
+    model = None
+    if kind == "run":
+        model = load_answers(Path(place))
+    elif kind == "file" and ",tokenizer=" in place:
+        model = umt_answers(place)
     if model is None:
         raise UserError(
             f"questions needs a run of umt_questions, and {asked.given} is none: train one on "
-            "questions and answers first"
+            "questions and answers first, or give file:PATH,tokenizer=NAME of UMT's published ones"
+        )
+    if not model.answers and asked.config.questions.answers is None:
+        raise UserError(
+            f"{asked.given} has no list of answers to choose from: questions.answers=FILE"
         )
     if asked.random_init:
         raise UserError(f"questions asks {asked.given} as it was trained; leave out --random-init")

@@ -10,6 +10,7 @@ from vistill.errors import UserError
 if TYPE_CHECKING:
     from vistill.evaluation.saved_classifier import Head
     from vistill.models.backbone import Backbone
+    from vistill.models.text.answering import Answerer
     from vistill.models.text.video_text import VideoText
 
 PUBLISHED = ("mae", "videomae", "umt")
@@ -22,7 +23,7 @@ def export_published(
     folder: Path,
     run: Path | None = None,
     head: "Head | None" = None,
-    joint: "VideoText | None" = None,
+    reader: "VideoText | Answerer | None" = None,
 ) -> Path:
     """Write `checkpoint.pth`: a dictionary whose `model` holds the weights, or of UMT, whose second
     stage opens nothing else, the weights themselves.
@@ -34,7 +35,7 @@ def export_published(
         run: a run whose newest checkpoint also gives decoder, projections and generators; None:
             the encoder only.
         head: of a fine-tuned classifier, which has names of its own.
-        joint: what reads beside the backbone, of UMT's second stage.
+        reader: what reads beside the backbone, of UMT's second stage or of questions.
 
     Raises:
         UserError: the backbone has parts that the format does not know.
@@ -44,8 +45,10 @@ def export_published(
     from vistill.files import write_atomic
     from vistill.models.files.mae import published_mae_encoder, published_mae_names
     from vistill.models.files.umt import classifier_table, published_umt_encoder
+    from vistill.models.files.umt_asked import published_asked
     from vistill.models.files.umt_joint import published_towers
     from vistill.models.files.videomae import published_encoder, published_names
+    from vistill.models.text.answering import Answerer
     from vistill.models.vit import VisionTransformer
     from vistill.training.checkpoint import load_newest
 
@@ -56,13 +59,18 @@ def export_published(
         "videomae": (published_encoder, published_names),
         "umt": (published_umt_encoder, published_names),
     }[format]
-    state = encoder(backbone) if joint is None else published_towers(backbone, joint)
+    if reader is None:
+        state = encoder(backbone)
+    elif isinstance(reader, Answerer):
+        state = published_asked(backbone, reader)
+    else:
+        state = published_towers(backbone, reader)
     if run is not None:
         saved = load_newest(run / "checkpoints") if (run / "checkpoints").is_dir() else None
         if saved is None:
             raise UserError(f"{run} holds no checkpoint of a pre-training, only a backbone")
         found = names(saved["model"])
-        if joint is not None:  # all but the decoders of the alignment are in its export
+        if reader is not None:  # all but the decoders of the alignment are in its export
             found = {f"vision_encoder.{k}": v for k, v in found.items() if k.startswith("clip_")}
         state = found | state
     if head is not None:

@@ -101,6 +101,16 @@ def load_answers(folder: Path) -> UMTAnswers | None:
     return model.eval()
 
 
+def load_reader(folder: Path) -> VideoText | Answerer | None:
+    """What reads beside the student of a run or export; None where nothing does.
+
+    Raises:
+        UserError: as of `load_video_text`.
+    """
+    joint, answers = load_video_text(folder), load_answers(folder)
+    return joint.joint if joint else answers.answerer if answers else None
+
+
 class _Saved(NamedTuple):
     """What `save_text` wrote beside a backbone."""
 

@@ -63,9 +63,10 @@ class Comparison:
         runs: method and further settings of the taught and the lonely student.
         views: what a sample of a pre-training batch is, such as `crops`.
         protocol: how they are measured, `finetune` or `linear`.
-        labels, seeds: budget of labels, and what draws them.
+        labels: budget of labels.
         measuring: settings of the evaluation.
-        explained: the report's words on the comparison, `{n_test}` being the number of tests.
+        explained: the report's words on the comparison, `{n_test}` being the number of tests,
+            `{seeds}` of seeds.
         origin: page on where the data come from, quoted at the end.
     """
 
@@ -79,7 +80,6 @@ class Comparison:
     views: str
     protocol: str
     labels: str
-    seeds: Sequence[int]
     measuring: Mapping[str, Any]
     explained: str
     origin: Path
@@ -91,9 +91,10 @@ class Comparison:
         pretrain: Callable[..., Any],
         evaluate: Callable[..., Any],
         *,
+        seeds: int,
         overwrite: bool,
     ) -> DemoResult:
-        """`pretrain`, `evaluate`, and write `report.html` with what `show` adds to it.
+        """`pretrain`, `evaluate` with as many seeds, and write `report.html` with what `show` adds.
 
         Raises:
             UserError: `out` belongs to something else.
@@ -120,7 +121,7 @@ class Comparison:
                 test=self.test,
                 protocols=(self.protocol,),
                 labels=(self.labels,),
-                seeds=self.seeds,
+                seeds=range(seeds),
                 random_init=name == RANDOM,
                 out=out / f"{self.protocol}-{name}.json",
                 overrides=self.measuring,
@@ -128,7 +129,7 @@ class Comparison:
         table = self._table(accuracy, runs)
         report = out / "report.html"
         result = DemoResult(report, accuracy, runs, time.monotonic() - start, table)
-        self._write_report(result, out, show())
+        self._write_report(result, out, seeds, show())
         return result
 
     def _table(
@@ -148,14 +149,16 @@ class Comparison:
         best = max(range(len(rows)), key=lambda row: list(accuracy.values())[row].top1)
         return Table(header, rows, best=best)
 
-    def _write_report(self, result: DemoResult, out: Path, shown: "list[Section]") -> None:
+    def _write_report(
+        self, result: DemoResult, out: Path, seeds: int, shown: "list[Section]"
+    ) -> None:
         from vistill.analysis.report import Section, write_report
 
         n_test = f"{result.accuracy[DISTILLED].n_test:,}"
         sections = [
             Section(
                 "The same student, with and without a teacher",
-                text=self.explained.format(n_test=n_test),
+                text=self.explained.format(n_test=n_test, seeds=seeds),
                 table=result.table,
             ),
             Section("Training", curves=self._curves(out)),

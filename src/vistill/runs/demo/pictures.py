@@ -63,7 +63,6 @@ PICTURES = Comparison(
     views="crops",
     protocol="finetune",
     labels="30/class",
-    seeds=(0, 1, 2, 3, 4),
     measuring={
         "finetune.epochs": 1,
         "finetune.min_steps": 120,
@@ -73,8 +72,8 @@ PICTURES = Comparison(
     },
     explained="A vision transformer of 0.7 million parameters was pre-trained on 205 unlabelled "
     "photographs of blood smears, once with a teacher of 2.7 million parameters and once without, "
-    "and then fine-tuned on 30 labelled tiles of each class. Accuracy is the mean over 5 seeds on "
-    "{n_test} tiles of other photographs; the interval is Student's over the seeds.",
+    "and then fine-tuned on 30 labelled tiles of each class. Accuracy is the mean over {seeds} "
+    "seeds on {n_test} tiles of other photographs; the interval is Student's over the seeds.",
     origin=ASSETS / "README.md",
 )
 
