@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from vistill.config.clip_recipes import ClipSettings
@@ -40,6 +39,7 @@ from vistill.evaluation.sweep import candidates, choose, require_validation, set
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import device_kind
 from vistill.training.precision import require_precision
+from vistill.training.progress import tell
 
 
 def evaluate_backbone(
@@ -179,7 +179,7 @@ class _Runner:
     def say(self, text: str) -> None:
         """A line on standard error."""
         if self.progress:
-            Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+            tell(text)
 
     def note(self, length: Length) -> None:
         """Say once what of its settings a training on few samples leaves out."""

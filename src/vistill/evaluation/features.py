@@ -1,13 +1,12 @@
 """Run a model once over samples in their test views: features for probes, logits for tests."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from vistill.batch import Batch
@@ -16,6 +15,7 @@ from vistill.errors import UserError
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.views import merge_views
 from vistill.models.backbone import Backbone
+from vistill.training.progress import tell
 
 T = TypeVar("T")
 
@@ -114,12 +114,14 @@ def collect(
 
 def shown(items: Iterable[T], total: int, text: str | None) -> Iterator[T]:
     """Pass `items` on, under a bar in a terminal, elsewhere after a line; silently without text."""
-    if text is None:
-        yield from items
-        return
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal:
+    if text is not None and sys.stderr.isatty():
+        # Imported here: it takes a third of a second, and only a terminal needs it.
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True, highlight=False)
         yield from track(items, description=text, total=total, console=console, transient=True)
         return
-    console.print(text, markup=False)
+    if text is not None:
+        tell(text)
     yield from items

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
-from rich.console import Console
 from torch import Tensor, nn
 
 from vistill.batch import Batch
@@ -24,7 +23,7 @@ from vistill.errors import UserError
 from vistill.files import write_atomic
 from vistill.stopping import Interrupted, StopSignals
 from vistill.training.distributed import World
-from vistill.training.progress import duration
+from vistill.training.progress import duration, tell
 
 ROWS = "rows.npy"
 _MADE_FOR, _DONE = "made_for.json", "done.npy"
@@ -217,7 +216,6 @@ class _Told:
 
     def __init__(self, file: RowFile, noun: str, what: str) -> None:
         self._file, self._noun, self._what = file, noun, what
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._first = int(np.count_nonzero(file.done))
         self._start = self._last = time.monotonic()
 
@@ -230,9 +228,7 @@ class _Told:
         done, total = int(np.count_nonzero(self._file.done)), len(self._file.done)
         rate = (done - self._first) / (now - self._start)
         eta = f" · ETA {duration((total - done) / rate)}" if rate else ""
-        self._console.print(
-            f"{self._what} {done}/{total} · {rate:.1f} {self._noun}s/s{eta}", markup=False
-        )
+        tell(f"{self._what} {done}/{total} · {rate:.1f} {self._noun}s/s{eta}")
 
 
 def in_slices(

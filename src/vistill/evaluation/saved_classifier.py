@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -33,6 +32,7 @@ from vistill.models.backbone import Backbone
 from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
 from vistill.models.files.weight_files import read_weights
 from vistill.training.distributed import device_kind
+from vistill.training.progress import tell
 
 HEAD = "head.safetensors"
 _PARTS = ("fc_norm.", "head.")
@@ -295,8 +295,7 @@ def score_saved(
     )
     names = tuple(sorted(found.broken))
     if names and progress:
-        told = f"{len(names)} unreadable test {noun}s are left out: {', '.join(names)}"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(told, markup=False)
+        tell(f"{len(names)} unreadable test {noun}s are left out: {', '.join(names)}")
     return score(
         found.features,
         torch.from_numpy(classes)[found.ids],

@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _by_index(
+def _parameters(
     optimizer: torch.optim.Optimizer, module: nn.Module
 ) -> list[tuple[str, nn.Parameter]]:
     names = {parameter: name for name, parameter in module.named_parameters()}
@@ -83,7 +83,7 @@ def _by_index(
 def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
     """The optimiser's memory by parameter name, whole and on the host, whatever the strategy."""
     memory: dict[str, Any] = {}
-    for name, parameter in _by_index(optimizer, module):
+    for name, parameter in _parameters(optimizer, module):
         values = {key: whole(value) for key, value in optimizer.state[parameter].items()}
         memory[name] = {
             key: value.cpu() if isinstance(value, torch.Tensor) else value
@@ -96,10 +96,8 @@ def load_optimizer_state(
     optimizer: torch.optim.Optimizer, module: nn.Module, memory: dict[str, Any]
 ) -> None:
     """The inverse of `optimizer_state`, into the present sharding."""
-    current = optimizer.state_dict()
-    current["state"] = {
-        index: {key: sharded_like(value, parameter) for key, value in memory[name].items()}
-        for index, (name, parameter) in enumerate(_by_index(optimizer, module))
-        if memory[name]
-    }
-    optimizer.load_state_dict(current)
+    for name, parameter in _parameters(optimizer, module):
+        optimizer.state[parameter] = {
+            key: sharded_like(value, parameter).to(parameter.device, copy=True)
+            for key, value in memory[name].items()
+        }

@@ -1,14 +1,14 @@
 """LARS as the published MAE linear probe uses it (You et al., arXiv 1708.03888; spec 7)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from vistill.training.optimizers import LightOptimizer
 
 
-class LARS(Optimizer):
+class LARS(LightOptimizer):
     """Layer-wise adaptive rate scaling with momentum.
 
     Weight decay is added to the gradient before the trust ratio; 1-D parameters get neither. The
@@ -38,22 +38,11 @@ class LARS(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
+    def update(self, group: dict[str, Any], parameters: list[Tensor], grads: list[Tensor]) -> None:
+        for parameter, gradient in zip(parameters, grads, strict=True):
+            self._change(parameter, gradient, group)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
+    def _change(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if parameter.ndim > 1:
             gradient = gradient.add(parameter, alpha=group["weight_decay"])
             size, slope = parameter.norm(), gradient.norm()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vistill.config.optim import OptimConfig
+from vistill.training.optimizers import SGD, AdamW
 
 Group = dict[str, Any]
 
@@ -101,17 +102,15 @@ def trainable(groups: Iterable[Group]) -> list[Group]:
     return [group for group in kept if group["params"]]
 
 
-def adamw(groups: list[Group], optim: OptimConfig) -> torch.optim.AdamW:
+def adamw(groups: list[Group], optim: OptimConfig) -> AdamW:
     """AdamW over `groups`; the loop sets the rate at every step."""
-    devices = {p.device.type for group in groups for p in group["params"]}
-    fused = devices <= {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=fused)
+    return AdamW(groups, betas=optim.betas, eps=optim.eps)
 
 
 def build_optimizer(groups: list[Group], optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser that `optim` names, over `groups`; the loop sets the rate at every step."""
     if optim.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum)
+        return SGD(groups, momentum=optim.momentum)
     return adamw(groups, optim)
 
 

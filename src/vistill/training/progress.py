@@ -1,9 +1,11 @@
 """What the user sees while a run goes on: a live line in a terminal, plain lines elsewhere."""
 
+import sys
 import time
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _PLAIN_SECONDS = 15.0
 
@@ -46,6 +48,25 @@ def status(values: dict[str, float], eta: float, broken: str, unit: str = "img")
     return " · ".join([*parts, broken] if broken else parts)
 
 
+def tell(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _bar() -> "Progress":
+    # Imported here: it takes a third of a second, and only a terminal needs it.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
+    )
+
+
 class Meter:
     """Progress on standard error: a bar in a terminal, else a line every quarter of a minute.
 
@@ -57,17 +78,10 @@ class Meter:
 
     def __init__(self, done: int, total: int, noun: str, *, shown: bool = True) -> None:
         self._shown, self._total, self._noun = shown, total, noun
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._last = float("-inf")
-        if shown and self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                console=self._console,
-            )
+        if shown and sys.stderr.isatty():
+            self._bar = _bar()
             self._task = self._bar.add_task(noun, total=total, completed=done, status="starting")
             self._bar.start()
 
@@ -82,12 +96,14 @@ class Meter:
             self._last = time.monotonic()
             begin = f"{place} · " if place else ""
             line = f"{begin}{self._noun} {done}/{self._total} · {text}"
-            self._console.print(line, markup=False)
+            tell(line)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        if self._shown:
-            self._console.print(text, markup=False)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        elif self._shown:
+            tell(text)
 
     def close(self) -> None:
         """Leave the last state on the screen."""

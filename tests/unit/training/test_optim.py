@@ -1,5 +1,9 @@
 """Groups that golden files do not cover, AdamW's rates, and LARS's rules."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -216,13 +220,99 @@ def test_a_peak_of_its_own_leaves_the_ends_of_the_schedule_alone():
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(expected, abs=1e-4)
 
 
-def test_sgd_has_its_momentum():
-    optimizer = build_optimizer(
-        [{"params": [nn.Parameter(torch.ones(1))]}], OptimConfig(optimizer="sgd", momentum=0.7)
-    )
-    assert isinstance(optimizer, torch.optim.SGD)
-    (group,) = optimizer.param_groups
-    assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.7, False, 0)
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        (
+            {"eps": 1e-6, "betas": (0.8, 0.9)},
+            lambda groups: torch.optim.AdamW(groups, betas=(0.8, 0.9), eps=1e-6, fused=True),
+        ),
+        (
+            {"optimizer": "sgd", "momentum": 0.7},
+            lambda groups: torch.optim.SGD(groups, momentum=0.7),
+        ),
+        (
+            {"optimizer": "sgd", "momentum": 0.0},
+            lambda groups: torch.optim.SGD(groups, momentum=0.0),
+        ),
+    ],
+    ids=["adamw", "sgd", "sgd without momentum"],
+)
+def test_optimizers_are_torchs_to_the_bit(settings, theirs):
+    def groups():
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(3, 2)) for _ in range(3)]
+        return parameters, [
+            {"params": parameters[:1], "weight_decay": 0.0},
+            {"params": parameters[1:], "weight_decay": 0.3},
+        ]
+
+    (ours, our_groups), (others, other_groups) = groups(), groups()
+    optimizer = build_optimizer(our_groups, OptimConfig(**settings))
+    other = theirs(other_groups)
+    for step in range(4):
+        for pair in zip(ours, others, strict=True):
+            gradient = None if step == 1 and pair[0] is ours[2] else torch.randn(3, 2)
+            for parameter in pair:
+                parameter.grad = None if gradient is None else gradient.clone()
+        for each in (optimizer, other):
+            set_lr(each, 0.1 / (step + 1))
+            each.step()
+        for a, b in zip(ours, others, strict=True):
+            assert torch.equal(a, b)
+            assert optimizer.state[a].keys() == other.state[b].keys()
+            for key, value in optimizer.state[a].items():
+                assert torch.equal(value, other.state[b][key])
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in ours)
+
+
+def test_a_gradient_scaler_leaves_out_a_step_that_overflowed():
+    """The steps of AdamW in half precision, as `torch.optim.AdamW` takes them."""
+
+    def after(make):
+        parameter = nn.Parameter(torch.ones(2))
+        optimizer = make([{"params": [parameter], "weight_decay": 0.0}])
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        for gradient in (1.0, float("inf"), 2.0):
+            parameter.grad = scaler.scale(torch.full((2,), gradient))
+            scaler.unscale_(optimizer)
+            set_lr(optimizer, 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+        return parameter.detach(), optimizer.state[parameter]["step"]
+
+    ours = after(lambda groups: adamw(groups, OptimConfig(betas=(0.9, 0.999))))
+    theirs = after(lambda groups: torch.optim.AdamW(groups, fused=True))
+    assert torch.equal(ours[0], theirs[0])
+    assert ours[1] == theirs[1] == 2
+
+
+def test_learning_needs_no_compiler():
+    """`torch._dynamo` takes as long to import as torch."""
+    code = """
+        import sys, torch
+        from vistill.config.optim import OptimConfig
+        from vistill.training.checkpoint import load_optimizer_state, optimizer_state
+        from vistill.training.lars import LARS
+        from vistill.training.optim import build_optimizer, pretrain_groups
+        for name in ("adamw", "sgd", "lars"):
+            model = torch.nn.Linear(2, 2)
+            if name == "lars":
+                optimizer = LARS(model.parameters(), lr=0.1)
+            else:
+                config = OptimConfig(optimizer=name)
+                optimizer = build_optimizer(pretrain_groups(model, 0.1), config)
+            for _ in range(2):
+                optimizer.zero_grad()
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+                load_optimizer_state(optimizer, model, optimizer_state(optimizer, model))
+        print("torch._dynamo" in sys.modules, "rich" in sys.modules)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False False\n", "")
 
 
 def test_what_decays():
