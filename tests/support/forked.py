@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn, TextIO
 
-import torch._dynamo  # noqa: F401  which the first optimiser loads: a second, of every fork
+import torch._dynamo  # noqa: F401  which torchvision loads: a second, of every fork
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 

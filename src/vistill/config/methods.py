@@ -1,6 +1,7 @@
 """The switches of each method, as its paper's ablations name them. Plain data."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -82,6 +83,18 @@ class RelationConfig(Section):
     heads: Width | None = Field(default=None)
     """Heads into which both sides are split; must divide both widths. Default: the heads of the
     teacher's own block."""
+    early_blocks: tuple[Blocks, ...] = Field(
+        default=(), json_schema_extra=needs({"cache.path": None})
+    )
+    """Shallower blocks of the teacher that are matched first, each for as many steps as
+    `teacher.block`, which comes last: a teacher that runs no further than it is read."""
+
+    @model_validator(mode="after")
+    def _early_blocks_rise(self) -> Self:
+        for a, b in pairwise(self.early_blocks):
+            if b <= a:
+                raise ValueError(f"early_blocks must rise, but {b} follows {a}")
+        return self
 
 
 class FeatureConfig(Section):

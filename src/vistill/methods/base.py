@@ -129,6 +129,12 @@ class Method(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} fits nothing")
 
+    def reached(self, progress: float) -> None:
+        """Told before every training step: the share of the run's steps that are done, in [0, 1).
+
+        What a method makes of it follows from this number alone, so that a run may be resumed.
+        """
+
     def rank_state(self) -> dict[str, Any]:
         """What this rank has for itself, such as a queue of features: tensors, numbers, text, and
         lists and mappings of them. A checkpoint keeps that of every rank."""

@@ -77,6 +77,10 @@ class MultiStudent(SharedView):
         for name, method in self.methods.items():
             method.load_rank_state(state.get(name, {}))
 
+    def reached(self, progress: float) -> None:
+        for method in self.methods.values():
+            method.reached(progress)
+
     def cache_key(self) -> dict[str, Any]:
         return self._first.cache_key()
 

@@ -101,6 +101,9 @@ class TinyMIM(SharedView):
             return batch
         return replace(batch, pixels=color_jitter(batch.unit_pixels(), batch.seeds, strengths))
 
+    def reached(self, progress: float) -> None:
+        self.target.reached(progress)
+
     def cache_key(self) -> dict[str, Any]:
         tap, masked = self.target.taps[1], self.config.input == "masked"
         return {
@@ -112,7 +115,7 @@ class TinyMIM(SharedView):
 
     def teacher_features(self, batch: Batch) -> Tensor:
         """What the target reads of the teacher's block: tokens, or the class token."""
-        tap, mask = self.target.taps[1], self.mask(batch)
+        tap, mask = self.target.their_tap(), self.mask(batch)
         visible = None if mask is None else mask.visible
         return self.target.kept(self.theirs.see(batch, [tap], visible=visible)[tap])
 

@@ -44,6 +44,13 @@ class Target(nn.Module):
         """What is read of the teacher's signal."""
         return theirs
 
+    def their_tap(self) -> Tap:
+        """The teacher's tap at this point of the run; in evaluations always that of its end."""
+        return self.taps[1]
+
+    def reached(self, progress: float) -> None:
+        """Told before every step: the share of all steps that are done."""
+
 
 class Relation(Target):
     """KL between softmaxed q·kᵀ, v·vᵀ, … of both sides, head by head (equations 6 to 9)."""
@@ -57,6 +64,21 @@ class Relation(Target):
         self.num_heads = options.heads or theirs.model.num_heads[block - 1]
         heads_fit(self.num_heads, student=ours.model.width, teacher=theirs.model.width)
         same_tokens(ours, self.taps[0], theirs, self.taps[1])
+        self.early = tuple(theirs.tap("qkv", early) for early in options.early_blocks)
+        self.stage = len(self.early)
+        for tap in self.early:
+            same_tokens(ours, self.taps[0], theirs, tap)
+        if self.early and self.early[-1].block >= block:
+            raise UserError(
+                f"method.relation.early_blocks has block {self.early[-1].block}, which is not "
+                f"shallower than block {block}, with which the run ends (teacher.block)"
+            )
+
+    def their_tap(self) -> Tap:
+        return (*self.early, self.taps[1])[self.stage if self.training else -1]
+
+    def reached(self, progress: float) -> None:
+        self.stage = int(progress * (len(self.early) + 1))
 
     def kept(self, theirs: Float[Tensor, "b n 3 e"]) -> Float[Tensor, "b n r e"]:
         if len(self.reads) == len(_QKV):

@@ -187,6 +187,7 @@ class _Loop:
 
     def _one_step(self) -> None:
         step, accumulation = self.state.step, self.stream.accumulation
+        self.learner.method.reached(step / self.steps)
         found: list[Losses] = []
         for index in range(accumulation):
             torch.manual_seed(step_seed(self.seed, step, self.world.rank, index))

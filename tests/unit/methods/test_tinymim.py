@@ -48,6 +48,43 @@ def batch() -> Batch:
     return Batch(pixels, seeds=torch.arange(3) * 977, ids=torch.arange(3))
 
 
+def blocks_run(teacher, look) -> int:
+    """How many of the teacher's blocks run while `look` is called."""
+    count = 0
+
+    def counted(*_):
+        nonlocal count
+        count += 1
+
+    handles = [block.register_forward_hook(counted) for block in teacher.blocks]
+    look()
+    for handle in handles:
+        handle.remove()
+    return count
+
+
+def test_shallow_blocks_first(batch):
+    """An equal share of the steps each, from a teacher that runs no further; tested on the last."""
+    teacher = vit(24, depth=6)
+    method = tinymim(vit(16), teacher, relation={"early_blocks": (2, 3)}, block=5).train()
+    fixed = {block: tinymim(method.student, teacher, block=block).train() for block in (2, 3, 5)}
+    steps = {0.0: 2, 1 / 4: 2, 0.34: 3, 0.66: 3, 2 / 3: 5, 0.99: 5}
+    for progress, block in steps.items():
+        method.reached(progress)
+        assert torch.equal(method.teacher_features(batch), fixed[block].teacher_features(batch))
+        assert blocks_run(teacher, lambda: method.teacher_features(batch)) <= block
+    method.reached(0.0)
+    method.eval()
+    assert torch.equal(method.teacher_features(batch), fixed[5].teacher_features(batch))
+
+
+def test_early_blocks_that_do_not_fit():
+    with pytest.raises(UserError, match=r"block 2, which is not shallower than block 2, with whi"):
+        tinymim(vit(16), vit(24), relation={"early_blocks": (1, 2)})
+    with pytest.raises(UserError, match="teacher has 2 blocks"):
+        tinymim(vit(16), vit(24), relation={"early_blocks": (3,)})
+
+
 KINDS = [*((k, False) for k in ("output", "block", "attention", "ffn", "qkv")),
          ("attention", True), ("ffn", True)]  # fmt: skip
 PAIRS = (("qk", "vv"), ("qq", "kk", "vv"), ("qk",))

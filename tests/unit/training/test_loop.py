@@ -72,6 +72,29 @@ def test_learns_and_reports(tmp_path):
         assert {"lr", "grad_norm", "images_per_second", "data_wait", "memory_gb"} <= line.keys()
 
 
+class Told(TinyMethod):
+    """Remembers what it is told of the run's progress."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = []
+
+    def reached(self, progress):
+        self.told.append(progress)
+
+
+def test_a_method_is_told_how_far_the_run_is(tmp_path):
+    """By the step's number alone, in a run that was resumed as in one that was not."""
+    run, train = open_run(tmp_path / "run"), train_config(epochs=4, checkpoint_steps=1)
+    first, second = Told(), Told()
+    with pytest.raises(TrainingError):
+        run_fit(first, SyntheticStream(poison=5), run, train)
+    run_fit(second, SyntheticStream(), run, train)
+    assert first.told == [step / 12 for step in range(len(first.told))]
+    assert second.told == [step / 12 for step in range(12 - len(second.told), 12)]
+    assert len(second.told) < 12
+
+
 def test_closes_the_stream_even_after_a_fault():
     for poison in (None, 2):
         stream = SyntheticStream(poison=poison)
