@@ -181,7 +181,7 @@ def test_every_setting_is_read_outside_the_configuration() -> None:
         ("cache.views=2", "without cache.path"),
         ("teacher.block=3", "without teacher.model"),
         ("method.relation.early_blocks=[1] teacher=x cache=c", "beside cache.path=c"),
-        ("method.relation.early_blocks=[1] method.target=feature", "it needs method.target=relation"),
+        ("method.relation.early_blocks=[1] method.target=feature", "needs method.target=relation"),
         ("method.mask_ratio=0.5", "with method.input=raw; it needs method.input=masked"),
         ("method.feature.kind=ffn", "with method.target=relation; it needs method.target=feature"),
         ("method.aux_mim.decoder.depth=2 method.input=masked", "with method.aux_mim.weight=0"),
