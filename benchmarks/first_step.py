@@ -5,7 +5,7 @@ The step is the median of those that follow the first. `own` is TinyMIM from a t
 own (`run:`), `timm` the same from `timm/vit_small_patch16_224`, `alone` is MAE, which has no
 teacher. `import torch` and `import timm` are what a bare interpreter spends on them.
 
-    python benchmarks/first_step.py [--rounds 5]
+    python benchmarks/first_step.py [--rounds 5] [--sides own timm alone]
 """
 
 import argparse
@@ -36,6 +36,7 @@ SETTINGS = (
     f"train.global_batch_size={BATCH}",
     "train.loggers=[]",
 )
+SIDES = ("own", "timm", "alone")
 IMPORTS = ("import torch", "import timm")
 
 
@@ -100,16 +101,17 @@ def beyond(found: dict[str, Any]) -> tuple[float, float]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     options.add_argument("--child", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.child:
         run_and_tell(json.loads(chosen.child))
         return
     with tempfile.TemporaryDirectory() as folder:
-        report(Path(folder), chosen.rounds)
+        report(Path(folder), chosen.sides, chosen.rounds)
 
 
-def report(folder: Path, rounds: int) -> None:
+def report(folder: Path, chosen: list[str], rounds: int) -> None:
     """Print what is found."""
     (folder / "pictures").mkdir()
     random = np.random.default_rng(0)
@@ -123,6 +125,7 @@ def report(folder: Path, rounds: int) -> None:
         "timm": ["tinymim", *timm],
         "alone": ["mae"],
     }
+    sides = {name: words for name, words in sides.items() if name in chosen}
     seconds: dict[str, list[float]] = {name: [] for name in (*sides, *IMPORTS)}
     steps: dict[str, list[float]] = {name: [] for name in sides}
     compiler = {}
