@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from vistill.api.pretrain import read_overrides
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config
-from vistill.errors import UserError
 from vistill.files import local_path, write_atomic
-from vistill.runs.measuring import Asked, measure
+from vistill.runs.measured import Asked
+from vistill.runs.measuring import measure, require_use
 from vistill.runs.places import require_writable, usual_parts
 from vistill.runs.reference import backbone_reference, with_module
-from vistill.runs.results import EvaluateResult
+from vistill.runs.results import EvaluateResult, main_rank
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,21 +75,12 @@ def evaluate(
     }
     settings += [(key, value) for key, value in flags.items() if value is not None]
     config = build_config(EvaluateConfig, usual, settings)
-    if "test" in config.protocols and test is not None:
-        raise UserError(
-            f"the protocol test learns nothing from --data {data}; give the pictures to test on, "
-            f"{test}, as --data alone"
-        )
-    if "test" in config.protocols and random_init:
-        raise UserError(
-            "the protocol test measures a model as it was fine-tuned, so --random-init has no use; "
-            "leave it out"
-        )
+    require_use(config, os.fspath(data), None if test is None else os.fspath(test), random_init)
     reference, model = with_module(backbone_reference(backbone), model)
     if out is not None:
         require_writable(Path(out))
 
     result = measure(Asked(config, backbone, reference, model, os.fspath(data), random_init))
-    if out is not None:
+    if out is not None and main_rank():
         write_atomic(Path(out), result.to_json())
     return result

@@ -65,7 +65,7 @@ def evaluate(
         model=model,
         overrides=overrides or (),
     )
-    typer.echo(str(result))
+    api.say(result)
 
 
 def _split(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from vistill.errors import UserError
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.views import merge_views
 from vistill.models.backbone import Backbone
+from vistill.training.distributed import World
 from vistill.training.progress import tell
 
 T = TypeVar("T")
@@ -56,8 +57,11 @@ def collect(
     progress: str | None,
     broken: BrokenFiles | None = None,
     interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+    world: World | None = None,
 ) -> Features:
     """`compute` of every batch, with `module` in eval mode on `device`.
+
+    Ranks share the batches, which are those of one rank, so that the numbers are too.
 
     Args:
         module: moved to `device`; its training mode is put back afterwards.
@@ -72,6 +76,7 @@ def collect(
         progress: what to show meanwhile; None for nothing.
         broken: the account of unreadable samples to continue, so that each is logged once.
         interpolation: how pictures are resized.
+        world: the ranks that share the samples, all of which get all rows; None: this one alone.
 
     Raises:
         UserError: no sample can be read.
@@ -80,9 +85,10 @@ def collect(
     broken = broken or BrokenFiles(len(indices), max_share=1.0, noun=noun)
     transform, decode = inputs.testing(interpolation)
     samples = max(1, batch_size // inputs.views)
+    own = indices if world is None else shared_out(indices, samples, world)
     batches = eval_batches(
         source,
-        indices,
+        own,
         transform,
         batch_size=samples,
         workers=workers,
@@ -94,11 +100,13 @@ def collect(
     module.eval().to(device)
     rows, ids = [], []
     try:
-        for batch in shown(batches, -(-len(indices) // samples), progress):
+        for batch in shown(batches, -(-len(own) // samples), progress):
             rows.append(compute(batch.to(device)).float().cpu())
             ids.append(batch.ids)
     finally:
         module.train(was_training)
+    if world is not None and world.size > 1:
+        rows, ids = _of_all(rows, ids, broken, world)
     if not rows:
         raise UserError(f"none of the {len(indices)} {noun}s of {source.name} can be read")
     features, found = torch.cat(rows), torch.cat(ids)
@@ -110,6 +118,25 @@ def collect(
     if source.labels is not None:
         known = torch.from_numpy(source.labels)[found]
     return Features(features, known, dict(broken.names), found)
+
+
+def shared_out(indices: np.ndarray, at_once: int, world: World) -> np.ndarray:
+    """This rank's part of `indices`: whole batches of `at_once`, in the order of ranks."""
+    batches = -(-len(indices) // at_once)
+    first, last = (batches * rank // world.size for rank in (world.rank, world.rank + 1))
+    return indices[first * at_once : last * at_once]
+
+
+def _of_all(
+    rows: list[Tensor], ids: list[Tensor], broken: BrokenFiles, world: World
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows and positions that all ranks have found, in their order, and a common account."""
+    own = (torch.cat(rows).numpy(), torch.cat(ids).numpy()) if rows else None
+    found = world.gather((own, broken.names))
+    for _, names in found:
+        broken.names.update(names)
+    there = [pair for pair, _ in found if pair is not None]
+    return [torch.from_numpy(a) for a, _ in there], [torch.from_numpy(b) for _, b in there]
 
 
 def shown(items: Iterable[T], total: int, text: str | None) -> Iterator[T]:

@@ -13,11 +13,13 @@ from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.config.section import Section
 from vistill.data import Source, TrainStream
+from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.lengths import Length, fitting_length
 from vistill.models.backbone import Backbone
 from vistill.models.swin import NO_DECAY, SwinBackbone
+from vistill.training.distributed import World, agree, alone
 from vistill.training.loop import fit
 from vistill.training.optim import Group, layer_decay_groups
 
@@ -37,7 +39,7 @@ def fine_tune(
     pool: Literal["avg", "cls"] = "avg",
     seed: int = 0,
     workers: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    world: World | None = None,
     progress: bool = True,
     on_test: Callable[[Classifier], float] | None = None,
     told: set[str] | None = None,
@@ -56,22 +58,24 @@ def fine_tune(
         pool: which feature is classified.
         seed: of head, order and augmentation.
         workers: loader processes.
-        device: where to train.
+        world: the ranks, on the device where to train, which share every batch; None: this process
+            alone.
         progress: whether to show anything.
-        on_test: accuracy of the classifier, asked for every `test_every` epochs and at the end.
+        on_test: accuracy of the classifier, asked for on rank 0 every `test_every` epochs and at
+            the end.
         told: names of broken samples that were logged.
         head: weights that the head and the norm in front of it start from.
 
     Raises:
-        UserError: the backbone cannot do what the options ask.
+        UserError: the backbone cannot do what the options ask, or the batch cannot be shared.
     """
-    options = options or FineTuneConfig()
-    length = length_of(options, len(indices), source.media.noun)
+    options, world = options or FineTuneConfig(), world or alone()
+    length = require_shared(options, len(indices), source.media.noun, world)
     batch, epochs = length.batch, length.epochs
     most = options.micro_batch_size
     if most is None and inputs.clips is not None:
         most = max(1, _CLIPS_AT_ONCE // options.repeats)
-    micro_batch = fitting_micro_batch(batch, most)
+    micro_batch = fitting_micro_batch(batch // world.size, most)
     transform, decode = inputs.training(options)
     stream = TrainStream(
         source,
@@ -80,6 +84,8 @@ def fine_tune(
         seed=seed,
         global_batch_size=batch,
         micro_batch_size=micro_batch,
+        rank=world.rank,
+        world_size=world.size,
         workers=workers,
         max_broken=_MAX_BROKEN,
         decode=decode,
@@ -106,7 +112,7 @@ def fine_tune(
         peak_in_warmup=inputs.clips is not None,
     )
     train = unprobed(
-        epochs, batch, micro_batch, options.precision, device, every=options.test_every
+        epochs, batch, micro_batch, options.precision, world.kind, every=options.test_every
     )
     groups = finetune_groups(classifier, options)
     fit(
@@ -120,6 +126,7 @@ def fine_tune(
         progress=progress,
     )
     stream.close()
+    agree(classifier)  # a batch norm has seen the pictures of its rank alone
     return classifier
 
 
@@ -135,6 +142,34 @@ def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:
     # A few recipes warm up for longer than the fifth of the run that is the most otherwise.
     part = min(5, recipe["epochs"] / recipe["warmup_epochs"]) if recipe.get("warmup_epochs") else 5
     return fitting_length("finetune", options, samples, batch=batch, part=part, noun=noun)
+
+
+def require_shared(options: FineTuneConfig, samples: int, noun: str, world: World) -> Length:
+    """The length of a fine-tuning whose batches all ranks share.
+
+    Raises:
+        UserError: they cannot.
+    """
+    length = length_of(options, samples, noun)
+    require_rank_batch("finetune", length.batch, samples, noun, world)
+    return length
+
+
+def require_rank_batch(section: str, batch: int, samples: int, noun: str, world: World) -> None:
+    """
+    Raises:
+        UserError: a batch that cannot be shared by all ranks.
+    """
+    if samples < world.size:
+        raise UserError(
+            f"{world.size} ranks are more than the {samples} {noun}s to learn from; start fewer"
+        )
+    if batch % world.size:
+        why = f", as there are {samples} {noun}s," if batch == samples else ""
+        raise UserError(
+            f"{section}.global_batch_size={batch}{why} cannot be shared by {world.size} ranks; "
+            f"{max(world.size, batch - batch % world.size)} would do"
+        )
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

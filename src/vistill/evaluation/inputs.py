@@ -15,9 +15,9 @@ from vistill.image_size import ImageSize
 _RATIO = (3 / 4, 4 / 3)
 
 
-def workers_of(config: SamplesConfig) -> int:
-    """Loader processes of one process: as set, or by the number of cores."""
-    return default_workers() if config.workers is None else config.workers
+def workers_of(config: SamplesConfig, ranks: int = 1) -> int:
+    """Loader processes of each rank: as set, or by the number of cores."""
+    return default_workers(ranks) if config.workers is None else config.workers
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,34 @@
 """Weighted nearest-neighbour classification of frozen features (arXiv 1805.01978, section 3.4)."""
 
+import time
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from vistill.config.evaluation import KNNConfig
+from vistill.evaluation.pictures import Answers, KnownFeatures
+from vistill.models.backbone import Backbone
+from vistill.training.distributed import World
+
+
+def evaluate(model: Backbone, data: KnownFeatures, options: KNNConfig, world: World) -> Answers:
+    """The evaluator `knn`: ranks share the features, of which rank 0 counts the votes."""
+    split = data.split(model)
+    start = time.monotonic()
+    votes = world.once(
+        lambda: knn_votes(
+            split.bank,
+            split.labels,
+            split.queries,
+            data.num_classes,
+            k=options.k,
+            temperature=options.temperature,
+        ).cpu()
+    )
+    seconds = time.monotonic() - start
+    return Answers(votes, split.truth, len(split.labels), seconds, split.broken)
 
 
 @torch.no_grad()

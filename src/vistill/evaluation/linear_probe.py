@@ -6,6 +6,8 @@ and the learning rate may be chosen among several on a part of the training set,
 published rate hardly moves the weights in the few steps that a small set gives.
 """
 
+import time
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -15,6 +17,9 @@ from vistill.config.evaluation import LinearProbeConfig
 from vistill.evaluation.budgets import split_labelled
 from vistill.evaluation.lengths import Length, fitting_length
 from vistill.evaluation.metrics import top_k_hits
+from vistill.evaluation.pictures import Answers, KnownFeatures
+from vistill.models.backbone import Backbone
+from vistill.training.distributed import World
 from vistill.training.lars import LARS
 from vistill.training.schedule import learning_rate
 
@@ -32,6 +37,27 @@ class ProbeHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         return self.linear(self.norm(features))
+
+
+def evaluate(
+    model: Backbone, data: KnownFeatures, options: LinearProbeConfig, world: World
+) -> Answers:
+    """The evaluator `linear`: ranks share the features, on which rank 0 trains the layer."""
+    split = data.split(model)
+    data.note(length_of(options, len(split.labels), data.noun))
+    start = time.monotonic()
+    scores = world.once(
+        lambda: linear_probe(
+            split.bank,
+            split.labels,
+            split.queries,
+            data.num_classes,
+            options=options,
+            seed=data.seed,
+        ).cpu()
+    )
+    seconds = time.monotonic() - start
+    return Answers(scores, split.truth, len(split.labels), seconds, split.broken)
 
 
 def linear_probe(

@@ -31,7 +31,7 @@ from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
 from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
 from vistill.models.files.weight_files import read_weights
-from vistill.training.distributed import device_kind
+from vistill.training.distributed import World, alone
 from vistill.training.progress import tell
 
 HEAD = "head.safetensors"
@@ -256,6 +256,7 @@ def score_saved(
     *,
     clips: ClipSettings | None = None,
     progress: bool = True,
+    world: World | None = None,
 ) -> Score:
     """Accuracy on all labelled samples of `source`.
 
@@ -266,10 +267,13 @@ def score_saved(
         config: how they are read.
         clips: how clips are taken from videos.
         progress: whether to show anything.
+        world: the ranks that share the samples; None: this process alone.
 
     Raises:
         UserError: no labels, or classes that the head does not know.
     """
+    world = world or alone(config.device)
+    progress = progress and world.main
     inputs = Inputs(config.image_size or backbone.image_size, clips, config.timeout)
     classifier = with_head(
         backbone, head, inputs.image_size, None if clips is None else clips.frames
@@ -287,11 +291,12 @@ def score_saved(
         indices,
         inputs=inputs,
         batch_size=config.batch_size or inputs.at_once,
-        workers=workers_of(config),
-        device=device_kind(config.device, "device"),
+        workers=workers_of(config, world.size),
+        device=world.device,
         progress="testing" if progress else None,
         broken=broken,
         interpolation=head.interpolation,
+        world=world,
     )
     names = tuple(sorted(found.broken))
     if names and progress:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vistill.batch import Batch
     from vistill.data import Source
     from vistill.evaluation.features import Features
+    from vistill.training.distributed import World
 
 C = TypeVar("C", bound=SamplesConfig)
 
@@ -49,6 +50,7 @@ def looked_at(
     compute: "Callable[[Batch], Tensor]",
     source: "Source",
     samples: "np.ndarray",
+    world: "World | None" = None,
 ) -> "Features":
     """`compute` of all samples, with the model on its device, where it stays.
 
@@ -58,14 +60,14 @@ def looked_at(
         compute: of a batch on the device.
         source: of the samples.
         samples: positions there.
+        world: the ranks that share the samples, all of which get all rows; None: this one alone.
 
     Raises:
         UserError: none can be read.
     """
-    from vistill.data import default_workers
     from vistill.evaluation.features import collect
-    from vistill.evaluation.inputs import Inputs
-    from vistill.training.distributed import device_kind
+    from vistill.evaluation.inputs import Inputs, workers_of
+    from vistill.training.distributed import alone
 
     clips = None
     if config.frames is not None:
@@ -73,7 +75,8 @@ def looked_at(
         clips = clip_settings("", frames=config.frames, stride=stride, sampling=sampling).middle
     inputs = Inputs(model.image_size, clips, config.timeout)
     inputs.require(source)
-    device = device_kind(config.device, "device")
+    world = world or alone(config.device)
+    progress = f"embedding {len(samples)} {source.media.noun}s" if world.main else None
     found = collect(
         model,
         compute,
@@ -81,9 +84,10 @@ def looked_at(
         samples,
         inputs=inputs,
         batch_size=config.batch_size or inputs.at_once,
-        workers=default_workers() if config.workers is None else config.workers,
-        device=device,
-        progress=f"embedding {len(samples)} {source.media.noun}s",
+        workers=workers_of(config, world.size),
+        device=world.device,
+        progress=progress,
+        world=world,
     )
-    model.to(device)
+    model.to(world.device)
     return found

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from vistill.batch import Batch
+from vistill.config.evaluation import KNNConfig
 from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles
 from vistill.data.cache import TeacherCache
+from vistill.evaluation import knn
 from vistill.evaluation.features import pooling
-from vistill.evaluation.knn import knn_votes
+from vistill.evaluation.pictures import Extracted, Split
 from vistill.methods.base import Method
 from vistill.models.backbone import Backbone
 from vistill.models.precision import AUTOCAST
 from vistill.runs.reading import Reading
+from vistill.training.distributed import World
 from vistill.training.precision import plain
 
 _BANK, _QUERIES = 1500, 500
@@ -124,12 +127,13 @@ class Probes:
         return torch.cat(rows[1:] or rows), torch.cat(labels)
 
     def _knn(self, student: Backbone) -> float:
-        bank, bank_labels = self._features(student, self.bank)
-        queries, labels = self._features(student, self.queries)
+        bank, labels = self._features(student, self.bank)
+        queries, truth = self._features(student, self.queries)
         if not len(bank) or not len(queries):
             return float("nan")
-        votes = knn_votes(bank, bank_labels, queries, int(bank_labels.max()) + 1)
-        return float((votes.argmax(dim=1) == labels).float().mean()) * 100
+        data = Extracted(Split(bank, labels, queries, truth), int(labels.max()) + 1)
+        # Rank 0 probes alone.
+        return 100 * knn.evaluate(student, data, KNNConfig(), World(0, 1, self.device)).top1
 
 
 def _key(student: str, metric: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from vistill.evaluation.metrics import Score, Summary
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
 
+
+Table = Mapping[str, Any]
+"""Some fields of an `EvaluateResult`: what an evaluator gives."""
 
 _INTERVALS = {"t": "over seeds (Student's t)", "wilson": "of the test set (Wilson)"}
 
@@ -184,8 +187,8 @@ class EvaluateResult:
 
     config: Mapping[str, Any]
     weights: str
-    scores: "tuple[Score, ...]"
-    summaries: "tuple[Summary, ...]"
+    scores: "tuple[Score, ...]" = ()
+    summaries: "tuple[Summary, ...]" = ()
     detection: "tuple[DetectionScore, ...]" = ()
     retrieval: "tuple[RetrievalScore, ...]" = ()
     choices: "tuple[ChoiceScore, ...]" = ()
@@ -193,56 +196,64 @@ class EvaluateResult:
     broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if self.detection:
-            return "\n".join(map(str, self.detection))
-        if self.answers is not None:
-            return "\n".join([str(self.answers), *_unread(self.broken)])
-        if self.choices:
-            return "\n".join([*map(choice_line, self.choices), *_unread(self.broken)])
-        if self.retrieval:
-            return retrieval_table(self.retrieval, self.broken, bool(self.config.get("frames")))
-        head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
-        lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
-        for one in self.summaries:
-            share = _budget(one.budget)
-            top5 = "" if one.top5 is None else f"{100 * one.top5:.1f}"
-            lines.append(
-                f"{one.protocol:<9} {f'{share} ({one.labels_used})':>14} {100 * one.top1:>8.1f} "
-                f"{f'{100 * one.low:.1f} – {100 * one.high:.1f}':>15} {top5:>8}".rstrip()
-            )
-        for found in self.scores:
-            if found.setting is not None:
-                best = found.setting
-                lines.append(
-                    f"{found.protocol}, {_budget(found.budget)}, seed {found.seed}: "
-                    f"lr={best.lr:g} and weight_decay={best.weight_decay:g} were right on "
-                    f"{100 * best.validation_top1:.1f} % of held-out training pictures"
-                )
-        for summary in self.summaries:
-            if summary.best_top1 is not None:
-                lines.append(
-                    f"{summary.protocol}, {_budget(summary.budget)}: best test during training "
-                    f"{100 * summary.best_top1:.1f} %, which is chosen on test pictures"
-                )
-        for summary in self.summaries:
-            mean = summary.mean_per_class
-            if mean is not None and abs(mean - summary.top1) >= _SHOWN:
-                lines.append(
-                    f"{summary.protocol}, {_budget(summary.budget)}: mean per class "
-                    f"{100 * mean:.1f} %"
-                )
-        if self.scores and (names := self.scores[0].untested):
-            few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            count = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
-            lines.append(f"{count} no test picture and no part in the mean per class: {few}")
-        lines += [few_seeds(one) for one in self.summaries if one.seeds_needed is not None]
-        if self.summaries:
-            kinds = {one.interval for one in self.summaries}
-            what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))
-            noun = "clips" if self.config.get("frames") else "pictures"
-            lines.append(f"intervals {what}; {self.summaries[0].n_test} test {noun}")
-        return "\n".join(lines)
+        told = (text for table, text in _TEXTS.items() if getattr(self, table))
+        return "\n".join(next(told, _classified)(self))
 
     def to_json(self) -> str:
         """All numbers as JSON text."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def _classified(result: EvaluateResult) -> list[str]:
+    """Accuracy by protocol and label budget."""
+    head = ("protocol", "labels", "top-1 %", "95 % interval", "top-5 %")
+    lines = ["{:<9} {:>14} {:>8} {:>15} {:>8}".format(*head)]
+    for one in result.summaries:
+        share = _budget(one.budget)
+        top5 = "" if one.top5 is None else f"{100 * one.top5:.1f}"
+        lines.append(
+            f"{one.protocol:<9} {f'{share} ({one.labels_used})':>14} {100 * one.top1:>8.1f} "
+            f"{f'{100 * one.low:.1f} – {100 * one.high:.1f}':>15} {top5:>8}".rstrip()
+        )
+    for found in result.scores:
+        if found.setting is not None:
+            best = found.setting
+            lines.append(
+                f"{found.protocol}, {_budget(found.budget)}, seed {found.seed}: "
+                f"lr={best.lr:g} and weight_decay={best.weight_decay:g} were right on "
+                f"{100 * best.validation_top1:.1f} % of held-out training pictures"
+            )
+    for summary in result.summaries:
+        if summary.best_top1 is not None:
+            lines.append(
+                f"{summary.protocol}, {_budget(summary.budget)}: best test during training "
+                f"{100 * summary.best_top1:.1f} %, which is chosen on test pictures"
+            )
+    for summary in result.summaries:
+        mean = summary.mean_per_class
+        if mean is not None and abs(mean - summary.top1) >= _SHOWN:
+            lines.append(
+                f"{summary.protocol}, {_budget(summary.budget)}: mean per class {100 * mean:.1f} %"
+            )
+    if result.scores and (names := result.scores[0].untested):
+        few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        count = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+        lines.append(f"{count} no test picture and no part in the mean per class: {few}")
+    lines += [few_seeds(one) for one in result.summaries if one.seeds_needed is not None]
+    if result.summaries:
+        kinds = {one.interval for one in result.summaries}
+        what = " or, for a single seed, ".join(_INTERVALS[kind] for kind in sorted(kinds))
+        noun = "clips" if result.config.get("frames") else "pictures"
+        lines.append(f"intervals {what}; {result.summaries[0].n_test} test {noun}")
+    return lines
+
+
+_TEXTS: Mapping[str, Callable[[EvaluateResult], list[str]]] = {
+    "detection": lambda result: [*map(str, result.detection)],
+    "retrieval": lambda result: [
+        retrieval_table(result.retrieval, result.broken, bool(result.config.get("frames")))
+    ],
+    "choices": lambda result: [*map(choice_line, result.choices), *_unread(result.broken)],
+    "answers": lambda result: [str(result.answers), *_unread(result.broken)],
+}
+"""What is printed, by the table that is there; without one of these the accuracies."""

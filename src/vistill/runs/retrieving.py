@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
 from vistill.runs.looking import looked_at, opened
+from vistill.runs.measured import Named, with_frames
+from vistill.runs.results import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,21 +18,23 @@ if TYPE_CHECKING:
     from vistill.data import Source
     from vistill.evaluation.retrieval import ChoiceScore, Match, RetrievalScore
     from vistill.models.joint import JointModel
+    from vistill.training.distributed import World
 
 _SENTENCES = 64
 """Read in one pass."""
 
 
 def retrieve(
-    config: EvaluateConfig, model: "JointModel", data: str
-) -> "tuple[list[RetrievalScore], list[str]]":
-    """Recall and ranks of both directions; a line on what was left out.
+    model: "Named[JointModel]", data: str, config: EvaluateConfig, world: "World"
+) -> Table:
+    """The evaluator `retrieval`: recall and ranks of both directions.
 
     Args:
-        config: `frames` are those of a clip, of which a model of pictures looks at each by itself;
-            None for pictures.
         model: with both towers.
         data: pictures or clips with captions.
+        config: `frames` are those of a clip, of which a model of pictures looks at each by itself;
+            None for pictures.
+        world: the ranks, which share the pictures; rank 0 compares.
 
     Raises:
         UserError: there are no captions, or too few pictures can be read.
@@ -40,27 +44,39 @@ def retrieve(
     from vistill.evaluation.retrieval import owners_of, retrieval_scores
     from vistill.losses.video_text import similarity
 
+    own, config = model.model, with_frames(config, model.model)
+    if "rerank" in config.retrieval.model_fields_set and not own.matches:
+        raise UserError(
+            f"retrieval.rerank={config.retrieval.rerank} is for a matching head, which "
+            f"{model.given} has not; leave it out"
+        )
     source = opened(config, data)
     samples, captions = described(source, data, joined=config.retrieval.captions == "joined")
-    seen = _see(config, model, source, samples)
+    seen = _see(config, own, source, samples, world)
     kept = [several for several, there in zip(captions, seen.there, strict=True) if there]
     if len(kept) < 2:
         noun = source.media.noun
         raise UserError(f"'{data}' has {len(kept)} {noun} that can be read; retrieval needs two")
     texts, owners = owners_of(kept)
-    with torch.no_grad():
-        sims = similarity(seen.features, _read(model, texts))
-        match = _matcher(model, seen.tokens, texts) if model.matches else None
-        return retrieval_scores(sims, owners, match, config.retrieval.rerank), seen.broken
+
+    def compared() -> "list[RetrievalScore]":
+        with torch.no_grad():
+            sims = similarity(seen.features, _read(own, texts))
+            match = _matcher(own, seen.tokens, texts) if own.matches else None
+            return retrieval_scores(sims, owners, match, config.retrieval.rerank)
+
+    return {
+        "config": config.model_dump(mode="json"),
+        "retrieval": tuple(world.once(compared)),
+        "broken": tuple(seen.broken),
+    }
 
 
-def choose(
-    config: EvaluateConfig, model: "JointModel", data: str
-) -> "tuple[list[ChoiceScore], list[str]]":
-    """How often the right one of several captions is chosen; a line on what was left out.
+def choose(model: "Named[JointModel]", data: str, config: EvaluateConfig, world: "World") -> Table:
+    """The evaluator `multiple-choice`: how often the right one of several captions is chosen.
 
     Args:
-        config, model: as of `retrieve`.
+        model, config, world: as of `retrieve`.
         data: pictures or clips with several captions, of which `answer` (or `label`) is the number
             of the right one, counted from 0.
 
@@ -73,6 +89,7 @@ def choose(
     from vistill.evaluation.retrieval import choice_score
     from vistill.losses.video_text import similarity
 
+    own, config = model.model, with_frames(config, model.model)
     source = opened(config, data)
     asked = [_answer(source, i) for i in range(len(source))]
     samples = np.array([i for i, answer in enumerate(asked) if answer is not None], np.int64)
@@ -81,21 +98,29 @@ def choose(
             f"multiple-choice needs several captions and an answer, and '{data}' tells none: give "
             "a list with columns caption and answer beside the paths"
         )
-    seen = _see(config, model, source, samples)
-    similar, matched, answers = [], [], []
-    with torch.no_grad():
+    seen = _see(config, own, source, samples, world)
+
+    def chosen() -> "list[ChoiceScore]":
+        similar, matched, answers = [], [], []
         for place, i in enumerate(samples[seen.there].tolist()):
             assert source.captions is not None
             texts = list(source.captions[i])
             answers.append(asked[i] or 0)
-            similar.append(similarity(seen.features[place : place + 1], _read(model, texts))[0])
-            if model.matches:
-                match = _matcher(model, seen.tokens[place : place + 1], texts, both=True)
+            similar.append(similarity(seen.features[place : place + 1], _read(own, texts))[0])
+            if own.matches:
+                match = _matcher(own, seen.tokens[place : place + 1], texts, both=True)
                 matched.append(match(0, np.arange(len(texts))))
-    found = [choice_score("embeddings", similar, None, answers, model.temperature)]
-    if model.matches:
-        found.append(choice_score("matched", similar, matched, answers, model.temperature))
-    return found, seen.broken
+        found = [choice_score("embeddings", similar, None, answers, own.temperature)]
+        if own.matches:
+            found.append(choice_score("matched", similar, matched, answers, own.temperature))
+        return found
+
+    with torch.no_grad():
+        return {
+            "config": config.model_dump(mode="json"),
+            "choices": tuple(world.once(chosen)),
+            "broken": tuple(seen.broken),
+        }
 
 
 def _answer(source: "Source", sample: int) -> int | None:
@@ -131,7 +156,11 @@ class _Seen(NamedTuple):
 
 
 def _see(
-    config: EvaluateConfig, model: "JointModel", source: "Source", samples: "np.ndarray"
+    config: EvaluateConfig,
+    model: "JointModel",
+    source: "Source",
+    samples: "np.ndarray",
+    world: "World",
 ) -> _Seen:
     import numpy as np
     import torch
@@ -142,7 +171,7 @@ def _see(
             return model.see_frames(images).flatten(1)
         return torch.cat([part.flatten(1) for part in model.see_tokens(images)], dim=1)
 
-    found = looked_at(config, model, compute, source, samples)
+    found = looked_at(config, model, compute, source, samples, world)
     width = found.features.shape[1]
     if model.matches:
         width = (config.frames or 1) * model.width

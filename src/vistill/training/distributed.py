@@ -44,6 +44,11 @@ class World:
     device: torch.device
 
     @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """Of the device."""
+        return "cpu" if self.device.type == "cpu" else "cuda"
+
+    @property
     def main(self) -> bool:
         """Whether this is the rank that writes and prints."""
         return self.rank == 0
@@ -95,13 +100,20 @@ def device_kind(device: Literal["auto", "cpu", "cuda"], setting: str) -> Literal
     return "cuda" if available and device != "cpu" else "cpu"
 
 
-def connect(device: Literal["auto", "cpu", "cuda"] = "auto") -> World:
+def alone(device: Literal["auto", "cpu", "cuda"] = "auto", setting: str = "device") -> World:
+    """A world of this process, whatever others there are; see `device_kind`."""
+    return World(0, 1, torch.device(device_kind(device, setting)))
+
+
+def connect(
+    device: Literal["auto", "cpu", "cuda"] = "auto", setting: str = "train.device"
+) -> World:
     """Join the ranks that `torchrun` started (once per process); alone, a world of one.
 
     Raises:
         UserError: CUDA is asked for and not there.
     """
-    kind = device_kind(device, "train.device")
+    kind = device_kind(device, setting)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World(0, 1, torch.device(kind))

@@ -18,6 +18,7 @@ from vistill.evaluation.finetune import fine_tune
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.labelled import labelled_parts
 from vistill.models.vit import VisionTransformer
+from vistill.training.distributed import alone
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 60), "red": (210, 50, 40)}
 
@@ -88,7 +89,7 @@ def test_fine_tuning_is_the_same_for_any_number_of_workers(folders, vit):
         classifier = fine_tune(
             vit, source, np.arange(36), num_classes=3, inputs=Inputs(16), workers=workers,
             options=QUICK.model_copy(update={"epochs": 1, "mixup": 0.8, "random_erasing": 0.5}),
-            device="cpu", progress=False,
+            world=alone("cpu"), progress=False,
         )  # fmt: skip
         heads.append(classifier.head.weight.detach())
     assert torch.equal(*heads)
@@ -103,7 +104,7 @@ def test_small_budget_still_gets_its_steps(folders, vit, monkeypatch):
 
     monkeypatch.setattr("vistill.evaluation.finetune.fit", fake_fit)
     source = open_source(folders[0])
-    facts = dict(num_classes=3, inputs=Inputs(16), device="cpu", progress=False)  # noqa: C408
+    facts = dict(num_classes=3, inputs=Inputs(16), world=alone("cpu"), progress=False)  # noqa: C408
     fine_tune(vit, source, np.arange(5), options=FineTuneConfig(), **facts)
     assert seen["train"].global_batch_size == 5
     assert seen["train"].epochs * seen["stream"].steps_per_epoch >= 400
@@ -172,7 +173,7 @@ def test_pictures_without_labels_are_refused(folders, vit):
 
 
 def test_mistakes_are_told_before_any_work(folders, vit, monkeypatch):
-    monkeypatch.setattr("vistill.evaluation.evaluate.collect", None)
+    monkeypatch.setattr("vistill.evaluation.pictures.collect", None)
     source = open_source(folders[0])
     with pytest.raises(UserError, match="num_heads=5"):
         evaluated(vit, source, finetune=FineTuneConfig(num_heads=5))

@@ -20,10 +20,11 @@ from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.saved_classifier import read_head, score_saved
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
+from vistill.training.distributed import alone
 
 WAYS = {"down": (3, 0), "right": (0, 3), "still": (0, 0)}
 CLIPS = ClipSettings(4, 2, "stretched", 2, 3)
-QUIET = {"device": "cpu", "workers": 0, "progress": False}
+QUIET = {"world": alone("cpu"), "workers": 0, "progress": False}
 
 
 def write_videos(folder: Path, per_class: int, seed: int) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from vistill.config.evaluation import LinearProbeConfig
 from vistill.config.finetune import FineTuneConfig
 from vistill.data import Source, open_source
-from vistill.evaluation import evaluate as module
+from vistill.evaluation import knn, tuning
 from vistill.evaluation.features import Features
 from vistill.evaluation.labelled import labelled_parts
 from vistill.models.vit import VisionTransformer
@@ -49,8 +49,8 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trained: list[tuple[float, list[int]]] = []
         self.tested: list[list[int]] = []
-        monkeypatch.setattr(module, "fine_tune", self.fine_tune)
-        monkeypatch.setattr(module, "collect", self.collect)
+        monkeypatch.setattr(tuning, "fine_tune", self.fine_tune)
+        monkeypatch.setattr(tuning, "collect", self.collect)
 
     def fine_tune(self, backbone: Any, source: Source, indices: np.ndarray, **told: Any) -> Any:
         options = told["options"]
@@ -113,13 +113,13 @@ def test_test_pictures_are_not_learned_from(source, vit, budget):
 
 def test_a_budget_is_all_that_is_learned_from(source, vit, monkeypatch):
     banks = []
-    usual = module.knn_votes
+    usual = knn.knn_votes
 
     def votes(bank: Any, labels: Any, queries: Any, *arguments: Any, **named: Any) -> Any:
         banks.append((len(bank), labels.bincount().tolist()))
         return usual(bank, labels, queries, *arguments, **named)
 
-    monkeypatch.setattr(module, "knn_votes", votes)
+    monkeypatch.setattr(knn, "knn_votes", votes)
     evaluated(vit, source, protocols=("knn",), budgets=(1.0, "2/class", 0.01))
     assert banks == [(30, [10, 10, 10]), (6, [2, 2, 2]), (3, [1, 1, 1])]
 

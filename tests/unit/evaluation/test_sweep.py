@@ -19,8 +19,9 @@ from vistill.evaluation.sweep import candidates, choose
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
+from vistill.training.distributed import alone
 
-QUIET = {"device": "cpu", "workers": 0, "progress": False}
+QUIET = {"world": alone("cpu"), "workers": 0, "progress": False}
 SHORT = {"epochs": 9, "global_batch_size": 9, "crop_scale": (0.5, 1.0)}
 
 

@@ -1,21 +1,14 @@
 """Two ranks under DDP and FSDP2 do what one rank does, and runs move between rank counts."""
 
 import json
-import os
-import socket
-import sys
-import tempfile
-import traceback
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny_run
 import torch
-import torch._dynamo  # which the first optimiser loads, and every fork would
 import torch.distributed.device_mesh
 import torch.distributed.fsdp
 import torch.distributed.tensor
+from ranks import session
 from torch import nn
 
 from vistill.errors import UserError
@@ -30,38 +23,7 @@ OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
 
 def train(out, ranks, *options):
     """One session of `tiny_run.py`."""
-    return session([out, *OPTIONS, *options], ranks)
-
-
-def session(words, ranks=1, main=tiny_run.main):
-    """`main` on ranks that are forks of this process, which need not import torch again."""
-    place = {}
-    if ranks > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    said = Path(tempfile.mkdtemp(dir=Path(words[0]).parent))
-    pids = []
-    for rank in range(ranks):
-        known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks} if ranks > 1 else {}
-        pids.append(os.fork())
-        if not pids[-1]:
-            code = 70
-            try:
-                torch.set_num_threads(1)  # those of the parent are not there
-                sys.stdout = sys.stderr = (said / str(rank)).open("w", buffering=1)
-                os.environ |= place | {name: str(value) for name, value in known.items()}
-                sys.argv = ["tiny_run.py", *map(str, words)]
-                code = main()
-            except SystemExit as end:
-                code = end.code
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    text = "".join((said / str(rank)).read_text() for rank in range(ranks))
-    return SimpleNamespace(returncode=max(codes, key=abs), stderr=text)
+    return session([out, *OPTIONS, *options], ranks, tiny_run.main)
 
 
 def losses(out):

@@ -201,6 +201,7 @@ class KeyFrameStream:
         workers: loader processes; 0 reads in this one.
         broken: account of the key frames that cannot be read.
         timeout: seconds that reading one may take.
+        rank, world_size: this process among all.
     """
 
     def __init__(
@@ -212,18 +213,20 @@ class KeyFrameStream:
         workers: int,
         broken: BrokenFiles,
         timeout: float = TIMEOUT,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._requests = StepRequests(
             np.arange(len(reader.frames)),
             seed=reader.seed,
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
-            rank=0,
-            world_size=1,
+            rank=rank,
+            world_size=world_size,
         )
         self._loader = Loader(reader, workers, timeout)
         self.steps_per_epoch = self._requests.steps_per_epoch
-        self.accumulation = global_batch_size // micro_batch_size
+        self.accumulation = self._requests.rank_batch_size // micro_batch_size
         self.broken = broken
 
     def kinds(self) -> list[DetectionBatch]:
@@ -249,10 +252,15 @@ class KeyFrameStream:
 
 
 def every_key_frame(
-    reader: KeyFrameReader, workers: int, broken: BrokenFiles, timeout: float = TIMEOUT
+    reader: KeyFrameReader,
+    numbers: range,
+    workers: int,
+    broken: BrokenFiles,
+    timeout: float = TIMEOUT,
 ) -> Iterator[DetectionBatch]:
-    """Every key frame alone, since frames differ in size; broken ones are left out and noted."""
-    requests = [Request(0, np.array([number])) for number in range(len(reader.frames))]
+    """Key frames of such numbers, each alone, since frames differ in size; broken ones are left out
+    and noted."""
+    requests = [Request(0, np.array([number])) for number in numbers]
     with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
         for batch, _ in _batches(loader.answers(requests), broken):
             if batch is not None:

@@ -27,14 +27,19 @@ from vistill.evaluation.detection.dataset import DetectionData
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import shown
-from vistill.evaluation.finetune import fitting_micro_batch, optim_of, unprobed
+from vistill.evaluation.finetune import (
+    fitting_micro_batch,
+    optim_of,
+    require_rank_batch,
+    unprobed,
+)
 from vistill.evaluation.inputs import workers_of
 from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import height_width, shown_size
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone
 from vistill.models.vit import VisionTransformer
-from vistill.training.distributed import device_kind
+from vistill.training.distributed import World, alone
 from vistill.training.loop import fit
 from vistill.training.optim import layer_decay_groups
 from vistill.training.precision import require_precision
@@ -77,11 +82,11 @@ class DetectionScore:
 
 
 class Reading(NamedTuple):
-    """Loader processes, seconds that a key frame may take, and where batches go."""
+    """Loader processes, seconds that a key frame may take, and the ranks that share the work."""
 
     workers: int
     timeout: float
-    device: Literal["cpu", "cuda"]
+    world: World
 
 
 def evaluate_detection(
@@ -91,6 +96,7 @@ def evaluate_detection(
     clips: ClipSettings,
     *,
     progress: bool = True,
+    world: World | None = None,
 ) -> list[DetectionScore]:
     """Train a detector for every seed and test it.
 
@@ -100,12 +106,14 @@ def evaluate_detection(
         config: `detection`, and how samples are read.
         clips: how a clip is taken around a key frame.
         progress: whether to show anything.
+        world: the ranks that share the work; None: this process alone.
 
     Raises:
         UserError: the backbone takes no clips or cannot do what is asked.
     """
-    options, kind = config.detection, device_kind(config.device, "device")
-    require_precision(options.precision, kind, "detection.precision")
+    options, world = config.detection, world or alone(config.device)
+    progress = progress and world.main
+    require_precision(options.precision, world.kind, "detection.precision")
     size = height_width(config.image_size or backbone.image_size)
     model = _require_clips(prepare_backbone(backbone, size, "avg", clips.frames))
     short_side = options.short_side or round(_SHORT_SIDE * min(size))
@@ -113,7 +121,7 @@ def evaluate_detection(
         raise UserError(
             f"detection.short_side={short_side} is less than the crop of {shown_size(size)} pixels"
         )
-    reading = Reading(workers_of(config), config.timeout, kind)
+    reading = Reading(workers_of(config, world.size), config.timeout, world)
     told: set[str] = set()
     frames, patch = model.num_frames, model.patch_size
     cut = View(
@@ -208,8 +216,9 @@ def _train(
     length = fitting_length("detection", options, count, batch=batch, part=4, noun=_NOUN)
     if progress and length.note is not None:
         print(length.note, file=sys.stderr)
-    batch, epochs = length.batch, length.epochs
-    micro_batch = fitting_micro_batch(batch, options.micro_batch_size)
+    batch, epochs, world = length.batch, length.epochs, reading.world
+    require_rank_batch("detection", batch, count, _NOUN, world)
+    micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     stream = KeyFrameStream(
         reader,
         global_batch_size=batch,
@@ -217,10 +226,12 @@ def _train(
         workers=reading.workers,
         timeout=reading.timeout,
         broken=BrokenFiles(len(reader.frames), _MAX_BROKEN, told=told, noun=_NOUN),
+        rank=world.rank,
+        world_size=world.size,
     )
     detector = build_detector(backbone, reader.num_actions, options, seed)
     optim = optim_of(options, warmup_epochs=length.warmup_epochs, peak_in_warmup=True)
-    train = unprobed(epochs, batch, micro_batch, options.precision, reading.device)
+    train = unprobed(epochs, batch, micro_batch, options.precision, world.kind)
     groups = layer_decay_groups(
         detector,
         weight_decay=options.weight_decay,
@@ -243,18 +254,25 @@ def _test(
     progress: bool,
 ) -> tuple[Actions, Actions]:
     """What the detector finds, and the truth of the key frames that could be read."""
-    detector.eval().to(reading.device)
+    world = reading.world
+    detector.eval().to(world.device)
     moments = {frame.moment: number for number, frame in enumerate([*data.truth, *reader.frames])}
     actions = torch.tensor(sorted(data.names))
     found, read = [], set()
-    batches = every_key_frame(reader, reading.workers, broken, reading.timeout)
-    for batch in shown(batches, len(reader.frames), "testing" if progress else None):
+    own = range(world.rank, len(reader.frames), world.size)
+    batches = every_key_frame(reader, own, reading.workers, broken, reading.timeout)
+    for batch in shown(batches, len(own), "testing" if progress else None):
         frame = reader.frames[int(batch.ids)]
         read.add(frame.moment)
-        batch = batch.to(reading.device)
+        batch = batch.to(world.device)
         assert batch.boxes is not None
         scores = detector.detect(PIXELS(batch.unit_pixels()), batch.boxes).sigmoid().cpu()
         found.append(_rows(frame, moments, [actions] * len(scores), scores[:, actions - 1]))
+    parts = world.gather((found, read, broken.names))
+    found = [rows for some, _, _ in parts for rows in some]
+    read = {moment for _, some, _ in parts for moment in some}
+    for _, _, names in parts:
+        broken.names.update(names)
     asked = {frame.moment for frame in reader.frames}
     truth = [
         _rows(frame, moments, [torch.tensor(sorted(done)) for done in frame.actions], None)
