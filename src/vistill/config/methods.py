@@ -10,6 +10,7 @@ from pydantic import (
     model_validator,
 )
 
+from vistill.config.baselines import LogitKDConfig, RelationKDConfig
 from vistill.config.clip_methods import AMDConfig, VideoMAEConfig
 from vistill.config.section import (
     Blocks,
@@ -359,6 +360,8 @@ MethodConfig = Annotated[
     | TinyMIMConfig
     | FeatureDistillationConfig
     | KDEPConfig
+    | LogitKDConfig
+    | RelationKDConfig
     | SupervisedConfig
     | CustomConfig,
     Field(discriminator="name"),

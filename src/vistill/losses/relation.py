@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vistill.losses.distances import at_least_fp32
+from vistill.losses.distances import at_least_fp32, softmax_kl
 
 SMOOTH_L1_BETA = 2.0
 # One relation tensor of a pass. On a host, passes over what the caches hold are two to three times
@@ -135,3 +135,45 @@ def relation_loss(
         on_host = student[0].device.type == "cpu"
         chunk_bytes = HOST_CHUNK_BYTES if on_host else DEVICE_CHUNK_BYTES
     return _RelationLoss.apply(*student, *teacher, num_heads, softmax, chunk_bytes)
+
+
+def cosine_relation_loss(
+    student: Float[Tensor, "b n ds"], teacher: Float[Tensor, "b n dt"], temperature: float
+) -> Float[Tensor, ""]:
+    """KL between softmaxed cosines of every token to all tokens of its picture, over a temperature.
+
+    Returns:
+        KL(teacher || student), the mean over batch and tokens.
+    """
+    factors = []
+    for side in (student, teacher):
+        ones = F.normalize(at_least_fp32(side), dim=2)
+        factors.append((ones * (side.shape[2] ** 0.5 / temperature), ones))
+    return relation_loss(factors[0], factors[1], 1)
+
+
+def queue_kl(
+    student: Float[Tensor, "b d"],
+    teacher: Float[Tensor, "b d"],
+    keys: Float[Tensor, "k d"],
+    known: Bool[Tensor, " k"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """KL between softmaxed products of features with the same keys, over a temperature.
+
+    Args:
+        student, teacher: features of length one.
+        keys: features of length one that both are compared with.
+        known: which of them count.
+        temperature: of both sides.
+
+    Returns:
+        KL(teacher || student), the mean over the batch.
+    """
+    with torch.autocast(keys.device.type, enabled=False):
+        ours, theirs = (
+            # An unknown key's share underflows to 0, without an infinity in the gradient.
+            (side @ keys.mT / temperature).masked_fill(~known, -1e4)
+            for side in (student, teacher)
+        )
+        return softmax_kl(ours, theirs)

@@ -8,7 +8,9 @@ from vistill.methods.base import Method
 from vistill.methods.feature_distillation import FeatureDistillation
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.kdep import KDEP
+from vistill.methods.logit_kd import LogitKD
 from vistill.methods.mae import MAE
+from vistill.methods.relation_kd import RelationKD
 from vistill.methods.supervised import Supervised
 from vistill.methods.tinymim import TinyMIM
 from vistill.methods.umt import UMT
@@ -29,7 +31,9 @@ METHODS: dict[str, Buildable] = {
     "amd": AMD,
     "feature_distillation": FeatureDistillation,
     "kdep": KDEP,
+    "logit_kd": LogitKD,
     "mae": MAE,
+    "relation_kd": RelationKD,
     "supervised": Supervised,
     "tinymim": TinyMIM,
     "umt": UMT,

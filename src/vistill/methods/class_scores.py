@@ -3,8 +3,30 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vistill.config.baselines import LogitKDConfig
 from vistill.config.methods import KDEPConfig
+from vistill.errors import UserError
 from vistill.losses.baselines import label_cross_entropy, logits_kl
+from vistill.methods.side import Side
+from vistill.models.backbone import Tap
+
+
+def score_tap(teacher: Side, setting: str) -> Tap:
+    """The tap of the teacher's class scores.
+
+    Args:
+        teacher: whose they are.
+        setting: what asks for them, for the error.
+
+    Raises:
+        UserError: it comes without its classifier.
+    """
+    if "logits" not in teacher.model.taps:
+        raise UserError(
+            f"{setting} needs a teacher with its classifier; write ,classifier=keep behind its "
+            "name, such as teacher.model=file:PATH,classifier=keep"
+        )
+    return teacher.tap("logits")
 
 
 def classifiers(
@@ -24,7 +46,7 @@ def classifiers(
 
 
 def score_terms(
-    config: KDEPConfig,
+    config: KDEPConfig | LogitKDConfig,
     heads: tuple[nn.Linear | None, nn.Linear | None],
     feature: Float[Tensor, "b d"],
     target: Float[Tensor, "b c"] | None,

@@ -14,6 +14,7 @@ from vistill.errors import UserError
 from vistill.heads.projector import feature_projector
 from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
 from vistill.methods.base import weighted
+from vistill.methods.class_scores import score_tap
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.output_maps import as_tokens, fitting_grids, output_tap, resize_map, select
 from vistill.methods.shared_view import SharedView
@@ -58,12 +59,8 @@ class FeatureDistillation(SharedView):
         self.config = config = config or FeatureDistillationConfig()
         self.tap = output_tap(self.ours, after_norm=True)
         if config.target == "logits":
-            if "logits" not in teacher.taps:
-                raise UserError(
-                    "method.target=logits needs a teacher with its classifier; "
-                    "write ,classifier=keep behind its name"
-                )
-            self.teacher_tap, self.whiten = self.theirs.tap("logits"), WHITENINGS["none"]
+            self.teacher_tap = score_tap(self.theirs, "method.target=logits")
+            self.whiten = WHITENINGS["none"]
         else:
             self.teacher_tap = output_tap(self.theirs, config.after_norm)
             self.whiten = WHITENINGS[config.whitening]

@@ -9,12 +9,16 @@ from torch import Tensor
 from vistill.augment.jitter import apply_color_jitter, jitter_draws
 from vistill.augment.lighting import apply_lighting, lighting_draws
 from vistill.batch import Batch, unit_pixels
+from vistill.config.baselines import LogitKDConfig, RelationKDConfig
 from vistill.config.methods import KDEPConfig, SupervisedConfig
 from vistill.errors import UserError
+from vistill.methods.class_scores import score_tap
 from vistill.methods.side import Side
 from vistill.methods.target_fit import calibration
 from vistill.targets.fixed_map import FixedMap, check_width
 from vistill.targets.moments import std_ratio
+
+Coloured = KDEPConfig | LogitKDConfig | RelationKDConfig | SupervisedConfig
 
 
 def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> FixedMap:
@@ -52,7 +56,7 @@ def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> 
     )
 
 
-def recoloured(config: KDEPConfig | SupervisedConfig, batch: Batch) -> Float[Tensor, "b 3 *size"]:
+def recoloured(config: Coloured, batch: Batch) -> Float[Tensor, "b 3 *size"]:
     """The batch in jittered colours, then with noise along their principal directions; the frames
     of a clip alike."""
     shape = batch.pixels.shape
@@ -93,11 +97,8 @@ def check_terms(config: KDEPConfig, teacher: Side) -> None:
         )
     if config.align == "conv1x1" and config.stages:
         raise UserError("method.stages are matched by fixed maps; method.align=conv1x1 is none")
-    if config.logits_weight and "logits" not in teacher.model.taps:
-        raise UserError(
-            "method.logits_weight needs a teacher with its classifier; "
-            "write teacher.model=file:PATH,classifier=keep"
-        )
+    if config.logits_weight:
+        score_tap(teacher, "method.logits_weight")
 
 
 def needs_a_pass(maps: Iterable[FixedMap], pictures: int) -> bool:

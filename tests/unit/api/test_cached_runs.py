@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "amd of pictures": {"method": "amd"},
     "umt": {"method": "umt", "method.aligned_layers": 1, "data.frames": 2, "method.masks": 2},
     "feature_distillation of clips": {"method": "feature_distillation", "data.frames": 4},
+    "relation_kd": {"method": "relation_kd", "method.queue_size": 6},
     "kdep of clips": {"method": "kdep", "data.frames": 4, "method.align": "channel_random",
                       "data.device_crop": True},
 }  # fmt: skip
@@ -138,7 +139,7 @@ def test_a_cache_knows_what_its_teacher_computed_in(clips: Path, tmp_path: Path)
     assert again.terms == pytest.approx(cold.terms, rel=0.02)
 
 
-@pytest.mark.parametrize("case", ["tinymim", "amd", "umt"])
+@pytest.mark.parametrize("case", ["tinymim", "amd", "umt", "relation_kd"])
 def test_a_run_that_broke_off_goes_on_with_its_cache(
     case: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

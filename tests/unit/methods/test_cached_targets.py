@@ -17,6 +17,7 @@ from vistill.methods.shared_view import SharedView
 from vistill.models.vit import VisionTransformer
 
 SAMPLES = 3
+STATELESS = {"queue_size": 0, "global_temperature": 0.5, "local_temperature": 0.5}
 KINDS = [("output", False), ("block", False), ("attention", False), ("attention", True),
          ("ffn", False), ("ffn", True), ("qkv", False)]  # fmt: skip
 
@@ -27,17 +28,17 @@ class Case:
     options: dict[str, Any]
     clips: bool = False
 
-    def vit(self, width: int, seed: int) -> VisionTransformer:
+    def vit(self, width: int, seed: int, **more: Any) -> VisionTransformer:
         torch.manual_seed(seed)
         sizes: dict[str, Any] = {"image_size": 32, "patch_size": 8, "depth": 2, "num_heads": 2}
         sizes["class_token"] = not self.clips
         if self.clips:
             sizes |= {"num_frames": 4, "tubelet_size": 2}
-        return VisionTransformer(embed_dim=width, **sizes)
+        return VisionTransformer(embed_dim=width, **sizes, **more)
 
     def method(self) -> SharedView:
         torch.manual_seed(2)
-        teacher = replace(self, clips=self.clips and self.name != "umt").vit(24, 1)
+        teacher = replace(self, clips=self.clips and self.name != "umt").vit(24, 1, num_classes=7)
         return build(self.name, self.vit(16, 0), teacher, **self.options).train()
 
     def batch(self, epoch: int) -> Batch:
@@ -56,6 +57,9 @@ CASES = [
     Case("feature_distillation", {}),
     Case("feature_distillation", {"target": "class_token"}),
     Case("kdep", {"align": "interpolate"}),
+    *(Case("logit_kd", {"labels_weight": 0.0}, clips) for clips in (False, True)),
+    *(Case("relation_kd", STATELESS, clips) for clips in (False, True)),
+    Case("relation_kd", STATELESS | {"local_weight": 0.0}),
     *(tinymim(target="feature", feature={"kind": k, "residual": r}) for k, r in KINDS),
     *(tinymim(target="class_token", class_token={"loss": loss}) for loss in ("kl", "mse")),
     *(

@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from unequal import CLIPS, batch, student, teacher
 
 from vistill.batch import Batch
+from vistill.config.baselines import LogitKDConfig
 from vistill.config.finetune import FineTuneConfig
 from vistill.config.umt import UMTMultimodalConfig
 from vistill.evaluation.classifier import Classifier
@@ -25,6 +26,7 @@ from vistill.losses.video_text import Words
 from vistill.methods import METHODS
 from vistill.methods.base import Method
 from vistill.methods.kdep import KDEP
+from vistill.methods.logit_kd import LogitKD
 from vistill.methods.multi_student import MultiStudent
 from vistill.methods.supervised import Supervised
 from vistill.methods.umt_multimodal import UMTMultimodal
@@ -87,6 +89,11 @@ def kdep(**options: Any) -> Method:
     return method
 
 
+def logit_kd() -> Method:
+    teacher = theirs(num_classes=7)
+    return LogitKD(student(), teacher, LogitKDConfig(logits_entropy=0.9), num_classes=5)
+
+
 STEPS: dict[str, Callable[[], Method]] = {
     "mae": lambda: build("mae", student(), decoder=SMALL, drop_path=0.2),
     "videomae": lambda: build("videomae", student(**CLIP), mask_ratio=0.75, decoder=SMALL),
@@ -112,6 +119,9 @@ STEPS: dict[str, Callable[[], Method]] = {
     "umt_multimodal": multimodal,
     "umt_retrieval": lambda: UMTRetrieval(of_frames(), VideoText(bert(), 8)),
     "umt_questions": lambda: UMTQuestions(of_frames(), Answerer(bert()), WORDS),
+    "logit_kd": logit_kd,
+    "relation_kd": lambda: build("relation_kd", student(), theirs(), queue_size=6),
+    "relation_kd, Swin": lambda: build("relation_kd", swin(), theirs()),
     "supervised": lambda: Supervised(student(), 5),
     "fine-tuning": lambda: Classifier(
         student(),

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | Non
     "fd-resized": ("feature_distillation", {"resize_map": True}, {}, {"patch_size": 32}),
     "fd-pooled": ("feature_distillation", {"target": "pooled"}, {}, {"patch_size": 32}),
     "kdep": ("kdep", {"align": "interpolate", "color_jitter": [0.4] * 3}, {}, {"patch_size": 32}),
+    "relation_kd": ("relation_kd", {}, {}, {"patch_size": 32}),
     "amd-pictures": ("amd", {"reconstruction": {"decoder": DECODER}}, {}, {}),
     "amd": ("amd", {"reconstruction": {"decoder": DECODER}}, CLIP, CLIP_TEACHER),
     "amd-random": ("amd", {"mask": "random"}, CLIP, CLIP_TEACHER),

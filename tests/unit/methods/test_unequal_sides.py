@@ -69,6 +69,12 @@ def made(name: str, folder: Path) -> Method:
         case "kdep":
             plain = {"color_jitter": None, "lighting_std": 0, "align": "channel_random"}
             return build("kdep", student(), teacher(), **plain)
+        case "logit_kd":
+            plain = {"color_jitter": None, "lighting_std": 0, "labels_weight": 0}
+            return build("logit_kd", student(), teacher(num_classes=7), **plain)
+        case "relation_kd":
+            plain = {"color_jitter": None, "lighting_std": 0}
+            return build("relation_kd", student(), teacher(), **plain)
         case "amd":
             return build("amd", student(), teacher(), reconstruction={"decoder": DECODER})
         case "amd of clips":
@@ -84,8 +90,8 @@ def made(name: str, folder: Path) -> Method:
     raise AssertionError(name)
 
 
-METHODS = ["mae", "videomae", "tinymim", "feature_distillation", "kdep", "amd", "amd of clips",
-           "custom", "several"]  # fmt: skip
+METHODS = ["mae", "videomae", "tinymim", "feature_distillation", "kdep", "logit_kd", "relation_kd",
+           "amd", "amd of clips", "custom", "several"]  # fmt: skip
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -113,6 +119,7 @@ def test_each_side_sees_the_picture_in_its_own_way(name, training, tmp_path):
         ("feature_distillation", {"drop_path": 0.4, "teacher_drop_path": 0.5}),
         ("mae", {"drop_path": 0.4}),
         ("kdep", {"drop_path": 0.4}),
+        ("relation_kd", {"drop_path": 0.4}),
         ("videomae", {"drop_path": 0.4}),
         ("amd", {"drop_path": 0.4}),
     ],

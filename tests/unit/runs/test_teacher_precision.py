@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tinymim": {},
     "feature_distillation": {},
     "amd": {},
+    "relation_kd": {},
     "kdep": {"method.wider": "interpolate", "method.align": "svd"},
     "umt": {"data.train": str(VIDEOS), "data.frames": 4, "train.global_batch_size": 2,
             "method.aligned_layers": 2},
