@@ -60,6 +60,7 @@ class Method(nn.Module, ABC):
         no_decay: parts of names of parameters that the paper exempts from weight decay.
         peak_scale: factor of the run's peak learning rate.
         teacher_rests: leave the teacher where it is until it is asked.
+        targets_change: in the course of a run, so that its first loss says nothing of later ones.
         inputs: makes, in loader processes, what it reads in `Batch.inputs` (a
             `vistill.data.inputs.Inputs`); None: what its section of the configuration asks for.
         ranks: the processes that share a step; itself alone outside of training steps.
@@ -69,6 +70,7 @@ class Method(nn.Module, ABC):
     no_decay: ClassVar[tuple[str, ...]] = ()
     peak_scale: float = 1.0
     teacher_rests: bool = False
+    targets_change: bool = False
     inputs: Callable[..., Mapping[str, np.ndarray]] | None = None
     ranks: Ranks = OneRank()
 

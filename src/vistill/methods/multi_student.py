@@ -39,7 +39,7 @@ class MultiStudent(SharedView):
         self._check_keys()
         # Registered above, once.
         vars(self).update(student=first.student, ours=first.ours, _theirs=first.theirs)
-        self.inputs = first.inputs
+        self.inputs, self.targets_change = first.inputs, first.targets_change
 
     def _check_keys(self) -> None:
         """Raise a UserError if two students would read the teacher in different ways."""

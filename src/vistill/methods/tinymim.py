@@ -55,6 +55,7 @@ class TinyMIM(SharedView):
         if block in (None, "last"):
             block = 18 if block is None and teacher.depth == 24 else teacher.depth
         self.target = TARGETS[config.target](self.ours, self.theirs, config, int(block))
+        self.targets_change = bool(config.relation.early_blocks)
         masked = config.input == "masked"
         for side in (self.ours, self.theirs) if masked else ():
             if not isinstance(side.model, VisionTransformer):

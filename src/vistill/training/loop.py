@@ -272,7 +272,7 @@ class _Loop:
             "data_wait": min(1.0, max(rank.data_wait for rank in ranks)),
             "memory_gb": max(rank.memory_gb for rank in ranks),
         }
-        if self.window_step == 0:
+        if self.window_step == 0 and not self.learner.method.targets_change:
             keys = {
                 name: f"loss/{name}" if name else "loss" for name in self.learner.method.exports
             }

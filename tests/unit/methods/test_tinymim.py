@@ -68,6 +68,8 @@ def test_shallow_blocks_first(batch):
     teacher = vit(24, depth=6)
     method = tinymim(vit(16), teacher, relation={"early_blocks": (2, 3)}, block=5).train()
     fixed = {block: tinymim(method.student, teacher, block=block).train() for block in (2, 3, 5)}
+    assert method.targets_change
+    assert not fixed[5].targets_change
     steps = {0.0: 2, 1 / 4: 2, 0.34: 3, 0.66: 3, 2 / 3: 5, 0.99: 5}
     for progress, block in steps.items():
         method.reached(progress)

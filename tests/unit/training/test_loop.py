@@ -449,6 +449,16 @@ def test_a_loss_that_blew_up_is_told_and_is_not_the_best(tmp_path, capsys, losse
     assert exported.count("best") == max(1, len({min(usable[: n + 1]) for n in range(len(usable))}))
 
 
+def test_a_first_loss_of_another_target_makes_no_doubt(tmp_path):
+    method = TinyMethod()
+    method.targets_change = True
+    losses = {1: 4e9, 2: 3e9, 3: 2e9}
+    run = open_run(tmp_path / "run")
+    result = run_fit(method, run=run, on_evaluate=lambda epoch: {"held_out_loss": losses[epoch]})
+    assert result.doubts == {}
+    assert result.best.value == 2e9
+
+
 class Starved(SyntheticStream):
     """Gives so many micro-batches and then raises."""
 
