@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vistill.api import recipes as recipes
+    from vistill.api.compare import compare as compare
     from vistill.api.demo import demo as demo
     from vistill.api.evaluate import evaluate as evaluate
     from vistill.api.export import export as export
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "compare",
     "demo",
     "embed",
     "evaluate",

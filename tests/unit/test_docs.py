@@ -13,9 +13,10 @@ import torch
 
 import vistill
 from vistill import cli
+from vistill.config.compare import compare_config, sorted_settings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.inspect import InspectConfig
-from vistill.config.loading import build_config
+from vistill.config.loading import build_config, load_config
 from vistill.config.rank_teachers import RankConfig
 from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.models.build import create_backbone
@@ -80,6 +81,17 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append("export")
         return []
 
+    def compare(*methods: str, data: Any, out: Any, test: Any, overrides: Any, **said: Any) -> str:
+        flags = {key: value for key, value in said.items() if value is not None}
+        asked = compare_config({**flags, "methods": methods})
+        settings = pretraining.read_overrides(overrides)
+        of_runs, of_evaluations = sorted_settings(settings, asked.methods)
+        for name, told in of_runs.items():
+            load_config(name, told)
+        build_config(EvaluateConfig, {"protocols": [asked.protocol]}, of_evaluations)
+        ran.append("compare")
+        return ""
+
     monkeypatch.setattr(runs, "prepare", lambda *_, **__: None)
     monkeypatch.setattr("vistill.runs.adapting.fit_to_place", lambda *_, **__: (None, None))
     monkeypatch.setattr(runs, "run_pretraining", pretrain)
@@ -87,6 +99,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("vistill.runs.chain.run_chain", pretrain)
     monkeypatch.setattr("vistill.api.evaluate", evaluate)
     monkeypatch.setattr("vistill.api.export", export)
+    monkeypatch.setattr("vistill.api.compare", compare)
     readers = {"predict": SamplesConfig, "embed": EmbedConfig}
     readers |= {"index": EmbedConfig, "search": EmbedConfig, "inspect": InspectConfig}
     readers |= {"rank_teachers": RankConfig}

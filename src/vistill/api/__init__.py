@@ -4,6 +4,7 @@ Importing this costs little: the functions load torch when they begin to work.
 """
 
 from vistill.api import recipes as recipes
+from vistill.api.compare import compare as compare
 from vistill.api.demo import demo as demo
 from vistill.api.evaluate import evaluate as evaluate
 from vistill.api.export import export as export

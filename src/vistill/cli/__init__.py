@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vistill import __version__
+from vistill.cli.compare import compare
 from vistill.cli.evaluate import evaluate
 from vistill.cli.inspect import inspect
 from vistill.cli.prepare import prepare
@@ -34,6 +35,7 @@ for command in (
     evaluate,
     inspect,
     rank_teachers,
+    compare,
     export,
     predict,
     embed,

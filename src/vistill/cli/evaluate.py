@@ -57,9 +57,9 @@ def evaluate(
         backbone,
         data=data,
         test=test,
-        protocols=None if protocols is None else _split(protocols),
+        protocols=None if protocols is None else split(protocols),
         labels=None if labels is None else _budgets(labels),
-        seeds=None if seeds is None else _numbers(seeds, "--seeds", int),
+        seeds=None if seeds is None else numbers(seeds, "--seeds", int),
         random_init=random_init,
         out=out,
         model=model,
@@ -68,16 +68,18 @@ def evaluate(
     api.say(result)
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
+    """Words separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _budgets(text: str) -> list[float | str]:
-    return [part if "/" in part else _numbers(part, "--labels", float)[0] for part in _split(text)]
+    return [part if "/" in part else numbers(part, "--labels", float)[0] for part in split(text)]
 
 
-def _numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
+def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
+    """Numbers separated by commas; a UserError where `option` has others."""
     try:
-        return [kind(part) for part in _split(text)]
+        return [kind(part) for part in split(text)]
     except ValueError:
         raise UserError(f"{option} must be numbers separated by commas, not {text!r}") from None

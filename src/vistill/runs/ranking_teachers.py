@@ -14,7 +14,7 @@ from vistill.runs.embedding import feature_job
 from vistill.runs.looking import drawn, looked_at, taking
 from vistill.runs.places import require_writable
 from vistill.runs.reference import require_different
-from vistill.runs.results import say
+from vistill.runs.results import aligned, say
 from vistill.runs.samples import open_samples
 
 if TYPE_CHECKING:
@@ -61,14 +61,7 @@ class RankResult:
             figures = (f"{one.width}", f"{one.effective_rank:.1f}", f"{one.std_ratio:.3g}",
                        f"{one.svd_std_ratio:.3g}", f"{100 * one.energy:.1f}")  # fmt: skip
             rows.append((one.name, *figures, voted, tight, gap, f"{one.seconds:.1f}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows)
         lines.append(f"{self.seen} pictures, a student of {self.student_width} channels")
         lines.append(f"try first: {self.best}: {self.reason}")
         return "\n".join(lines)

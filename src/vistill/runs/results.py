@@ -35,6 +35,18 @@ def few_seeds(summary: "Summary") -> str:
     )
 
 
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table whose first `left` columns stand to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def main_rank() -> bool:
     """Whether this process is the one of `torchrun`'s ranks that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
