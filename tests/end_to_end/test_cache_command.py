@@ -42,6 +42,7 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["held_out_loss"] for line in lines if "held_out_loss" in line]
 
 
+@pytest.mark.slow
 def test_a_cache_survives_a_kill_and_serves_others(tmp_path: Path) -> None:
     whole, half, cache = tmp_path / "whole", tmp_path / "half", tmp_path / "c"
     done = run(*kdep(whole, cache))

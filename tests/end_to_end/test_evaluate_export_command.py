@@ -75,6 +75,7 @@ def test_export_loads_into_timm(mae_run: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(theirs.forward_features(images), ours(images))
 
 
+@pytest.mark.slow
 def test_export_to_onnx_computes_the_same(mae_run: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     vistill.export(mae_run, out=tmp_path, format="onnx", which="last")

@@ -41,6 +41,7 @@ def in_timm(folder: Path) -> tuple[Any, dict[str, Any]]:
     return model, description
 
 
+@pytest.mark.slow
 def test_timm_onnx_and_vistill_agree(kept: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     ours = vistill.load_classifier(kept)

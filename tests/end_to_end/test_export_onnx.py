@@ -95,6 +95,7 @@ def test_an_object_without_trained_weights_is_told_by_where_it_is_from(tmp_path:
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_families_that_cannot_be_read_are_refused_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

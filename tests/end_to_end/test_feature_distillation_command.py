@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from command_line import CELLS, SIZES, run
@@ -56,6 +57,7 @@ def test_a_student_learns_the_map_of_a_larger_teacher(tmp_path: Path) -> None:
     assert [score["protocol"] for score in scores] == ["knn", "finetune"]
 
 
+@pytest.mark.slow
 def test_a_swin_learns_from_a_swin(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = SwinBackbone(

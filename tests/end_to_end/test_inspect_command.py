@@ -23,6 +23,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain_mae(out, "student.depth=3", "student.patch_size=16")
 
 
+@pytest.mark.slow
 def test_two_models(mae_run: Path, other: Path, tmp_path: Path) -> None:
     out = tmp_path / "inside"
     words = [mae_run, other, "--data", CELLS / "test", "--out", out, *QUICK]
@@ -64,6 +65,7 @@ def test_memory_does_not_ask_how_the_batches_fall(mae_run: Path) -> None:
         assert one == pytest.approx(two, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_clips(tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     write_motion_clips(open_source(str(CELLS / "train")), clips, count=8, frames=8, size=40)

@@ -29,6 +29,7 @@ def kdep(out: Path, *words: str, teacher: str = "timm/resnet10t") -> list[object
     ]
 
 
+@pytest.mark.slow
 def test_a_cnn_learns_from_a_cnn(tmp_path: Path) -> None:
     out, words = tmp_path / "run", ("method.wider=pad", "train.epochs=2")
     done = run(*kdep(out, *words))

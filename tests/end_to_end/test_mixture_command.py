@@ -72,6 +72,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "export" / "last" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_it_is_described_learns_and_continues_after_a_kill(words, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     dry = run(*words, "--out", whole, "--dry-run").stdout

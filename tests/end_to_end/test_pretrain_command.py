@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def test_a_chain_is_one_resumable_command(mae_run: Path, tmp_path: Path) -> None
     assert (out / "1-vit" / "metrics.jsonl").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     settings = [*MAE, "train.epochs=40", "train.evaluate_every=20", "train.knn_probe=false"]
     words = ["pretrain", "mae", "--data", CELLS / "train", *settings, "--out"]

@@ -51,6 +51,7 @@ def last_line(out: Path) -> dict[str, float]:
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_two_students_resume_and_are_measured(tmp_path: Path) -> None:
     out, cache = tmp_path / "run", f"cache={tmp_path / 'cache'}"
     done = run(*pretrain(out, cache))

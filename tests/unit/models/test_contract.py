@@ -12,6 +12,7 @@ import torch
 import torchvision
 import transformers_families
 from torch import nn
+from torchvision.models import vision_transformer
 
 from vistill.models import int8
 from vistill.models.adapters.any_cnn import PooledBackbone
@@ -50,6 +51,15 @@ def resized(name: str, size: tuple[int, int]) -> Backbone:
     return load_backbone(name, image_size=size)
 
 
+def small_vit_of_torchvision(size: tuple[int, int]) -> Backbone:
+    """torchvision's builder, of fewer and narrower blocks than any of its names."""
+    build = vision_transformer.VisionTransformer
+    small = {"num_layers": 2, "hidden_dim": 48, "mlp_dim": 96, "num_heads": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision_transformer, "VisionTransformer", lambda **k: build(**k | small))
+        return resized("torchvision/vit_b_32", size)
+
+
 MODELS: dict[str, Callable[[Path], Backbone]] = {
     "vit": lambda _: VisionTransformer(image_size=(32, 48), **PLAIN),
     "clips": lambda _: VisionTransformer(image_size=32, num_frames=4, tubelet_size=2, **PLAIN),
@@ -66,7 +76,7 @@ MODELS: dict[str, Callable[[Path], Backbone]] = {
     "timm Swin": lambda _: resized("timm/swinv2_cr_tiny_ns_224", (64, 64)),
     "timm CNN": lambda _: resized("timm/test_convnext", (64, 96)),
     "torchvision CNN": lambda _: resized("torchvision/resnet18", (64, 96)),
-    "torchvision ViT": lambda _: resized("torchvision/vit_b_32", (64, 96)),
+    "torchvision ViT": lambda _: small_vit_of_torchvision((64, 96)),
     "module with blocks": wrapped,
     "transformers ViT": lambda folder: of_transformers("vit", folder),
     "transformers DINOv2": lambda folder: of_transformers("dinov2_with_registers", folder),

@@ -48,6 +48,7 @@ def test_a_size_of_a_vit_is_refused_before_anything_is_built(monkeypatch) -> Non
         load_backbone("torchvision/vit_b_16", image_size=60)
 
 
+@pytest.mark.slow
 def test_models_are_shown_what_their_weights_saw() -> None:
     model = load_backbone("torchvision/efficientnet_b1")
     assert model.image_size == (240, 240)
