@@ -38,10 +38,7 @@ EVERYWHERE = {
     "text_cleanup",
     "tokenizing",
 }
-WAITING = {
-    "vistill.losses.flow",
-    "vistill.models.pspnet",
-}
+WAITING = {"vistill.losses.flow"}
 """Modules that only Python code reaches so far; their docstrings say what they wait for."""
 HEAVY = {"torchvision", "timm", "transformers", "open_clip"}
 

@@ -25,6 +25,7 @@ from vistill.config.section import (
     Steps,
     unique,
 )
+from vistill.config.segmentation import SegmentationConfig
 from vistill.config.suggest import shown
 
 _READING = ("retrieval", "multiple-choice", "questions")
@@ -35,12 +36,16 @@ Protocol = Literal[
     "finetune",
     "test",
     "detection",
+    "segmentation",
     "retrieval",
     "multiple-choice",
     "questions",
 ]
+_SECTIONS = ("knn", "linear", "finetune", "detection", "segmentation", "retrieval", "questions")
+"""Protocols with options."""
 _ALONE = {
     "detection": "has data of its own kind",
+    "segmentation": "has masks for labels",
     "retrieval": "has captions for labels",
     "multiple-choice": "has captions for labels",
     "questions": "has answers for labels",
@@ -133,6 +138,7 @@ class EvaluateConfig(SamplesConfig):
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
+    segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig)
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     questions: AnsweringConfig = Field(default_factory=AnsweringConfig)
 
@@ -156,9 +162,7 @@ class EvaluateConfig(SamplesConfig):
     def idle(self, whole: Any) -> Mapping[str, str]:
         found: dict[str, str] = {}
         said = f"with protocols={shown(self.protocols)}"
-        for name in {*("knn", "linear", "finetune", "detection", "retrieval", "questions")} - set(
-            self.protocols
-        ):
+        for name in {*_SECTIONS} - set(self.protocols):
             found[name] = f"{said}; it needs {name} among them"
         if self.finetune.recipe in CLIP_RECIPES and "finetune" in found:
             why = found.pop("finetune")  # the recipe says how clips are taken in every protocol
@@ -170,6 +174,9 @@ class EvaluateConfig(SamplesConfig):
             idle += ("sampling", "clips", "crops")
             if self.detection.sampling == "uniform":
                 found["stride"] = "with detection.sampling=uniform"
+        elif "segmentation" in self.protocols:
+            idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size", "root")
+            idle += ("frames", "stride", "sampling", "clips", "crops")
         elif set(_READING) & set(self.protocols):
             idle = ("test", "test_share", "train_first", "budgets", "seeds", "pool", "image_size")
             idle += ("clips", "crops")

@@ -23,7 +23,7 @@ class OptimConfig(Section):
     """SGD is without Nesterov's rule and without dampening."""
     schedule: Schedule = Field(default="cosine")
     """After a warm-up: a cosine; `lr * gamma^floor(epoch / step_epochs)`; `gamma` at every
-    milestone; or down with the 0.9th power of what is left. Without one, from epoch to epoch along
+    milestone; or down with the `power` of what is left. Without one, from epoch to epoch along
     lines: `cyclic` up from 0 to the peak at 4/15 of the run and down again; `1cycle` from `lr /
     div_factor` to the peak at 2/5, back at 4/5 and down to `min_lr`; `3cycle`, with s = `lr /
     div_factor`, through s, lr, s/10, 10 s, s/100, s and `min_lr`, a sixth of the run each; or along
@@ -50,6 +50,8 @@ class OptimConfig(Section):
     )
     """Between the epochs of `pieces`: on a line, or the factor of the last one (1 before the
     first)."""
+    power: Positive = Field(default=0.9, json_schema_extra=needs(schedule="poly"))
+    """Of what is left of the run, in `poly`."""
     momentum: Rate = Field(default=0.9, json_schema_extra=needs(optimizer="sgd"))
     """Of SGD."""
 
@@ -74,6 +76,10 @@ class OptimConfig(Section):
     )
     """Whether the last step of the warm-up has the peak rate already, as in VideoMAE, AMD and UMT,
     or the first step behind it, as in MAE."""
+    warmup_multiplies: bool = Field(
+        default=False, json_schema_extra=needs(warmup_epochs=GIVEN, schedule="poly")
+    )
+    """Whether the warm-up multiplies the falling rate of `poly`, as mmcv does, or precedes it."""
     weight_decay: Number = Field(default=0.05)
     """For matrices and tokens; biases and 1-D parameters never decay."""
     weight_decay_end: Number | None = Field(default=None)

@@ -1,8 +1,5 @@
 """PSPNet (Zhao et al., arXiv 1612.01105) around a CNN of torchvision: how KDEP's students are
-transferred to semantic segmentation (spec kdep 11.2).
-
-Waiting for segmentation in `vistill evaluate`: only Python code calls it so far.
-"""
+transferred to semantic segmentation (spec kdep 11.2)."""
 
 from typing import Any
 

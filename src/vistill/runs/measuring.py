@@ -12,6 +12,7 @@ from vistill.runs.detecting import detect_actions
 from vistill.runs.measured import Asked, Named, answers_of, backbone_of, reader_of
 from vistill.runs.results import EvaluateResult, Table
 from vistill.runs.retrieving import choose, retrieve
+from vistill.runs.segmenting import segment
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ EVALUATORS: Mapping[str, Evaluator] = {
     "finetune": Evaluator(classify),
     "test": Evaluator(test_head, learns=False),
     "detection": Evaluator(detect_actions),
+    "segmentation": Evaluator(segment),
     "retrieval": Evaluator(retrieve, reader_of),
     "multiple-choice": Evaluator(choose, reader_of),
     "questions": Evaluator(answer, answers_of),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
+    from vistill.evaluation.segmentation.scores import SegmentationScore
 
 
 Table = Mapping[str, Any]
@@ -191,6 +192,7 @@ class EvaluateResult:
         scores: one per protocol, label budget and seed.
         summaries: one per protocol and label budget, over all seeds.
         detection: one per seed where people's actions were detected.
+        segmentation: one per seed where the class of every pixel was told.
         retrieval: where captions and what they describe found each other, by each ranking.
         choices: how often the right caption was chosen, by each ranking.
         answers: how often a question was answered right.
@@ -202,6 +204,7 @@ class EvaluateResult:
     scores: "tuple[Score, ...]" = ()
     summaries: "tuple[Summary, ...]" = ()
     detection: "tuple[DetectionScore, ...]" = ()
+    segmentation: "tuple[SegmentationScore, ...]" = ()
     retrieval: "tuple[RetrievalScore, ...]" = ()
     choices: "tuple[ChoiceScore, ...]" = ()
     answers: "AnswerScore | None" = None
@@ -260,8 +263,20 @@ def _classified(result: EvaluateResult) -> list[str]:
     return lines
 
 
+def _segmented(scores: "Sequence[SegmentationScore]") -> list[str]:
+    """All figures, and the mean over seeds of every class's intersection over union."""
+    names = scores[0].iou
+    lines = [*map(str, scores), "IoU % by class:"]
+    for name in names:
+        found = [100 * one.iou[name] for one in scores if name in one.iou]
+        lines.append(f"  {name:<20} {sum(found) / len(found):>5.1f}")
+    lines.append("95 % intervals by bootstrap over test pictures")
+    return [*lines, *_unread(sorted({name for one in scores for name in one.broken}))]
+
+
 _TEXTS: Mapping[str, Callable[[EvaluateResult], list[str]]] = {
     "detection": lambda result: [*map(str, result.detection)],
+    "segmentation": lambda result: _segmented(result.segmentation),
     "retrieval": lambda result: [
         retrieval_table(result.retrieval, result.broken, bool(result.config.get("frames")))
     ],

@@ -60,6 +60,7 @@ def layer_decay_groups(
     prefix: str = "student.",
     no_decay_names: Sequence[str] = (),
     decay_biases: bool = False,
+    decay_positions: bool = False,
 ) -> list[Group]:
     """Groups whose `lr_scale` falls by `layer_decay` per layer below the head.
 
@@ -73,6 +74,7 @@ def layer_decay_groups(
             belongs to the head.
         no_decay_names: parameters whose name contains one of these do not decay either.
         decay_biases: everything decays.
+        decay_positions: class token and position table decay.
     """
     groups: dict[tuple[int, bool], Group] = {}
     for name, parameter in module.named_parameters():
@@ -80,7 +82,7 @@ def layer_decay_groups(
             continue
         inner = name.removeprefix(prefix)
         layer = layer_of(inner) if name.startswith(prefix) else depth + 1
-        exempt = parameter.ndim <= 1 or inner in _NEVER_DECAYED
+        exempt = parameter.ndim <= 1 or (inner in _NEVER_DECAYED and not decay_positions)
         exempt = exempt or any(part in inner for part in no_decay_names)
         exempt = exempt and not decay_biases
         group = groups.setdefault(

@@ -38,7 +38,7 @@ def decay_at(optim: OptimConfig, epoch: float, epochs: int) -> float | None:
 
 _OF_A_RATE = (
     *("schedule", "min_lr", "warmup_epochs", "warmup_lr", "step_epochs", "milestones", "gamma"),
-    *("div_factor", "pieces", "lr_interpolation"),
+    *("div_factor", "pieces", "lr_interpolation", "power", "warmup_multiplies"),
 )
 
 
@@ -59,6 +59,7 @@ def learning_rate(
     lr_interpolation: Literal["linear", "step"] = "linear",
     power: float = 0.9,
     peak_lead: float = 0.0,
+    warmup_multiplies: bool = False,
 ) -> float:
     """The rate for the optimiser step that begins at `epoch` (fractional, from 0).
 
@@ -84,12 +85,18 @@ def learning_rate(
         lr_interpolation: between these.
         power: of `poly`.
         peak_lead: see above.
+        warmup_multiplies: the warm-up, of which `warmup_lr` is the share that it begins with times
+            the peak, multiplies `poly` over the whole run (mmcv; spec 9).
     """
     whole = math.floor(epoch)
     if schedule not in WARMED_UP:
         if schedule == "piecewise":
             return lr * _between(whole, pieces, stepwise=lr_interpolation == "step")
         return _between(whole, _cycles(schedule, int(epochs), lr, lr / div_factor, min_lr))
+    if schedule == "poly" and warmup_multiplies:
+        falling = min_lr + (lr - min_lr) * (1.0 - epoch / epochs) ** power
+        missing = max(0.0, 1 - epoch / warmup_epochs) if warmup_epochs else 0.0
+        return falling * (1 - missing * (1 - warmup_lr / lr))
     if epoch < warmup_epochs:
         ramp = warmup_epochs - peak_lead
         return warmup_lr + (lr - warmup_lr) * (epoch / ramp if ramp > 0 else 0.0)

@@ -60,6 +60,7 @@ BESIDE: list[Words] = [
     [("protocols", ["detection"])],
     [("protocols", ["detection"]), ("detection.detections", "x.csv")],
     [("protocols", ["detection"]), ("detection.sampling", "uniform")],
+    [("protocols", ["segmentation"])],
     [("protocols", ["questions"])],
     [("finetune.optimizer", "sgd")],
     [("finetune.schedule", "step")],
@@ -101,7 +102,7 @@ def values(annotation: Any, default: Any) -> Iterator[Any]:
     elif annotation is float:
         yield from (0.5, 0.25, 0.75, 0.9, 1.5)
     elif annotation is str:
-        yield from ("vit_tiny", "rand-m9", "mae_base", "ava_base", "tensorboard")
+        yield from ("vit_tiny", "rand-m9", "mae_base", "ava_base", "kdep_voc", "tensorboard")
     elif origin is dict:
         yield from ({"a": {"model": "vit_tiny"}}, {"a": 1}, {"a": {"train": "x"}})
 
