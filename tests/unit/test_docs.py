@@ -140,6 +140,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
     assert used == {
         *(
             "demo",
+            "compare",
             "pretrain",
             "prepare",
             "evaluate",
