@@ -10,7 +10,10 @@ from command_line import run, run_afresh
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("words", "protocol"), [((), "finetune"), (("--video",), "linear")])
+@pytest.mark.parametrize(
+    ("words", "protocol"),
+    [((), "finetune"), pytest.param(("--video",), "linear", marks=pytest.mark.by_hand)],
+)
 def test_the_taught_student_wins_and_the_report_says_so(tmp_path, words, protocol):
     done = run_afresh("demo", *words, "--seeds", "2", "--out", tmp_path / "demo")
     found = {

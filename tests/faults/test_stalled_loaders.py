@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -107,11 +106,9 @@ def test_slow_is_not_hung(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_signals_are_heard_while_waiting(workers):
-    loader = Loader(Numbers(hangs_at=5), workers, timeout=1000)
-    with StopSignals():
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        with pytest.raises(Interrupted, match="while waiting for sample 5") as told:
-            numbers(loader.answers(REQUESTS))
+    loader = Loader(Numbers(hangs_at=5, signals=os.getpid()), workers, timeout=1000)
+    with StopSignals(), pytest.raises(Interrupted, match="while waiting for sample 5") as told:
+        numbers(loader.answers(REQUESTS))
     assert told.value.exit_code == 143
 
 

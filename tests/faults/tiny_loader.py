@@ -19,6 +19,7 @@ class Numbers:
         self,
         *,
         hangs_at: int = -1,
+        signals: int = 0,
         dies_at: int = -1,
         signum: int = signal.SIGKILL,
         fails_at: int = -1,
@@ -26,6 +27,7 @@ class Numbers:
         heavy: int = 0,
     ) -> None:
         self.hangs_at, self.dies_at, self.signum = hangs_at, dies_at, signum
+        self.signals = signals
         self.fails_at, self.pause, self.heavy = fails_at, pause, heavy
 
     def name(self, sample: int) -> str:
@@ -36,6 +38,8 @@ class Numbers:
             beat(sample)
             time.sleep(self.pause)
             if sample == self.hangs_at:
+                if self.signals:
+                    os.kill(self.signals, signal.SIGTERM)
                 time.sleep(1000)
             if sample == self.dies_at:
                 faulthandler.disable()

@@ -112,7 +112,8 @@ class SGD(LightOptimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
+        defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0}
+        super().__init__(groups, {**defaults, "dampening": 0.0, "nesterov": False})
 
     def update(self, group: dict[str, Any], parameters: list[Tensor], grads: list[Tensor]) -> None:
         buffers = [self.state[parameter].get("momentum_buffer") for parameter in parameters]
@@ -123,8 +124,8 @@ class SGD(LightOptimizer):
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
             lr=group["lr"],
-            dampening=0.0,
-            nesterov=False,
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
             maximize=False,
         )
         if group["momentum"]:

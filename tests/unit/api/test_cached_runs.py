@@ -15,11 +15,12 @@ from vistill.methods.shared_view import SharedView
 from vistill.models.vit import VisionTransformer
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
+SMALL = {"method.reconstruction": {"decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}}}
 CASES: dict[str, dict[str, Any]] = {
     "tinymim": {"method": "tinymim"},
     "tinymim masked": {"method": "tinymim", "method.input": "masked"},
-    "amd": {"method": "amd", "data.frames": 4, "data.repeats": 2},
-    "amd of pictures": {"method": "amd"},
+    "amd": {"method": "amd", "data.frames": 4, "data.repeats": 2, **SMALL},
+    "amd of pictures": {"method": "amd", **SMALL},
     "umt": {"method": "umt", "method.aligned_layers": 1, "data.frames": 2, "method.masks": 2},
     "feature_distillation of clips": {"method": "feature_distillation", "data.frames": 4},
     "relation_kd": {"method": "relation_kd", "method.queue_size": 6},

@@ -42,7 +42,8 @@ SMALL: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "tinymim": {},
     "feature_distillation": {},
-    "amd": {},
+    "amd": {"method.reconstruction.decoder.depth": 1, "method.reconstruction.decoder.embed_dim": 16,
+            "method.reconstruction.decoder.num_heads": 2},
     "relation_kd": {},
     "kdep": {"method.wider": "interpolate", "method.align": "svd"},
     "umt": {"data.train": str(VIDEOS), "data.frames": 4, "train.global_batch_size": 2,
