@@ -11,7 +11,7 @@ from vistill.errors import UserError
 from vistill.evaluation import knn, linear_probe, tuning
 from vistill.evaluation.budgets import budget_text, label_budget
 from vistill.evaluation.classifier import build_classifier, prepare_backbone
-from vistill.evaluation.finetune import require_shared
+from vistill.evaluation.finetune import length_of
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.labelled import labelled_parts, without_pictures
 from vistill.evaluation.metrics import Score, score
@@ -108,7 +108,7 @@ def evaluate_backbone(
                 require_validation(train.classes[labels])
         inputs.training(finetune)
         for labels in chosen.values():
-            require_shared(finetune, len(labels), train.source.media.noun, world)
+            length_of(finetune, len(labels), train.source.media.noun, world)
         first = build_classifier(
             model, num_classes, image_size=size, pool=pool, options=finetune, seed=config.seeds[0]
         )

@@ -132,11 +132,16 @@ def _of_all(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Rows and positions that all ranks have found, in their order, and a common account."""
     own = (torch.cat(rows).numpy(), torch.cat(ids).numpy()) if rows else None
+    there = [pair for pair in of_all_ranks(own, broken, world) if pair is not None]
+    return [torch.from_numpy(a) for a, _ in there], [torch.from_numpy(b) for _, b in there]
+
+
+def of_all_ranks(own: T, broken: BrokenFiles, world: World) -> list[T]:
+    """What every rank has found, in their order; `broken` becomes the account of all."""
     found = world.gather((own, broken.names))
     for _, names in found:
         broken.names.update(names)
-    there = [pair for pair, _ in found if pair is not None]
-    return [torch.from_numpy(a) for a, _ in there], [torch.from_numpy(b) for _, b in there]
+    return [part for part, _ in found]
 
 
 def shown(items: Iterable[T], total: int, text: str | None) -> Iterator[T]:

@@ -13,7 +13,6 @@ from vistill.config.optim import OptimConfig
 from vistill.config.schema import TrainConfig
 from vistill.config.section import Section
 from vistill.data import Source, TrainStream
-from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier, build_classifier
 from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.lengths import Length, fitting_length
@@ -70,7 +69,7 @@ def fine_tune(
         UserError: the backbone cannot do what the options ask, or the batch cannot be shared.
     """
     options, world = options or FineTuneConfig(), world or alone()
-    length = require_shared(options, len(indices), source.media.noun, world)
+    length = length_of(options, len(indices), source.media.noun, world)
     batch, epochs = length.batch, length.epochs
     most = options.micro_batch_size
     if most is None and inputs.clips is not None:
@@ -136,40 +135,20 @@ def optim_of(options: Section, **other: Any) -> OptimConfig:
     return OptimConfig(**given | {"betas": (0.9, 0.999)} | other)
 
 
-def length_of(options: FineTuneConfig, samples: int, noun: str) -> Length:
-    """Batch and epochs of a fine-tuning on so many samples."""
-    batch, recipe = options.global_batch_size, FINETUNE_RECIPES[options.recipe]
-    # A few recipes warm up for longer than the fifth of the run that is the most otherwise.
-    part = min(5, recipe["epochs"] / recipe["warmup_epochs"]) if recipe.get("warmup_epochs") else 5
-    return fitting_length("finetune", options, samples, batch=batch, part=part, noun=noun)
-
-
-def require_shared(options: FineTuneConfig, samples: int, noun: str, world: World) -> Length:
-    """The length of a fine-tuning whose batches all ranks share.
+def length_of(
+    options: FineTuneConfig, samples: int, noun: str, world: World | None = None
+) -> Length:
+    """Batch and epochs of a fine-tuning on so many samples, whose batches all ranks share.
 
     Raises:
         UserError: they cannot.
     """
-    length = length_of(options, samples, noun)
-    require_rank_batch("finetune", length.batch, samples, noun, world)
-    return length
-
-
-def require_rank_batch(section: str, batch: int, samples: int, noun: str, world: World) -> None:
-    """
-    Raises:
-        UserError: a batch that cannot be shared by all ranks.
-    """
-    if samples < world.size:
-        raise UserError(
-            f"{world.size} ranks are more than the {samples} {noun}s to learn from; start fewer"
-        )
-    if batch % world.size:
-        why = f", as there are {samples} {noun}s," if batch == samples else ""
-        raise UserError(
-            f"{section}.global_batch_size={batch}{why} cannot be shared by {world.size} ranks; "
-            f"{max(world.size, batch - batch % world.size)} would do"
-        )
+    batch, recipe = options.global_batch_size, FINETUNE_RECIPES[options.recipe]
+    # A few recipes warm up for longer than the fifth of the run that is the most otherwise.
+    part = min(5, recipe["epochs"] / recipe["warmup_epochs"]) if recipe.get("warmup_epochs") else 5
+    return fitting_length(
+        "finetune", options, samples, batch=batch, part=part, noun=noun, world=world
+    )
 
 
 def finetune_groups(classifier: Classifier, options: FineTuneConfig) -> list[Group]:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from vistill.errors import UserError
+from vistill.training.distributed import World
+
 
 class Training(Protocol):
     """The settings of a section that say how long something is trained."""
@@ -30,7 +33,14 @@ class Length:
 
 
 def fitting_length(
-    section: str, options: Training, samples: int, *, batch: int, part: float, noun: str
+    section: str,
+    options: Training,
+    samples: int,
+    *,
+    batch: int,
+    part: float,
+    noun: str,
+    world: World | None = None,
 ) -> Length:
     """The length of a training on `samples`: a batch of no more than all of them, at least
     `min_steps` steps, and at most one `part`-th of it for the warm-up.
@@ -42,8 +52,14 @@ def fitting_length(
         batch: as it is set.
         part: 5 allows a fifth for the warm-up.
         noun: what a sample is called.
+        world: the ranks, which share every batch; None: this process alone.
+
+    Raises:
+        UserError: a batch that the ranks cannot share.
     """
     fits = min(batch, samples)
+    if world is not None:
+        _require_shared(section, fits, samples, noun, world)
     steps = samples // fits
     longer = max(options.epochs, -(-options.min_steps // steps))
     warm = min(options.warmup_epochs, longer / part)
@@ -59,3 +75,16 @@ def fitting_length(
             f"1/{part:g} of the run"
         )
     return Length(fits, longer, warm, f"{section}: {'; '.join(told)}" if told else None)
+
+
+def _require_shared(section: str, batch: int, samples: int, noun: str, world: World) -> None:
+    if samples < world.size:
+        raise UserError(
+            f"{world.size} ranks are more than the {samples} {noun}s to learn from; start fewer"
+        )
+    if batch % world.size:
+        why = f", as there are {samples} {noun}s," if batch == samples else ""
+        raise UserError(
+            f"{section}.global_batch_size={batch}{why} cannot be shared by {world.size} ranks; "
+            f"{max(world.size, batch - batch % world.size)} would do"
+        )

@@ -21,7 +21,7 @@ from vistill.evaluation.detection.dataset import open_detection
 from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import shared_out
-from vistill.evaluation.finetune import require_shared
+from vistill.evaluation.finetune import length_of
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import World, connect
 
@@ -128,7 +128,5 @@ def test_ranks_share_whole_batches_in_order(count, size):
 def test_batches_that_ranks_cannot_share(samples, batch, ranks, message):
     options = FineTuneConfig(global_batch_size=batch)
     with pytest.raises(UserError, match=message):
-        require_shared(options, samples, "picture", World(0, ranks, CPU))
-    assert require_shared(options, samples, "picture", World(0, 1, CPU)).batch == min(
-        batch, samples
-    )
+        length_of(options, samples, "picture", World(0, ranks, CPU))
+    assert length_of(options, samples, "picture", World(0, 1, CPU)).batch == min(batch, samples)

@@ -26,11 +26,10 @@ from vistill.evaluation.detection.clips import (
 from vistill.evaluation.detection.dataset import DetectionData
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
-from vistill.evaluation.features import shown
+from vistill.evaluation.features import of_all_ranks, shown
 from vistill.evaluation.finetune import (
     fitting_micro_batch,
     optim_of,
-    require_rank_batch,
     unprobed,
 )
 from vistill.evaluation.inputs import workers_of
@@ -212,12 +211,19 @@ def _train(
     *,
     progress: bool,
 ) -> ActionDetector:
-    batch, count = options.global_batch_size, len(reader.frames)
-    length = fitting_length("detection", options, count, batch=batch, part=4, noun=_NOUN)
+    count, world = len(reader.frames), reading.world
+    length = fitting_length(
+        "detection",
+        options,
+        count,
+        batch=options.global_batch_size,
+        part=4,
+        noun=_NOUN,
+        world=world,
+    )
     if progress and length.note is not None:
         print(length.note, file=sys.stderr)
-    batch, epochs, world = length.batch, length.epochs, reading.world
-    require_rank_batch("detection", batch, count, _NOUN, world)
+    batch, epochs = length.batch, length.epochs
     micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     stream = KeyFrameStream(
         reader,
@@ -268,11 +274,9 @@ def _test(
         assert batch.boxes is not None
         scores = detector.detect(PIXELS(batch.unit_pixels()), batch.boxes).sigmoid().cpu()
         found.append(_rows(frame, moments, [actions] * len(scores), scores[:, actions - 1]))
-    parts = world.gather((found, read, broken.names))
-    found = [rows for some, _, _ in parts for rows in some]
-    read = {moment for _, some, _ in parts for moment in some}
-    for _, _, names in parts:
-        broken.names.update(names)
+    parts = of_all_ranks((found, read), broken, world)
+    found = [rows for some, _ in parts for rows in some]
+    read = {moment for _, some in parts for moment in some}
     asked = {frame.moment for frame in reader.frames}
     truth = [
         _rows(frame, moments, [torch.tensor(sorted(done)) for done in frame.actions], None)

@@ -116,10 +116,13 @@ def require_masks(pairs: Pairs) -> None:
 
 
 def scaled_size(
-    height: int, width: int, short: int | None, long: int | None, scale: float = 1.0
+    height: int, width: int, options: SegmentationConfig, crop: int, scale: float = 1.0
 ) -> tuple[int, int]:
-    """Height and width of a picture whose shorter side becomes `short`, as far as the longer one
-    does not pass `long`; both times `scale`."""
+    """Height and width of a picture whose shorter side becomes `short_side` (or `crop`, where
+    neither side is said), as far as the longer one does not pass `long_side`; both times `scale`.
+    """
+    long = options.long_side
+    short = options.short_side or (None if long else crop)
     factors = [] if short is None else [short / min(height, width)]
     factors += [] if long is None else [long / max(height, width)]
     factor = scale * min(factors, default=1.0)
@@ -142,8 +145,7 @@ class TrainCrop:
     ) -> UInt8[Tensor, "4 crop crop"]:
         options = self.options
         height, width = both.shape[1:]
-        short = options.short_side or (None if options.long_side else self.crop)
-        size = scaled_size(height, width, short, options.long_side, rng.uniform(*options.scale))
+        size = scaled_size(height, width, options, self.crop, rng.uniform(*options.scale))
         image = resize(both[:3], *size, "bilinear")
         mask = F.interpolate(both[None, 3:], size, mode="nearest-exact")[0]
         both = torch.cat([image, mask])

@@ -15,11 +15,10 @@ from vistill.config.evaluation import EvaluateConfig
 from vistill.config.segmentation import SegmentationConfig
 from vistill.data import BrokenFiles, Source, TrainStream, eval_batches
 from vistill.errors import UserError
-from vistill.evaluation.features import shared_out, shown
+from vistill.evaluation.features import of_all_ranks, shared_out, shown
 from vistill.evaluation.finetune import (
     fitting_micro_batch,
     optim_of,
-    require_rank_batch,
     unprobed,
 )
 from vistill.evaluation.inputs import workers_of
@@ -101,12 +100,18 @@ def _train(
 ) -> Segmenter:
     (source, pairs), options = data, config.segmentation
     count = len(source)
-    batch = options.global_batch_size
-    length = fitting_length("segmentation", options, count, batch=batch, part=5, noun=_NOUN)
+    length = fitting_length(
+        "segmentation",
+        options,
+        count,
+        batch=options.global_batch_size,
+        part=5,
+        noun=_NOUN,
+        world=world,
+    )
     if progress and length.note is not None:
         print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
-    require_rank_batch("segmentation", batch, count, _NOUN, world)
     micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     segmenter = build_segmenter(backbone, len(pairs.classes), options, crop, seed)
     stream = TrainStream(
@@ -175,10 +180,7 @@ def _test(
         found = classes_of(segmenter, batch.to(world.device), options, crop).cpu().numpy()
         truth = batch.pixels[0, 3].numpy()
         counts.append(counts_of(found, truth, len(pairs.classes), IGNORED))
-    parts = world.gather((counts, broken.names))
-    for _, names in parts:
-        broken.names.update(names)
-    every = [one for some, _ in parts for one in some]
+    every = [one for some in of_all_ranks(counts, broken, world) for one in some]
     if not every:
         raise UserError(f"none of the {len(source)} test pictures of {source.name} can be read")
     return np.stack(every)
@@ -190,8 +192,7 @@ def classes_of(
     """The class of every pixel of one picture, `[h, w]`, at its own size."""
     both = batch.pixels
     height, width = both.shape[2:]
-    short = options.short_side or (None if options.long_side else crop)
-    size = scaled_size(height, width, short, options.long_side)
+    size = scaled_size(height, width, options, crop)
     pixels = replace(batch, pixels=both[:, :3]).unit_pixels()
     pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True).clamp(0, 1)
     image = segmenter.student.normalization(pixels)
