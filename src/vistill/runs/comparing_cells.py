@@ -7,12 +7,14 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from vistill.errors import UserError, first_line
 from vistill.files import write_atomic
 from vistill.runs.comparison import CellResult
 from vistill.stopping import Interrupted
+
+T = TypeVar("T")
 
 
 class Verbs(NamedTuple):
@@ -71,15 +73,9 @@ def run_cell(cell: Cell, verbs: Verbs) -> CellResult:
         found = json.loads(kept.read_text())
         if found["asked"] == asked:
             return CellResult(**found["result"])
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with quietly(folder / "log.txt"):
-            result = _measured(cell, verbs)
-    except Interrupted:
-        raise
-    except Exception as error:  # whatever it is, the other cells go on, and it is told
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return CellResult(cpu=_spent(folder), error=kind + first_line(error))
+    result = _tried(folder, lambda: _measured(cell, verbs))
+    if isinstance(result, str):
+        return CellResult(cpu=_spent(folder), error=result)
     write_atomic(kept, json.dumps({"asked": asked, "result": asdict(result)}, indent=1) + "\n")
     return result
 
@@ -90,15 +86,9 @@ def passes_within(pilot: Cell, seconds: float, verbs: Verbs) -> int | str:
     folder = Path(pilot.folder)
     kept = folder / "seconds.json"
     if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with quietly(folder / "log.txt"):
-                _pretrained(pilot, verbs)
-        except Interrupted:
-            raise
-        except Exception as error:
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            return kind + first_line(error)
+        failed = _tried(folder, lambda: _pretrained(pilot, verbs))
+        if isinstance(failed, str):
+            return failed
         write_atomic(kept, json.dumps(_spent(folder)))
     each = json.loads(kept.read_text())
     if each > seconds:
@@ -107,6 +97,19 @@ def passes_within(pilot: Cell, seconds: float, verbs: Verbs) -> int | str:
             f"{seconds / 60:g}"
         )
     return int(seconds // each)
+
+
+def _tried(folder: Path, work: Callable[[], T]) -> T | str:
+    """What `work` gives, its output in `log.txt`; or why it failed, as the other cells go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with quietly(folder / "log.txt"):
+            return work()
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it is, it is told
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return kind + first_line(error)
 
 
 def _measured(cell: Cell, verbs: Verbs) -> CellResult:
