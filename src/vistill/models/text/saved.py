@@ -107,8 +107,11 @@ def load_reader(folder: Path) -> VideoText | Answerer | None:
     Raises:
         UserError: as of `load_video_text`.
     """
-    joint, answers = load_video_text(folder), load_answers(folder)
-    return joint.joint if joint else answers.answerer if answers else None
+    joint = load_video_text(folder)
+    if joint is not None:
+        return joint.joint
+    answers = load_answers(folder)
+    return None if answers is None else answers.answerer
 
 
 class _Saved(NamedTuple):
