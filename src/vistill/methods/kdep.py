@@ -2,7 +2,6 @@
 the teacher's, brought to the student's width by a fixed map: SVD and power temperature scaling."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -22,16 +21,15 @@ from vistill.methods.kdep_parts import (
     fit_maps,
     fixed_map,
     needs_a_pass,
-    recoloured,
 )
 from vistill.methods.layers import Activation, layer_widths, read
-from vistill.methods.shared_view import SharedView
+from vistill.methods.recoloured_view import RecolouredView
 from vistill.methods.target_fit import FeatureMoments
 from vistill.models.backbone import Backbone
 from vistill.targets.fixed_map import FixedMap
 
 
-class KDEP(SharedView):
+class KDEP(RecolouredView):
     """See `KDEPConfig` for the switches. What is matched, by name: `feature`, the pooled one;
     `stage1`, `stage2`, … pairs of layers, each by a map of its own; `logits`, class scores.
 
@@ -87,15 +85,11 @@ class KDEP(SharedView):
         labels = given.num_classes if given.config.labels_weight else None
         return cls(given.student, given.teacher, given.config, drop_path=rate, num_classes=labels)
 
-    def view(self, batch: Batch, *, augment: bool) -> Batch:
-        """Both sides' picture: jittered colours, then noise along their principal directions."""
-        return replace(batch, pixels=recoloured(self.config, batch)) if augment else batch
-
     def cache_key(self) -> dict[str, Any]:
         return {
             "signal": "pooled",
             "activation": self.activation,
-            **self.config.model_dump(include={"color_jitter", "lighting_std"}),
+            **super().cache_key(),
             "layers": self.layers[1],
             "logits": "before" if self.scores == "before" else self.scores is not None,
         }

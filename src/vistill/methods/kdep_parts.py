@@ -1,24 +1,16 @@
-"""KDEP's view and fixed maps as its switches describe them, and what does not go together."""
+"""KDEP's fixed maps as its switches describe them, and what does not go together."""
 
 from collections.abc import Iterable, Mapping
 
-import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from vistill.augment.jitter import apply_color_jitter, jitter_draws
-from vistill.augment.lighting import apply_lighting, lighting_draws
-from vistill.batch import Batch, unit_pixels
-from vistill.config.baselines import LogitKDConfig, RelationKDConfig
-from vistill.config.methods import KDEPConfig, SupervisedConfig
+from vistill.config.methods import KDEPConfig
 from vistill.errors import UserError
 from vistill.methods.class_scores import score_tap
 from vistill.methods.side import Side
 from vistill.methods.target_fit import calibration
 from vistill.targets.fixed_map import FixedMap, check_width
 from vistill.targets.moments import std_ratio
-
-Coloured = KDEPConfig | LogitKDConfig | RelationKDConfig | SupervisedConfig
 
 
 def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> FixedMap:
@@ -54,37 +46,6 @@ def fixed_map(config: KDEPConfig, name: str, teacher_width: int, width: int) -> 
         channel_seed=config.channel_seed,
         columns=config.columns,
     )
-
-
-def recoloured(config: Coloured, batch: Batch) -> Float[Tensor, "b 3 *size"]:
-    """The batch in jittered colours, then with noise along their principal directions; the frames
-    of a clip alike."""
-    shape = batch.pixels.shape
-    pixels, seeds = batch.pixels.flatten(2, -2), batch.view_seeds
-    jitter = None if config.color_jitter is None else jitter_draws(seeds, config.color_jitter)
-    alpha = lighting_draws(seeds, config.lighting_std) if config.lighting_std > 0 else None
-    if pixels.device.type != "cpu" or torch.compiler.is_compiling():
-        return _recoloured(pixels, jitter, alpha).clamp(0, 1).reshape(shape)
-    # On the host one at a time, which stays in the processor's cache.
-    kind = torch.float32 if pixels.dtype == torch.uint8 else pixels.dtype
-    found = torch.empty(pixels.shape, dtype=kind)
-    for i in range(len(pixels)):
-        one = slice(i, i + 1)
-        its_jitter = None if jitter is None else (jitter[0][one], jitter[1][one])
-        look = _recoloured(pixels[one], its_jitter, None if alpha is None else alpha[one])
-        torch.clamp(look, 0, 1, out=found[one])
-    return found.reshape(shape)
-
-
-def _recoloured(
-    pixels: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
-    jitter: tuple[Float[Tensor, "b 3"], Int[Tensor, "b 3"]] | None,
-    alpha: Float[Tensor, "b 3"] | None,
-) -> Float[Tensor, "b 3 h w"]:
-    pixels = unit_pixels(pixels)
-    if jitter is not None:
-        pixels = apply_color_jitter(pixels, *jitter)
-    return pixels if alpha is None else apply_lighting(pixels, alpha)
 
 
 def check_terms(config: KDEPConfig, teacher: Side) -> None:

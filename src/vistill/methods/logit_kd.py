@@ -2,7 +2,6 @@
 scores of a teacher beside the labels of the pictures."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 from jaxtyping import Float
@@ -14,14 +13,13 @@ from vistill.errors import UserError
 from vistill.methods.base import weighted
 from vistill.methods.class_scores import classifiers, score_tap, score_terms
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.kdep_parts import recoloured
 from vistill.methods.layers import read
-from vistill.methods.shared_view import SharedView
+from vistill.methods.recoloured_view import RecolouredView
 from vistill.methods.side import rising
 from vistill.models.backbone import Backbone
 
 
-class LogitKD(SharedView):
+class LogitKD(RecolouredView):
     """See `LogitKDConfig` for the switches.
 
     Args:
@@ -63,13 +61,9 @@ class LogitKD(SharedView):
                 raise UserError(f"{error}; {alone}") from None
         return cls(given.student, given.teacher, given.config, drop_path=rate, num_classes=labels)
 
-    def view(self, batch: Batch, *, augment: bool) -> Batch:
-        """Both sides' picture, recoloured as KDEP does."""
-        return replace(batch, pixels=recoloured(self.config, batch)) if augment else batch
-
     def cache_key(self) -> dict[str, Any]:
-        recolour = self.config.model_dump(include={"color_jitter", "lighting_std"})
-        return {"signal": "logits", "activation": self.config.logits_activation, **recolour}
+        of_scores = {"signal": "logits", "activation": self.config.logits_activation}
+        return {**of_scores, **super().cache_key()}
 
     def teacher_features(self, batch: Batch) -> Float[Tensor, "b c"]:
         """The teacher's class scores."""

@@ -1,7 +1,6 @@
 """Distillation of relations: of a picture to the pictures of its batch and of a queue, and of its
 patches to one another. The idea of LightlyTrain's third recipe, written from its description."""
 
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -16,14 +15,13 @@ from vistill.heads.projector import feature_projector
 from vistill.losses.relation import cosine_relation_loss, queue_kl
 from vistill.methods.base import weighted
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.kdep_parts import recoloured
 from vistill.methods.output_maps import as_tokens, output_tap, resize_map
-from vistill.methods.shared_view import SharedView
+from vistill.methods.recoloured_view import RecolouredView
 from vistill.methods.side import Side, rising
 from vistill.models.backbone import Backbone
 
 
-class RelationKD(SharedView):
+class RelationKD(RecolouredView):
     """See `RelationKDConfig` for the switches.
 
     Args:
@@ -77,14 +75,9 @@ class RelationKD(SharedView):
         rate = given.student_drop_path or 0.0
         return cls(given.student, given.teacher, given.config, drop_path=rate)
 
-    def view(self, batch: Batch, *, augment: bool) -> Batch:
-        """Both sides' picture, recoloured as KDEP does."""
-        return replace(batch, pixels=recoloured(self.config, batch)) if augment else batch
-
     def cache_key(self) -> dict[str, Any]:
-        recolour = self.config.model_dump(include={"color_jitter", "lighting_std"})
         kind = self.taps[1].kind
-        return {"signal": kind, "patches": bool(self.config.local_weight), **recolour}
+        return {"signal": kind, "patches": bool(self.config.local_weight), **super().cache_key()}
 
     def _patches(self, side: Side, batch: Batch, which: int) -> Float[Tensor, "b n d"]:
         tap = self.taps[which]

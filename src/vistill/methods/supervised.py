@@ -12,8 +12,8 @@ from vistill.errors import UserError
 from vistill.losses.baselines import label_cross_entropy
 from vistill.methods.base import Method, weighted
 from vistill.methods.ingredients import Ingredients
-from vistill.methods.kdep_parts import recoloured
 from vistill.methods.layers import read
+from vistill.methods.recoloured_view import recoloured
 from vistill.methods.side import rising
 from vistill.models.backbone import Backbone
 

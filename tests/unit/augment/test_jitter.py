@@ -11,7 +11,7 @@ from vistill.augment.jitter import apply_color_jitter, color_jitter
 from vistill.augment.lighting import apply_lighting, lighting_draws
 from vistill.batch import Batch
 from vistill.config.methods import KDEPConfig
-from vistill.methods.kdep_parts import recoloured
+from vistill.methods.recoloured_view import recoloured
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
