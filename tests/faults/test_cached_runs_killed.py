@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cached_sides import sides
 from forked import Forked
 from safetensors.torch import load_file
 
@@ -16,7 +17,6 @@ import vistill
 from vistill.data import cache as module
 from vistill.data import open_source
 from vistill.data.motion_clips import write_motion_clips
-from vistill.models.vit import VisionTransformer
 
 CELLS = Path(__file__).parents[1] / "data" / "cells" / "train"
 COUNT, VIEWS, KILLS = 12, 2, 3
@@ -34,26 +34,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def vit(width: int, seed: int, frames: int | None, tubelet: int) -> VisionTransformer:
-    torch.manual_seed(seed)
-    of_clips = {"num_frames": frames, "tubelet_size": tubelet} if frames else {}
-    return VisionTransformer(
-        image_size=16, patch_size=4, embed_dim=width, depth=2, num_heads=2, **of_clips
-    )
-
-
 def distil(case: str, data: Path, out: Path) -> int:
     """A run whose cache, beside it, is brought to the disk at every step."""
     module._COMMIT_SECONDS = 0.0
     settings = CASES[case]
-    frames, umt = settings.get("data.frames"), case == "umt"
-    tubelet = 1 if umt else 2
     vistill.pretrain(
-        data=data if frames else CELLS,
+        data=data if settings.get("data.frames") else CELLS,
         out=out,
-        teacher=vit(16, 1, None if umt else frames, tubelet),
-        teacher_weights="random",
-        student=vit(8, 5, frames, tubelet),
+        **sides(settings),
         overrides={
             "data.image_size": 16,
             "data.workers": 0,

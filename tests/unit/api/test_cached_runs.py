@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from cached_sides import sides, tiny_vit
 from safetensors.torch import load_file
 
 import vistill
@@ -12,7 +13,6 @@ from vistill.data import open_source
 from vistill.data.motion_clips import write_motion_clips
 from vistill.errors import UserError
 from vistill.methods.shared_view import SharedView
-from vistill.models.vit import VisionTransformer
 
 CELLS = Path(__file__).parents[2] / "data" / "cells" / "train"
 SMALL = {"method.reconstruction": {"decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}}}
@@ -36,18 +36,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def vit(width: int, seed: int, frames: int | None, tubelet: int) -> VisionTransformer:
-    torch.manual_seed(seed)
-    of_clips = {"num_frames": frames, "tubelet_size": tubelet} if frames else {}
-    return VisionTransformer(
-        image_size=16, patch_size=4, embed_dim=width, depth=2, num_heads=2, **of_clips
-    )
-
-
 def distil(case: str, clips: Path, out: Path, cache: Path | None, **more: Any) -> Any:
     settings = CASES[case]
-    frames, umt = settings.get("data.frames"), settings["method"] == "umt"
-    tubelet = 1 if umt else 2
+    frames = settings.get("data.frames")
     of_clips: dict[str, Any] = {"data.stride": 2} if frames else {}
     overrides: dict[str, Any] = {
         "data.image_size": 16,
@@ -66,9 +57,7 @@ def distil(case: str, clips: Path, out: Path, cache: Path | None, **more: Any) -
     return vistill.pretrain(
         data=clips if frames else CELLS,
         out=out,
-        teacher=vit(16, 1, None if umt else frames, tubelet),
-        teacher_weights="random",
-        student=vit(8, 5, frames, tubelet),
+        **sides(settings),
         overrides=overrides | settings | {name.replace("__", "."): x for name, x in more.items()},
     )
 
@@ -170,7 +159,7 @@ def test_every_stage_of_a_chain_has_a_cache_of_its_own(tmp_path: Path, capsys: A
             "tinymim",
             data=CELLS,
             out=tmp_path / out,
-            teacher=vit(16, 1, None, 1),
+            teacher=tiny_vit(16, 1, None, 1),
             teacher_weights="random",
             chain=["vit", "vit"],
             overrides={
