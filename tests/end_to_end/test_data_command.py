@@ -195,6 +195,7 @@ KDEP = ["pretrain", "kdep_resnet18", "--data", "pictures", "data.image_size=32",
         "timm/resnet10t", "--teacher-weights", "random", "--student", "timm/test_vit"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_cache_looks_again_at_replaced_pictures(folder: Path, capsys) -> None:
     def run_into(out: str, expect: int = 0) -> str:
         assert main([*KDEP, "--out", out]) == expect

@@ -47,6 +47,7 @@ def test_all_protocols(clips: Path, clip_run: Path) -> None:
     assert {score["n_test"] for score in content["scores"]} == {8}
 
 
+@pytest.mark.slow
 def test_action_detection(clips: Path, clip_run: Path) -> None:
     folder, out = clips / "ava", clips / "detection.json"
     script = [sys.executable, ROOT / "scripts" / "make_ava_set.py", clips, folder]

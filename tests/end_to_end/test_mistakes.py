@@ -19,6 +19,7 @@ def instead(words: list[str], word: str) -> list[str]:
     return [word if old.partition("=")[0] == key else old for old in words]
 
 
+@pytest.mark.slow
 def test_the_shell_sees_exit_code_2_and_one_line(tmp_path: Path) -> None:
     words = ["pretrain", "mae", "--data", "nowhere", "--out", "out"]
     done = run_afresh(*words, expect=2, cwd=tmp_path)

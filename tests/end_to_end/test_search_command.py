@@ -375,6 +375,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["rows", "index.json", "afterwards"])
 def test_a_killed_index_goes_on(
     where: str, model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

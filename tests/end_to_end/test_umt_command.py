@@ -55,6 +55,7 @@ def test_its_tokens_are_single_frames(whole: Path) -> None:
     assert 0 < last["held_out_loss"] < 4
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(whole: Path, mae_run: Path, clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     again = words(mae_run, clips, out, "train.checkpoint_steps=1")

@@ -59,6 +59,7 @@ def learned(folder: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_what_the_words_tell_is_learned(
     learned: Path, folder: Path, tmp_path: Path, capsys
 ) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 SCRIPT = """
 import os, time
 from vistill.data.parallel import in_parallel
@@ -26,6 +28,7 @@ def alive(process: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_process():
     main = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True)
     workers = {int(main.stdout.readline()) for _ in range(60)}

@@ -99,6 +99,7 @@ def test_a_fault_of_its_own_stops_it(videos, tmp_path, monkeypatch, workers, err
     assert problems(out) == dict.fromkeys(NAMES)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_code_1_and_leaves_nothing_half_written(videos, tmp_path):
     noise = torch.randint(0, 256, (12, 64, 64, 3), dtype=torch.uint8)
     write_video(videos / "d.mp4", noise)

@@ -112,6 +112,7 @@ def test_damaged_newest_checkpoint_is_named_and_passed_over(uninterrupted, tmp_p
     assert_equal(out, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )

@@ -96,6 +96,7 @@ def test_a_sample_that_is_never_read_is_named_after_the_timeout(workers):
     assert loader.pids == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_slow_is_not_hung(workers):
     """Together a batch takes longer than the limit, each sample less."""
@@ -145,6 +146,7 @@ print(sum(int(answer["heavy"].sum()) for answer in loader.answers(requests)))
 """
 
 
+@pytest.mark.slow
 def test_a_small_dev_shm_bounds_nothing():
     inside = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {sys.executable} -c '{SCRIPT}'"
     command = ["unshare", "--mount", "sh", "-c", inside]
@@ -191,6 +193,7 @@ def raise_av(number: int) -> None:
     raise av.error.FFmpegError(number, os.strerror(number), "a.mp4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_whose_disk_dies_is_saved_and_continues(tmp_path, monkeypatch, workers):
     def train(out: Path) -> Any:

@@ -33,6 +33,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_others_out_and_survives_the_loss_of_its_terminal(tmp_path, capsys):
     out = tmp_path / "run"
     words = ["pretrain", "mae", "--data", str(CELLS), "--out", str(out), *SETTINGS]

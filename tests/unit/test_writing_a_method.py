@@ -128,6 +128,7 @@ def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_cnn_learns_by_the_second_method(source):
     sizes = ("patch_size", "embed_dim", "depth", "num_heads")
     changes = {f"student.{name}": None for name in sizes} | {"student.model": "timm/resnet10t"}
@@ -138,6 +139,7 @@ def test_a_cnn_learns_by_the_second_method(source):
     assert result.terms["loss"] == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_words_of_paths_are_learned_and_continued_by_the_third_method(source, monkeypatch):
     changes = {
         "method.builder": "path_words.py:build",

@@ -106,6 +106,7 @@ def test_a_bare_module_is_told_how_to_come(tmp_path: Path) -> None:
         vistill.export(module, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_object_goes_to_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     backbone = wrapped()

@@ -47,6 +47,7 @@ def test_posterize_keeps_a_bit(magnitude: float, increasing: bool) -> None:
     assert set(np.unique(out)) == {0, 128}
 
 
+@pytest.mark.slow
 def test_tens_of_thousands_of_draws() -> None:
     image = torch.from_numpy(np.asarray(picture(4)).copy()).permute(2, 0, 1)
     transform = RandAugment(USUAL)

@@ -74,6 +74,7 @@ def test_what_dies_twice_is_lost_and_the_guilty_are_told_from_the_others(act, gu
     assert lost.reason.startswith(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_hanging_ends_at_the_limit_and_slow_is_not_hanging(workers):
     found = run({2: "hang", 5: "slow"}, workers, limit=1.2)

@@ -54,6 +54,7 @@ QUICK = FineTuneConfig(
 SHORT = LinearProbeConfig(min_steps=100)
 
 
+@pytest.mark.slow
 def test_all_protocols_and_budgets(folders, vit):
     before = {k: v.clone() for k, v in vit.state_dict().items()}
     scores = evaluated(

@@ -67,6 +67,7 @@ QUICK = FineTuneConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
     train, test = folders
     broken = Path(test) / "down" / "9.mp4"

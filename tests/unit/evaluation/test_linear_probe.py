@@ -18,6 +18,7 @@ def accuracy(scores, labels) -> float:
     return float((scores.argmax(1) == labels).float().mean())
 
 
+@pytest.mark.slow
 def test_default_learns_on_little_data():
     (train, labels), (test, wanted) = clusters(60, 0), clusters(300, 1)
     assert accuracy(linear_probe(train, labels, test, 3), wanted) > 0.95

@@ -84,6 +84,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 ROWS = list(rows())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_the_page_tells_the_taps(row: Row, tmp_path: Path) -> None:

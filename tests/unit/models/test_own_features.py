@@ -81,6 +81,7 @@ def test_attention_pooling_is_read_where_its_weights_are(tmp_path: Path) -> None
     comes_back(student, tmp_path / "student")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_attention_pooling_leaves_as_onnx_without_a_word_of_the_translator(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -18,6 +18,7 @@ from vistill.training.distributed import Replicated, Sharded, World, connect
 from vistill.training.errors import TrainingError
 from vistill.training.ranks import ranks_of
 
+STRATEGIES = ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)]
 OPTIONS = ["--dropout", "0", "--samples", "24", "--micro", "2", "--sgd"]
 
 
@@ -49,7 +50,7 @@ def assert_same(out, one):
         torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_equal_one_even_after_moving_between_them(one_rank, tmp_path, strategy):
     out = tmp_path / "run"
     done = train(out, 2, "--strategy", strategy, "--stop-at-step", "5")
@@ -63,7 +64,7 @@ def test_two_ranks_equal_one_even_after_moving_between_them(one_rank, tmp_path, 
     assert_same(out, one_rank)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strategy):
     one, two = tmp_path / "one", tmp_path / "two"
     # The last micro counts: two samples of each of two ranks are the four of one.
@@ -75,7 +76,7 @@ def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strateg
     assert_same(two, one)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
     one, two = tmp_path / "one", tmp_path / "two"
     # Stopped where the next batch is of the other kind: what learns does not hang on the first.
@@ -91,7 +92,7 @@ def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
     assert torch.equal(trained["student.norm.weight"], fresh["student.norm.weight"])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_each_rank_has_for_itself_is_kept(tmp_path, strategy):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     words = ["--queue", "--strategy", strategy]
@@ -235,7 +236,7 @@ def test_blocks_travel_in_the_autocast_type_of_a_gpu(device, dtype, travels, sum
         assert not policy.cast_forward_inputs
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_rank_that_dies_ends_the_others_in_a_sentence(one_rank, tmp_path, strategy):
     out = tmp_path / "run"
     words = ["--strategy", strategy, "--cadence", "3"]

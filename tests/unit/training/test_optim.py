@@ -288,6 +288,7 @@ def test_a_gradient_scaler_leaves_out_a_step_that_overflowed():
     assert ours[1] == theirs[1] == 2
 
 
+@pytest.mark.slow
 def test_learning_needs_no_compiler():
     """`torch._dynamo` takes as long to import as torch."""
     code = """

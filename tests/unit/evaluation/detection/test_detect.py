@@ -73,6 +73,7 @@ def detected(vit, data, options, seeds=(0,)):
     return evaluate_detection(vit, data, config, EVERY_FRAME, progress=False)
 
 
+@pytest.mark.slow
 def test_training_beats_a_detector_that_knows_nothing(folder, vit):
     options = DetectionConfig(epochs=1, min_steps=90, global_batch_size=8, lr=4e-3, drop_path=0.0)
     data = open_detection(folder, options)
