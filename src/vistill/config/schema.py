@@ -160,6 +160,11 @@ class TrainConfig(Section):
     """Also write a checkpoint every so many steps."""
     evaluate_every: Count = Field(default=1)
     """Epochs between held-out loss and kNN probe."""
+    stop_when: Literal["end", "flat"] = Field(
+        default="end", json_schema_extra=needs({"data.held_out": GIVEN})
+    )
+    """`flat`: end before `epochs` where the evaluations, extrapolated, say that the rest brings
+    less than one evaluation scatters by, with 97.5 % (see runs.md)."""
     knn_probe: bool = Field(default=True, json_schema_extra=needs({"data.held_out": GIVEN}))
     """Probe the student by nearest neighbours where the pictures have labels."""
     loggers: Annotated[

@@ -19,6 +19,7 @@ _VOLATILE = {
         "checkpoint_minutes",
         "checkpoint_steps",
         "evaluate_every",
+        "stop_when",
         "knn_probe",
         "loggers",
     },

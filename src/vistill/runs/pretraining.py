@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from vistill.runs.teacher_precision import settle_teacher
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
+from vistill.training.outlook import outlooks
 from vistill.training.precision import tf32
 from vistill.training.run_folder import RESULT, RunFolder, check_folder, read_marker
+from vistill.training.state import FitResult
 from vistill.training.target_fit import fit_targets
 
 
@@ -252,6 +254,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
     for name, student in method.exports.items():
         student.origin, student.untrained = f"run {out / name}", False
     bests = {name: vars(best) for name, best in fitted.bests.items()}
+    more = {name: _more(fitted, name) for name in method.exports}
     result = PretrainResult(
         out=out,
         backbone=out / "export" / next(iter(method.exports)) / "best",
@@ -263,15 +266,29 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
         seconds=fitted.seconds,
         students={
             name: StudentResult(
-                out / "export" / name / "best", bests.get(name), fitted.doubts.get(name)
+                out / "export" / name / "best",
+                bests.get(name),
+                fitted.doubts.get(name),
+                more[name],
             )
             for name in method.exports
             if name
         },
+        outlook=more.get(""),
     )
     if world.main:
         write_atomic(out / RESULT, result.to_json())
     return result
+
+
+def _more(fitted: FitResult, name: str) -> dict[str, Any] | None:
+    """What as many more epochs would bring to a student."""
+    prefix = f"{name}/" if name else ""
+    coming = outlooks(fitted.curves, 2 * fitted.epochs)
+    best = fitted.bests.get(name)
+    if best is None or (ahead := coming.get(f"{prefix}{best.metric}")) is None:
+        return None
+    return {"metric": best.metric, **asdict(ahead), "text": ahead.sentence(best.metric)}
 
 
 def _stream(

@@ -73,11 +73,14 @@ class StudentResult:
         backbone: folder of the exported student.
         best: metric, value, epoch and step of its best evaluation, or None.
         doubt: why its last evaluation cannot be the best, or None.
+        outlook: what as many more epochs would bring: `metric`, the fields of an `Outlook` and
+            `text`; None where that cannot be told.
     """
 
     backbone: Path
     best: Mapping[str, Any] | None
     doubt: str | None = None
+    outlook: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class PretrainResult:
         stages: results of a chain's students, the last of which is this one; empty without a chain.
         students: where several learned together, each by its name; else empty.
         doubt: why the last evaluation cannot be the best, or None.
+        outlook: what as many more epochs would bring: `metric`, the fields of an `Outlook` and
+            `text`; None where that cannot be told.
     """
 
     out: Path
@@ -107,16 +112,18 @@ class PretrainResult:
     stages: tuple["PretrainResult", ...] = ()
     students: Mapping[str, StudentResult] = field(default_factory=dict)
     doubt: str | None = None
+    outlook: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         terms = ", ".join(
             f"{name.removeprefix('loss/')} {value:.4g}" for name, value in self.terms.items()
         )
         text = f"finished {self.steps} steps: {terms}{_best(self.best, self.doubt)}"
+        text += _more(self.outlook)
         if not self.students:
             return f"{text}\nbackbone: {self.backbone}"
         lines = [
-            f"{name}: {one.backbone}{_best(one.best, one.doubt)}"
+            f"{name}: {one.backbone}{_best(one.best, one.doubt)}{_more(one.outlook)}"
             for name, one in self.students.items()
         ]
         return "\n".join([text, *lines])
@@ -131,7 +138,7 @@ class PretrainResult:
         values = json.loads(text)
         values["out"], values["backbone"] = Path(values["out"]), Path(values["backbone"])
         students = {
-            name: StudentResult(Path(one["backbone"]), one["best"], one.get("doubt"))
+            name: StudentResult(**one | {"backbone": Path(one["backbone"])})
             for name, one in values.get("students", {}).items()
         }
         return cls(**values | {"stages": (), "students": students})
@@ -145,6 +152,10 @@ def _best(best: Mapping[str, Any] | None, doubt: str | None) -> str:
         kept = "" if best is not None else "; export/best holds the last weights"
         text += f"; at the end {doubt}{kept}"
     return text
+
+
+def _more(outlook: Mapping[str, Any] | None) -> str:
+    return "" if outlook is None else f"; {outlook['text']}"
 
 
 def retrieval_table(

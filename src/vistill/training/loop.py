@@ -25,6 +25,7 @@ from vistill.training.loggers import Logger, open_loggers
 from vistill.training.measure import RankReport, Sums, merge_totals, peak_memory_gb
 from vistill.training.non_finite import refuse_non_finite
 from vistill.training.optim import Group, peak_lr
+from vistill.training.outlook import in_short, next_end, outlooks
 from vistill.training.progress import Meter, opening_lines, status
 from vistill.training.ranks import ranks_of
 from vistill.training.run_folder import RunFolder
@@ -112,9 +113,8 @@ def fit(
         for line in opening_lines(learner.frozen, state.step, steps):
             display.say(line)
         loop = _Loop(learner, stream, feed, state, world, optim, train, seed, run)
-        loop.epoch_end = EpochEnd(
-            on_evaluate, on_export, display.say, tuple(method.exports), train.epochs
-        )
+        students = tuple(method.exports)
+        loop.epoch_end = EpochEnd(on_evaluate, on_export, display.say, students, train)
         loop.stopping, loop.display, loop.log_seconds = stopping, display, log_seconds
         if run is not None and world.main:
             loop.loggers = open_loggers(run, train.loggers, state.step)
@@ -154,32 +154,41 @@ class _Loop:
 
     def run_to_the_end(self) -> FitResult:
         """Step until the last epoch is done and dealt with."""
-        state = self.state
         self.learner.method.train()
         if self._epoch_pending():
-            self._log(state.unlogged | self._end_epoch())
+            self._log(self.state.unlogged | self._end_epoch())
             self._save()
+        self._look_ahead()
         self._open_window(1)
-        self.first_step, self.started = state.step, time.monotonic()
-        while state.step < self.steps:
+        self.first_step, self.started = self.state.step, time.monotonic()
+        while not self._ended():
             self._one_step()
-            state.step += 1
-            boundary = state.step % self.per_epoch == 0
+            self.state.step += 1
+            boundary = self.state.step % self.per_epoch == 0
             cadence = self.train.checkpoint_steps
-            timely = cadence is not None and state.step % cadence == 0
+            timely = cadence is not None and self.state.step % cadence == 0
             alone = self.world.size == 1 and self.stopping.received is not None
-            if boundary or timely or alone or state.step >= self.report_at:
+            if boundary or timely or alone or self.state.step >= self.report_at:
                 self._report(save=timely or (boundary and self._epoch_pending()))
         self._tick()
         return FitResult(
-            steps=self.steps,
-            epochs=self.train.epochs,
-            terms=state.terms,
-            bests=state.best,
-            doubts=state.doubts,
-            seconds=state.seconds,
+            steps=self.state.step,
+            epochs=self.state.step // self.per_epoch,
+            terms=self.state.terms,
+            bests=self.state.best,
+            doubts=self.state.doubts,
+            curves=self.state.curves,
+            seconds=self.state.seconds,
             images_per_second=self.images / self.busy_seconds if self.images else 0.0,
         )
+
+    def _ended(self) -> bool:
+        flat = self.state.flat and self.train.stop_when == "flat"
+        return flat or self.state.step >= self.steps
+
+    def _look_ahead(self) -> None:
+        then = next_end(self.state.evaluated, self.train.epochs)
+        self.coming = in_short(outlooks(self.state.curves, then))
 
     def _epoch_at(self, step: int) -> float:
         epoch, rest = divmod(step, self.per_epoch)
@@ -310,7 +319,7 @@ class _Loop:
         eta = left * (time.monotonic() - self.started) / done
         broken = self.stream.broken
         unit = "img" if broken.noun == "picture" else f"{broken.noun}s"
-        text = status(values, eta, broken.summary(), unit)
+        text = status(values, eta, broken.summary(), unit, self.coming)
         epoch = (self.state.step - 1) // self.per_epoch + 1
         self.display.update(self.state.step, text, f"epoch {epoch}/{self.train.epochs}")
 
@@ -346,11 +355,9 @@ class _Loop:
         epoch = self.state.step // self.per_epoch
         # Rank 0 alone evaluates: it must not wait for rows of others.
         with self.learner.strategy.unwrapped(), ranks_of(self.learner.method, None):
-            values, self.state.best, self.state.doubts = self.world.once(
-                lambda: self.epoch_end(epoch, self.state)
-            )
+            values, self.state = self.world.once(lambda: self.epoch_end(epoch, self.state))
         self.learner.method.train()
-        self.state.evaluated, self.state.unlogged = epoch, {}
+        self._look_ahead()
         return values
 
     def _tick(self) -> None:

@@ -30,8 +30,11 @@ def opening_lines(frozen: list[str], step: int, steps: int) -> list[str]:
     return lines
 
 
-def status(values: dict[str, float], eta: float, broken: str, unit: str = "img") -> str:
-    """One line: losses, rates (`unit` per second), waiting, memory, time to go, what is broken."""
+def status(
+    values: dict[str, float], eta: float, broken: str, unit: str = "img", coming: str = ""
+) -> str:
+    """One line: losses, rates (`unit` per second), waiting, memory, time to go, what is to be
+    expected at the end, what is broken."""
     terms = ", ".join(
         f"{name.removeprefix('loss/')} {value:.4g}"
         for name, value in values.items()
@@ -45,7 +48,7 @@ def status(values: dict[str, float], eta: float, broken: str, unit: str = "img")
         f"mem {values['memory_gb']:.1f} GB",
         f"ETA {duration(eta)}",
     ]
-    return " · ".join([*parts, broken] if broken else parts)
+    return " · ".join([*parts, *filter(None, (coming, broken))])
 
 
 def tell(text: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
 from vistill.batch import Batch
+from vistill.training.outlook import Curves
 
 _DIVERGED = 10
 _TINY = 1e-3
@@ -111,6 +112,8 @@ class State:
         doubts: why the last evaluation of a student cannot be its best, where that is so.
         terms: mean of every loss over the last finished epoch.
         epoch_sums: losses of the epoch under way.
+        curves: every evaluation of what decides, by the key it is logged under.
+        flat: whether more epochs would bring nothing, as the last evaluation had it.
         unlogged: numbers of the last step that wait for an evaluation to be logged with.
         seconds: wall time of all sessions.
     """
@@ -122,6 +125,8 @@ class State:
     doubts: dict[str, str] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
     epoch_sums: Totals = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
+    flat: bool = False
     unlogged: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -158,6 +163,7 @@ class FitResult:
         terms: mean over the last epoch of `loss` and of every `loss/TERM`.
         bests: the best evaluation of each student, as far as there was any.
         doubts: why the last evaluation of a student cannot be its best, where that is so.
+        curves: every evaluation of what decides, by the key it is logged under.
         seconds: wall time over all sessions of the run.
         images_per_second: of the steps since the last start, over all ranks; 0 without any.
     """
@@ -167,6 +173,7 @@ class FitResult:
     terms: dict[str, float]
     bests: dict[str, Best]
     doubts: dict[str, str]
+    curves: Curves
     seconds: float
     images_per_second: float
 

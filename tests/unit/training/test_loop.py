@@ -601,3 +601,46 @@ def test_exemptions_from_weight_decay(layer_decay):
             if group["weight_decay"]
         }
     assert decays == {"student.blocks.0.fc.weight", "student.blocks.1.fc.weight"}
+
+
+def flattening(epoch):
+    """A probe that has learned nearly all after a few epochs, and scatters."""
+    return {"knn": 70 - 40 / epoch**3 + 0.5 * math.sin(7.0 * epoch)}
+
+
+def test_a_run_that_gains_nothing_ends_and_may_go_on_later(tmp_path, capsys):
+    config = {"epochs": 40, "stop_when": "flat"}
+    run, told = open_run(tmp_path / "run"), []
+    first = run_fit(
+        run=run,
+        train=train_config(**config),
+        on_evaluate=flattening,
+        on_export=lambda name, which: told.append(which),
+        progress=True,
+    )
+    assert 6 <= first.epochs < 40
+    assert first.steps == 3 * first.epochs
+    shown = capsys.readouterr().err
+    assert f"epoch {first.epochs}: up to epoch 40 knn gains" in shown
+    assert "so the run ends (train.stop_when=flat)" in shown
+    assert told.count("last") == first.epochs
+    assert [epoch for epoch, _ in first.curves["knn"]] == list(range(1, first.epochs + 1))
+
+    again = run_fit(run=run, train=train_config(**config), on_evaluate=flattening)
+    assert (again.steps, again.curves) == (first.steps, first.curves)
+    whole = run_fit(run=run, train=train_config(epochs=40), on_evaluate=flattening)
+    assert whole.epochs == 40
+
+
+def test_a_run_that_still_learns_goes_to_its_end(tmp_path):
+    curve = lambda epoch: {"knn": 10 + epoch + 0.2 * math.sin(7.0 * epoch)}  # noqa: E731
+    result = run_fit(train=train_config(epochs=14, stop_when="flat"), on_evaluate=curve)
+    assert result.epochs == 14
+
+
+def test_one_student_that_learns_keeps_the_run_going():
+    def both(epoch):
+        return {"a/knn": flattening(epoch)["knn"], "b/held_out_loss": 1 / epoch**0.5}
+
+    result = run_fit(train=train_config(epochs=20, stop_when="flat"), on_evaluate=both)
+    assert result.epochs == 20
