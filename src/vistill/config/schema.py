@@ -163,8 +163,8 @@ class TrainConfig(Section):
     stop_when: Literal["end", "flat"] = Field(
         default="end", json_schema_extra=needs({"data.held_out": GIVEN})
     )
-    """`flat`: end before `epochs` where the evaluations, extrapolated, say that the rest brings
-    less than one evaluation scatters by, with 97.5 % (see runs.md)."""
+    """`flat`: end before `epochs` where the evaluations so far, extrapolated, say with 97.5 % that
+    what is left, or as much again as is done, gains less than one evaluation scatters by."""
     knn_probe: bool = Field(default=True, json_schema_extra=needs({"data.held_out": GIVEN}))
     """Probe the student by nearest neighbours where the pictures have labels."""
     loggers: Annotated[
