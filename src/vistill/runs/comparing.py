@@ -16,6 +16,7 @@ from typing import Any
 from vistill.config.compare import CompareConfig, sorted_settings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.loading import build_config, load_config, said_settings
+from vistill.config.optim import WARMED_UP
 from vistill.config.schema import RunConfig
 from vistill.errors import UserError
 from vistill.files import write_atomic
@@ -35,6 +36,7 @@ from vistill.runs.places import usual_parts
 from vistill.runs.results import say
 
 _NOTHING, _LONGER = "no pre-training", "supervised, equal cost"
+_WARMUP_PART = 5
 _SCEPTIC = ("supervised", "logit_kd", "relation_kd")
 
 
@@ -81,8 +83,9 @@ class _Comparison:
             check_conflicts(load_config(way.name, told), student_given=student)
         self.fits = {name: self._fit(name) for name in self.methods}
         if config.minutes is None:
-            for name in self.methods:
-                self._whole_passes(name)
+            for way in self.ways:
+                epochs = self._whole_passes(way.name)
+                load_config(way.name, [*self._told(way, epochs), ("train.epochs", epochs)])
 
     def _ways(self, name: str) -> list[Way]:
         method = load_config(name, []).method
@@ -105,6 +108,19 @@ class _Comparison:
         found = [*self.of_runs[way.name], ("data.train", self.train)]
         found.append(("student.model", way.student))
         return found if way.teacher is None else [*found, ("teacher.model", way.teacher)]
+
+    def _told(self, way: Way, epochs: int) -> list[tuple[str, Any]]:
+        """Settings of a run of so many epochs. The usual warm-up, or a recipe's, gives way where
+        it would be over a fifth of them."""
+        told = self._settings(way)
+        optim, most = load_config(way.name, told).optim, epochs / _WARMUP_PART
+        if (
+            optim.schedule in WARMED_UP
+            and optim.warmup_epochs > most
+            and "optim.warmup_epochs" not in said_settings(None, told)
+        ):
+            told.append(("optim.warmup_epochs", most))
+        return told
 
     def _fit(self, name: str) -> tuple[int, int]:
         """Pictures that an epoch of a method shows, and its steps."""
@@ -138,7 +154,7 @@ class _Comparison:
     def cell(self, way: Way, seed: int, epochs: int, base: str | None = None) -> Cell:
         """One run of one seed."""
         pictures = self.fits[way.name][0] if base is None else 0
-        settings = self._settings(way) if base is None else []
+        settings = self._told(way, epochs) if base is None else []
         return Cell(
             way.name if base is None else None,
             seed,

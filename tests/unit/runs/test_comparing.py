@@ -148,6 +148,18 @@ def test_minutes_pay_for_as_many_passes(stubs: Stubs, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("steps", "said", "warmup"),
+    [(9, [], 3 / 5), (400, [], None), (9, [("optim.warmup_epochs", 1)], 1),
+     (15, [("optim.schedule", "1cycle")], None)],
+)  # fmt: skip
+def test_the_usual_warmup_gives_way_to_a_short_budget(
+    stubs: Stubs, tmp_path: Path, steps: int, said: list[tuple[str, Any]], warmup: float | None
+) -> None:
+    stubs.compare(tmp_path / "c", "mae", steps=steps, settings=[*MAE, *said])
+    assert {run.get("optim.warmup_epochs") for run in stubs.made} == {warmup}
+
+
 def test_one_seed_has_the_interval_of_the_test_set(stubs: Stubs, tmp_path: Path) -> None:
     result = stubs.compare(tmp_path / "c", "kdep", "mae", seeds=[3])
     assert not result.differences
@@ -166,6 +178,8 @@ def test_what_cannot_be_compared(stubs: Stubs, tmp_path: Path) -> None:
         (["mae"], {}, "unknown setting kdep.method.weight"),
         (["mae"], {"settings": [("optim.lrr", 1)]}, "did you mean optim.lr"),
         (["mae"], {"settings": [("evaluate.knn.kk", 1)]}, "knn.k"),
+        (["mae"], {"settings": [*MAE, ("optim.warmup_epochs", 5)]}, "optim.warmup_epochs=5 is"),
+        (["mae"], {"settings": [*MAE, ("optim.schedule", "3cycle")]}, "at least 3 epochs"),
     ):
         with pytest.raises(UserError) as told:
             stubs.compare(tmp_path / "c", *methods, **said)
