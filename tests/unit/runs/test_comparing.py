@@ -179,7 +179,7 @@ def test_what_cannot_be_compared(stubs: Stubs, tmp_path: Path) -> None:
         (["mae"], {"settings": [("optim.lrr", 1)]}, "did you mean optim.lr"),
         (["mae"], {"settings": [("evaluate.knn.kk", 1)]}, "knn.k"),
         (["mae"], {"settings": [*MAE, ("optim.warmup_epochs", 5)]}, "optim.warmup_epochs=5 is"),
-        (["mae"], {"settings": [*MAE, ("optim.schedule", "3cycle")]}, "at least 3 epochs"),
+        (["mae"], {"settings": [*MAE, ("optim.schedule", "3cycle")]}, "at least 6 epochs"),
     ):
         with pytest.raises(UserError) as told:
             stubs.compare(tmp_path / "c", *methods, **said)
