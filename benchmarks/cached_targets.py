@@ -86,7 +86,7 @@ class Epoch:
             max_broken=1.0,
         )
         if cache is not None:
-            stream.use(cache)
+            stream.use([cache])
         return stream
 
     def run(self, cache: TeacherCache | None, *, learn: bool = True) -> list[float]:

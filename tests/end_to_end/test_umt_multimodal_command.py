@@ -136,6 +136,31 @@ def test_pictures_and_clips_from_a_first_stage(mae_run: Path, folder: Path, tmp_
     assert 0 < moved < 0.05  # it went on from there
 
 
+@pytest.mark.slow
+def test_a_mixture_of_pictures_and_clips_has_a_cache_for_each(
+    mae_run: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """The second run looks at nothing through its teacher, and comes to the same weights."""
+    mixture = [
+        f"data.sources.stills.train={folder / 'pictures.csv'}",
+        f"data.sources.films.train={folder / 'clips.json'}",
+        "data.sources.films.frames=2",
+        "data.sources.films.sampling=segments",
+        "train.knn_probe=false",
+    ]
+    usual = [f"cache={tmp_path / 'cache'}", "cache.views=2", "train.precision=fp32"]
+    told = {}
+    for name in ("cold", "warm"):
+        given = words(mae_run, folder, tmp_path / name, *mixture, *usual, data=False)
+        assert main(given) == 0
+        told[name] = [line for line in capsys.readouterr().out.splitlines() if "were read" in line]
+    assert all(int(line.split()[1]) < int(line.split()[3]) / 2 for line in told["cold"])
+    assert len(told["warm"]) == 2
+    assert all(line.split()[1] == line.split()[3] != "0" for line in told["warm"])
+    for name, value in weights(tmp_path / "cold").items():
+        assert torch.equal(weights(tmp_path / "warm")[name], value), name
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -146,6 +171,7 @@ def test_pictures_and_clips_from_a_first_stage(mae_run: Path, folder: Path, tmp_
         (["method.alignment.aligned_layers=3"], "do not fit into the"),
         (["student.patch_size=16"], "teacher.image_size=16 gives it as many"),
         (["student.model=swinv2_tiny"], "swinv2_tiny"),
+        (["method.alignment.masks=2"], "did you mean method.alignment.mask"),
     ],
 )
 def test_mistakes(
@@ -156,6 +182,13 @@ def test_mistakes(
     assert message in told
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_one_student_at_a_time(mae_run: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    several = "students={a: {model: vit}, b: {model: vit, embed_dim: 24}}"
+    given = words(mae_run, folder, tmp_path / "run", several)
+    assert main([word for word in given if word != "student.model=vit"]) == 2
+    assert "what reads its sentences belongs to it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

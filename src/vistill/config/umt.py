@@ -35,8 +35,6 @@ class AlignmentSection(Section):
     as SigLIP does, the patches."""
     mask_ratio: float = Field(default=0.8, gt=0.0, lt=1.0, json_schema_extra=needs(mask=DRAWN))
     """Share of tokens hidden from the student."""
-    masks: int = Field(default=1, ge=1, le=64, json_schema_extra=needs(mask=DRAWN))
-    """Masks drawn for each look of the teacher, which every clip is shown by."""
     aligned_layers: Blocks = Field(default=6)
     """Aligned layers, counted from the last on both sides."""
     teacher_interval: Positive = Field(default=1.0)
@@ -67,6 +65,8 @@ class UMTConfig(AlignmentSection, MethodSection):
     name: Literal["umt"] = "umt"
     weight: Number = Field(default=1.0)
     """In the total."""
+    masks: int = Field(default=1, ge=1, le=64, json_schema_extra=needs(mask=DRAWN))
+    """Masks drawn for each look of the teacher, which every clip is shown by."""
 
 
 class StageTwoAlignment(AlignmentSection):

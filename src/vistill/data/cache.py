@@ -312,6 +312,37 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PartCache:
+    """The cache of a source that is part of a mixture, by positions in the mixture.
+
+    Attributes:
+        own: by the source's own positions.
+        first: position of its first sample in the mixture.
+    """
+
+    own: TeacherCache
+    first: int
+
+    def leader(self, view: int) -> int:
+        """See `TeacherCache.leader`."""
+        return self.own.leader(view)
+
+    def seeds(self, view: int, ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """See `TeacherCache.seeds`."""
+        return self.own.seeds(view, ids - self.first)
+
+    def read(self, views: Views, ids: Int[np.ndarray, " b"]) -> "Found":
+        """See `TeacherCache.read`."""
+        return self.own.read(views, ids - self.first)
+
+    def for_batch(
+        self, views: Views, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: "Found"
+    ) -> "CachedView":
+        """See `TeacherCache.for_batch`."""
+        return self.own.for_batch(views, ids - self.first, seeds, found)
+
+
+@dataclass(frozen=True)
 class CachedView:
     """The records of one batch (see `vistill.batch.CachedFeatures`)."""
 

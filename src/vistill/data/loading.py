@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
-from vistill.data.cache import TeacherCache
+from vistill.data.cache import CachedView, Found, PartCache, TeacherCache, Views
 from vistill.data.decode import EndMissing, decode_image
 from vistill.data.inputs import Inputs, inputs_rng, stacked
 from vistill.data.loader import TIMEOUT, Loader, Request
@@ -57,7 +57,7 @@ class SampleReader:
         transform: Transform | DeviceCrop,
         seed: int,
         pool: Int[np.ndarray, " n"] | None = None,
-        cache: TeacherCache | None = None,
+        cache: TeacherCache | PartCache | None = None,
         decode: Decoder = decode_picture,
         repeats: int = 1,
         inputs: Inputs | None = None,
@@ -152,12 +152,21 @@ class SampleReader:
         return answer
 
 
+class Keeps(Protocol):
+    """What says, of records that a loader has found, what a batch carries of them."""
+
+    def for_batch(
+        self, views: Views, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: Found
+    ) -> CachedView:
+        """See `TeacherCache.for_batch`."""
+
+
 def read_batches(
     answers: Generator[dict[str, Any]],
     broken: BrokenFiles,
     *,
     whole: bool,
-    cache: TeacherCache | None = None,
+    cache: Keeps | None = None,
     cut: Callable[[Shipment], UInt8[Tensor, "b 3 t size size"]] | None = None,
 ) -> Iterator[Batch]:
     """Turn answers into batches and keep account of broken pictures.
@@ -192,7 +201,7 @@ def eval_batches(
     batch_size: int,
     workers: int,
     broken: BrokenFiles,
-    cache: TeacherCache | None = None,
+    cache: TeacherCache | PartCache | None = None,
     view: int | None = None,
     decode: Decoder = decode_picture,
     inputs: Inputs | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vistill.batch import Batch
 from vistill.data.broken import BrokenFiles, BrokenImage
+from vistill.data.cache import CachedView, Found, PartCache, TeacherCache, Views
 from vistill.data.captions import Captions
 from vistill.data.decode import EndMissing
 from vistill.data.inputs import Inputs, Items, Joined
@@ -231,6 +232,19 @@ class MixtureReader:
         return self.readers[self.mixed.part(int(request.samples[0]))](request)
 
 
+class MixedCache:
+    """The caches of all sources of a mixture, of which every batch is of one."""
+
+    def __init__(self, mixed: MixedSource, caches: Sequence[PartCache]) -> None:
+        self.mixed, self.caches = mixed, caches
+
+    def for_batch(
+        self, views: Views, ids: Int[Tensor, " b"], seeds: Int[Tensor, " b"], found: Found
+    ) -> CachedView:
+        """See `TeacherCache.for_batch`."""
+        return self.caches[self.mixed.part(int(ids[0]))].for_batch(views, ids, seeds, found)
+
+
 class MixtureStream:
     """Micro-batches of a mixture, a function of seed and step alone; see `TrainStream`.
 
@@ -293,12 +307,23 @@ class MixtureStream:
         self.steps_per_epoch = self._requests.steps_per_epoch
         self.accumulation = requests[0].rank_batch_size // micro_batch_size
         self.broken = BrokenFiles(len(indices), max_broken, noun=mixed.media.noun)
+        self._cache: MixedCache | None = None
 
     @property
     def steps(self) -> dict[str, int]:
         """Steps of an epoch that each source has."""
         names = [part.name for part in self._parts]
         return dict(zip(names, self._requests.steps, strict=True))
+
+    def use(self, caches: Sequence[TeacherCache]) -> None:
+        """Show the fixed views of a cache for each source, one after the other."""
+        kept = [
+            PartCache(cache, part.first) for part, cache in zip(self._parts, caches, strict=True)
+        ]
+        self._cache = MixedCache(self._reader.mixed, kept)
+        for reader, asked, cache in zip(self._readers, self._requests.parts, kept, strict=True):
+            reader.cache = cache
+            asked.show(cache.own)
 
     def use_inputs(self, inputs: Inputs | None) -> None:
         """Let `inputs` make what batches hold beside pixels, besides `item` and `source`."""
@@ -311,7 +336,7 @@ class MixtureStream:
         for reader, asked in zip(self._readers, self._requests.parts, strict=True):
             first = next(asked.of_step(0))
             answers = (reader(first._replace(samples=first.samples[:_FEW])) for _ in range(1))
-            found += read_batches(answers, self.broken, whole=True)
+            found += read_batches(answers, self.broken, whole=True, cache=self._cache)
         return found
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -323,7 +348,7 @@ class MixtureStream:
         """
         self._requests.start, self._requests.stop = start_step, stop_step
         answers = self._loader.answers(self._requests)
-        yield from read_batches(answers, self.broken, whole=True)
+        yield from read_batches(answers, self.broken, whole=True, cache=self._cache)
 
     def close(self) -> None:
         """End the loader processes."""
@@ -336,6 +361,7 @@ def eval_mixture(
     *,
     train_view: bool = False,
     inputs: Inputs | None = None,
+    caches: Sequence[TeacherCache] = (),
     **options: Any,
 ) -> Iterator[Batch]:
     """Every sample once, one source after the other; see `vistill.data.loading.eval_batches`.
@@ -345,14 +371,16 @@ def eval_mixture(
         indices: positions in the mixture.
         train_view: whether they are cropped as in training.
         inputs: makes what batches hold beside pixels, `item` and `source`.
+        caches: one for each source, or none at all.
         options: of `eval_batches`.
     """
-    for part in parts:
+    for part, cache in zip(parts, caches or repeat(None, len(parts)), strict=True):
         yield from eval_batches(
             part.mixed,
             part.own(indices),
             part.train if train_view else part.test,
             decode=PartDecoder(part, part.decode_train if train_view else part.decode_test),
             inputs=PartInputs(part, inputs),
+            cache=None if cache is None else PartCache(cache, part.first),
             **options,
         )

@@ -1,6 +1,6 @@
 """The endless, resumable stream of training batches of one rank."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -66,6 +66,10 @@ class StepRequests:
     def __iter__(self) -> Iterator[Request]:
         for step in range(self.start, self.stop):
             yield from self.of_step(step)
+
+    def show(self, cache: TeacherCache) -> None:
+        """Ask for the fixed views of `cache`."""
+        self.repeats, self.views = cache.repeats, cache.views // cache.repeats
 
     def of_step(self, step: int) -> Iterator[Request]:
         """This rank's micro-batches of one step."""
@@ -144,11 +148,11 @@ class TrainStream:
         self.accumulation = self._requests.rank_batch_size // micro_batch_size
         self.broken = BrokenFiles(len(self._requests.indices), max_broken, noun=noun)
 
-    def use(self, cache: TeacherCache) -> None:
-        """Show the fixed views of `cache`, from epoch to epoch as many as there are copies."""
+    def use(self, caches: Sequence[TeacherCache]) -> None:
+        """Show the fixed views of a cache, from epoch to epoch as many as there are copies."""
+        (cache,) = caches
         self._reader.cache = cache
-        self._requests.repeats = cache.repeats
-        self._requests.views = cache.views // cache.repeats
+        self._requests.show(cache)
 
     def use_inputs(self, inputs: Inputs | None) -> None:
         """Let `inputs` make what batches hold beside pixels, from the next call of `iterate` on."""

@@ -38,6 +38,7 @@ class FrameTeacher:
         grid: its rows and columns.
         blocks: of the teacher that are aligned, ascending, counted from 1; the last one is read.
         config: the switches.
+        masks: that are drawn for each clip.
 
     Raises:
         UserError: the teacher takes clips, tells no importance, or has another grid.
@@ -51,11 +52,13 @@ class FrameTeacher:
         grid: tuple[int, int],
         blocks: Sequence[int],
         config: AlignmentSection,
+        masks: int = 1,
     ) -> None:
         model = side.model
         if model.num_frames > 1:
             raise UserError("umt's teacher looks at single frames, and this one takes clips")
         self.model, self.slots, self.blocks, self.config = model, slots, list(blocks), config
+        self.masks = masks
         self.attention = importance_tap(model, config)
         if config.visible_only and not isinstance(model, VisionTransformer):
             raise UserError("method.visible_only needs a plain ViT as a teacher")
@@ -74,11 +77,12 @@ class FrameTeacher:
 
     def key(self, student: Backbone) -> dict[str, Any]:
         """What its words hang on besides its weights and the frames, shown as to `student`."""
-        words = {"mask", "masks", "norm", "pixels", "slot", "visible_only"}
+        words = {"mask", "norm", "pixels", "slot", "visible_only"}
         shown = student.normalization, student.image_size
         return {
             "blocks": self.blocks,
             "slots": self.slots,
+            "masks": self.masks,
             "shown": None if self.config.pixels == "own" else str(shown),
             **self.config.model_dump(include=words),
         }
@@ -136,9 +140,9 @@ class FrameTeacher:
         if visible is None or visible.shape[1] >= self.slots * self.positions:
             return visible, self._targets([*tokens, finish()], visible, batch)
         # Every mask shows as many tokens of every frame: [B, masks, slots, V] to [frames, masks V].
-        shown = visible.reshape(batch, self.config.masks, self.slots, -1)
+        shown = visible.reshape(batch, self.masks, self.slots, -1)
         rows = (shown % self.positions + self.prefix).transpose(1, 2)
-        finished = finish(rows.flatten(2).flatten(0, 1)).unflatten(1, (self.config.masks, -1))
+        finished = finish(rows.flatten(2).flatten(0, 1)).unflatten(1, (self.masks, -1))
         chosen = finished.unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 3)
         return visible, self._targets(tokens, visible, batch, chosen)
 
@@ -164,21 +168,3 @@ class FrameTeacher:
             chosen.append(finished)
         said = at_least_fp32(self.model.project(self.model.final_norm(torch.stack(chosen))))
         return unit(said) if self.config.norm == "l2" else said
-
-
-def in_common(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], masks: int
-) -> tuple[Float[Tensor, "b m v c"], Float[Tensor, "b m v c"], Float[Tensor, " b"]]:
-    """Tokens of both at the places that both chose, 0 elsewhere, and the share of other places.
-
-    Args:
-        ours: `visible` `[B, V]` and `tokens` `[B, V, ...]`.
-        theirs: the same of another look.
-        masks: that the places were drawn by, one after the other.
-    """
-    at, theirs_at = (said["visible"].unflatten(1, (masks, -1)) for said in (ours, theirs))
-    same = at[..., None] == theirs_at[..., None, :]
-    both = same.any(dim=3, keepdim=True)
-    found, said = (one["tokens"].flatten(2).unflatten(1, (masks, -1)) for one in (ours, theirs))
-    said = said.gather(2, same.int().argmax(dim=3, keepdim=True).expand_as(said))
-    return found * both, said * both, (~both).float().flatten(1).mean(dim=1)

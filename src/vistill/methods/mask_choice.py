@@ -21,15 +21,22 @@ class MaskChoice:
         setting: the name of that ratio.
         slots: time slots of the student's tokens.
         positions: tokens of each.
+        masks: that are drawn for each clip.
 
     Raises:
         UserError: nothing, or everything, would be visible.
     """
 
     def __init__(
-        self, config: AlignmentSection, mask_ratio: float, setting: str, slots: int, positions: int
+        self,
+        config: AlignmentSection,
+        mask_ratio: float,
+        setting: str,
+        slots: int,
+        positions: int,
+        masks: int = 1,
     ) -> None:
-        self.mask, self.masks = config.mask, config.masks
+        self.mask, self.masks = config.mask, masks
         tube = config.mask != "random"
         self.sizes = clip_mask_sizes(slots, positions, mask_ratio, tube=tube)
         if config.mask in ("semantic", "attention"):

@@ -35,6 +35,10 @@ class MultiStudent(SharedView):
                 "this method teaches one student at a time: what it reads of its teacher is no "
                 "function of the view of a sample alone"
             )
+        if first.reader is not None:
+            raise UserError(
+                "this method teaches one student at a time: what reads its sentences belongs to it"
+            )
         self.part = nn.ModuleDict(methods)
         self._check_keys()
         # Registered above, once.

@@ -1,10 +1,8 @@
 """UMT, stage 1 (Li et al., arXiv 2303.16058; spec umt 2-5): what an image teacher says of whole
 frames is learned at the few tokens that a student of clips sees; nothing is reconstructed."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,17 +12,17 @@ from vistill.errors import UserError
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
 from vistill.methods.base import weighted
-from vistill.methods.frame_teacher import FrameTeacher, in_common
+from vistill.methods.frame_targets import FrameTargets, Target, key_of
+from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
-from vistill.methods.shared_view import SharedView
 from vistill.methods.side import Side, rising
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.vit import VisionTransformer
 from vistill.random.streams import per_sample_uniform
 
 
-class UMT(SharedView):
+class UMT(FrameTargets):
     """See `UMTConfig` for the switches.
 
     Args:
@@ -52,12 +50,16 @@ class UMT(SharedView):
         if not isinstance(student, VisionTransformer):
             raise UserError("umt hides tokens from its student, which has to be a plain ViT")
         positions = student.grid[0] * student.grid[1]
-        self.choose = MaskChoice(
-            config, config.mask_ratio, "method.mask_ratio", student.slots, positions
-        )
+        ratio = config.mask_ratio, "method.mask_ratio"
+        self.choose = MaskChoice(config, *ratio, student.slots, positions, config.masks)
         blocks = returned(self.theirs, config.aligned_layers, config.teacher_interval, "teacher")
         self.looks = FrameTeacher(
-            self.theirs, slots=student.slots, grid=student.grid, blocks=blocks, config=config
+            self.theirs,
+            slots=student.slots,
+            grid=student.grid,
+            blocks=blocks,
+            config=config,
+            masks=config.masks,
         )
         ours = returned(self.ours, config.aligned_layers, config.student_interval, "student")
         self.taps = [Tap("block", block) for block in ours]
@@ -92,37 +94,17 @@ class UMT(SharedView):
         found = model.tap(shown, self.taps, visible=visible, drop_path_noise=noise)
         return [model.final_norm(found[tap])[:, model.num_prefix_tokens :] for tap in self.taps]
 
+    def looked_at(self, batch: Batch) -> tuple[FrameTeacher, MaskChoice]:
+        return self.looks, self.choose
+
+    @property
+    def masks(self) -> int:
+        return self.config.masks
+
     def cache_key(self) -> dict[str, Any]:
-        shown, sizes = self.looks.key(self.student), [*self.choose.sizes]
-        return {"signal": "block", "mask_sizes": sizes, **shown}
+        return key_of(self.looks, self.choose, self.student)
 
-    def teacher_features(self, batch: Batch) -> dict[str, Tensor]:
-        """`tokens` `[B, V, K, C]`, what the aligned layers say, and `visible` `[B, V]`, where; all
-        of them are where nothing is hidden."""
-        clips = self.looks.shown(batch, self.ours.images(batch))
-        visible, found = self.looks.look(clips, lambda found: self.choose(batch, found))
-        tokens = {"tokens": found.movedim(0, 2)}
-        return tokens if visible is None else {"visible": visible, **tokens}
-
-    def target_of(self, features: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor]:
-        """Visible tokens `[M, V]` (None: all) and layers `[K, M, V, C]`, a row for every mask."""
-        visible, found = features.get("visible"), features["tokens"].movedim(2, 0)
-        if visible is None:
-            return None, found
-        visible = visible.reshape(len(visible) * self.config.masks, -1)
-        return visible, found.reshape(len(found), *visible.shape, -1)
-
-    def disagreement(
-        self, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-    ) -> Float[Tensor, " b"]:
-        """On the tokens that both chose; or half the share of the others, if that is more: rounding
-        of the attention makes a few."""
-        if "visible" not in ours:
-            return super().disagreement(ours, theirs)
-        found, said, others = in_common(ours, theirs, self.config.masks)
-        return torch.maximum(super().disagreement(found, said), others / 2)
-
-    def compare(self, batch: Batch, target: tuple[Tensor | None, Tensor]) -> Losses:
+    def compare(self, batch: Batch, target: Target) -> Losses:
         visible, targets = target
         found = self.see(batch, self.ours.images(batch), visible)
         predictions = self.decoders(found, visible)

@@ -1,8 +1,7 @@
 """UMT, stage 2 (Li et al., arXiv 2303.16058, section 3.2; spec umt 9, 10): a tower that reads
 beside the student of stage 1, by contrast, matching and hidden words; the alignment goes on."""
 
-from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -11,7 +10,8 @@ from vistill.config.umt import UMTMultimodalConfig
 from vistill.heads.alignment_decoder import AlignmentDecoders
 from vistill.losses.alignment import ALIGNMENTS
 from vistill.losses.video_text import Words
-from vistill.methods.base import Method, weighted
+from vistill.methods.base import weighted
+from vistill.methods.frame_targets import FrameTargets, Target, key_of
 from vistill.methods.frame_teacher import FrameTeacher
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.mask_choice import MaskChoice
@@ -24,7 +24,7 @@ from vistill.models.text.video_text import VideoText
 from vistill.models.vit import VisionTransformer
 
 
-class UMTMultimodal(Method):
+class UMTMultimodal(FrameTargets):
     """See `UMTMultimodalConfig` for the switches.
 
     Args:
@@ -91,13 +91,23 @@ class UMTMultimodal(Method):
         """The tower that reads, with what joins it to the student."""
         return self.joint
 
-    def forward(self, batch: Batch) -> Losses:
-        images, config = self.ours.images(batch), self.config
+    def looked_at(self, batch: Batch) -> tuple[FrameTeacher, MaskChoice]:
+        picture = batch.pixels.dim() == 4
+        return self.looks[picture], self.choices[picture]
+
+    def cache_key(self) -> dict[str, Any]:
+        kinds = {"clips": False, "pictures": True}
+        return {
+            kind: key_of(self.looks[picture], self.choices[picture], self.student)
+            for kind, picture in kinds.items()
+        }
+
+    def compare(self, batch: Batch, target: Target) -> Losses:
+        (visible, targets), config = target, self.config
+        images = self.ours.images(batch)
         picture = images.dim() == 4
-        looks, choose = self.looks[picture], partial(self.choices[picture], batch)
-        with torch.no_grad():
-            visible, targets = looks.look(looks.shown(batch, images), choose)
         if visible is None:
+            looks = self.looks[picture]
             count = looks.slots * looks.positions
             visible = torch.arange(count, device=images.device).expand(len(batch), -1)
         if picture and self.student.tubelet_size is not None:

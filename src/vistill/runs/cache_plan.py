@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vistill.batch import Batch
 from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles, Source
 from vistill.data.cache import FORMAT, TeacherCache, read_index
+from vistill.data.mixture import Part
 from vistill.data.records import Record, record_of
 from vistill.data.stamps import Stamps, changed, names, read_stamps, write_stamps
 from vistill.errors import UserError
@@ -56,6 +58,11 @@ class Samples:
     def source(self) -> Source:
         """Of all of them."""
         return self.reading.source
+
+    def of(self, part: Part) -> "Samples":
+        """Those of one source of a mixture."""
+        train, held_out = (part.own(which) - part.first for which in (self.train, self.held_out))
+        return Samples(self.reading.alone(part), train, held_out)
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,11 @@ class Planned:
         return f"{cache.read_pictures} of {seen} outputs of the teacher were read, not computed"
 
 
-def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World) -> Planned | None:
-    """The cache that `config` asks for, or None; nothing is written.
+def plan_caches(
+    config: RunConfig, method: Method, samples: Samples, world: World
+) -> Sequence[Planned]:
+    """The cache that `config` asks for, of a mixture one for each source in a folder of its name;
+    or none. Nothing is written.
 
     Raises:
         UserError: the method cannot use one; there is one that was made for something else, is
@@ -141,7 +151,7 @@ def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World
     """
     settings = config.cache
     if settings.path is None:
-        return None
+        return []
     teacher = method.teacher
     if teacher is None:
         raise UserError(f"{config.method.name} has no teacher, so cache={settings.path} has no use")
@@ -158,7 +168,16 @@ def plan_cache(config: RunConfig, method: Method, samples: Samples, world: World
             "set teacher.drop_path=0 or leave the cache out"
         )
     folder, key = Path(settings.path).expanduser(), method.cache_key()
-    return world.once(lambda: _plan(config, folder, method, teacher, key, samples, world))
+    wanted = [(config, folder, samples)]
+    if parts := samples.reading.parts:
+        wanted = [(_alone(config, part), folder / part.name, samples.of(part)) for part in parts]
+    return world.once(
+        lambda: [_plan(one, place, method, teacher, key, of, world) for one, place, of in wanted]
+    )
+
+
+def _alone(config: RunConfig, part: Part) -> RunConfig:
+    return config.model_copy(update={"data": config.data.of_source(part.name)})
 
 
 def _plan(
@@ -371,7 +390,7 @@ def _check_view(
         batch_size=_CHECKED,
         workers=0,
         broken=BrokenFiles(len(few), max_share=1.0),
-        cache=cache,
+        caches=[cache],
         view=view,
     )
     worst = 0.0

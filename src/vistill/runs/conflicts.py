@@ -17,11 +17,6 @@ def check_conflicts(config: RunConfig, *, student_given: bool) -> None:
             f"{method} learns from pictures or from clips, and data.sources holds "
             f"{config.data.mixed}; leave out the sources of one kind"
         )
-    if config.data.sources is not None and config.cache.path is not None:
-        raise UserError(
-            f"cache={config.cache.path} keeps what a teacher said about one source; leave it out "
-            "for the mixture of data.sources"
-        )
     if needs is False and (teacher.model or config.chain):
         what = "a chain" if config.chain else f"the teacher {teacher.model}"
         raise UserError(f"{method} learns without a teacher, so {what} has no use; leave it out")

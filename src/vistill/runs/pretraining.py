@@ -1,7 +1,7 @@
 """One pre-training run from a checked configuration: prepare, train, evaluate, export."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vistill.models.precision import keep_weights
 from vistill.models.text.saved import save_text
 from vistill.runs.adapting import AUTO, Adapted
 from vistill.runs.build import build, build_several
-from vistill.runs.cache_plan import Planned, Samples, plan_cache
+from vistill.runs.cache_plan import Planned, Samples, plan_caches
 from vistill.runs.describe import describe
 from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.lengthening import lengthening
@@ -53,7 +53,7 @@ class Prepared:
     method: Method
     stream: TrainStream | MixtureStream
     target_fit: TargetFit | None
-    planned: Planned | None
+    planned: Sequence[Planned]
     num_classes: int | str
     give_back: Callable[[], None]
 
@@ -110,11 +110,11 @@ def prepare(
     adapted, give_back = settle_teacher(adapted, method, world, reading, train, begun)
     config = adapted.config
     target_fit = method.target_fit(len(train))
-    planned = plan_cache(config, method, Samples(reading, train, held_out), world)
-    if planned is not None:
-        assert isinstance(stream, TrainStream)  # a mixture has no cache
-        stream.use(planned.cache)
-        say_notes(str(planned.cache.folder), planned.notes)
+    planned = plan_caches(config, method, Samples(reading, train, held_out), world)
+    if planned:
+        stream.use([one.cache for one in planned])
+    for one in planned:
+        say_notes(str(one.cache.folder), one.notes)
     if method.teacher is not None and teacher is None:  # of an object its owner keeps them
         keep_weights(method.teacher)
     built = method, stream, target_fit, planned
@@ -155,8 +155,8 @@ def run_pretraining(prepared: Prepared, out: Path, *, overwrite: bool = False) -
             return _train(prepared, out, overwrite=overwrite)
     finally:
         prepared.give_back()
-        if prepared.planned is not None:
-            say(f"cache    {prepared.planned.close()}")
+        for one in prepared.planned:
+            say(f"cache    {one.close()}")
 
 
 def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
@@ -188,7 +188,8 @@ def _compare(prepared: Prepared, out: Path, *, overwrite: bool) -> Stamps | None
     def compare() -> tuple[list[str], str | None]:
         nonlocal stamps
         known = check_folder(out, prepared.fingerprint, overwrite=overwrite)
-        stamps = source.stamps() if planned is None else planned.stamps
+        known_ones = [one.stamps for one in planned]
+        stamps = np.concatenate(known_ones) if known_ones else source.stamps()
         if not known:
             return [], None
         config, per_epoch = prepared.config, prepared.stream.steps_per_epoch
@@ -207,9 +208,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
     continues = " (continues)" if run.resumed else ""
     say("\n".join([*describe(prepared), f"output   {out}{continues}"]))
 
-    planned = prepared.planned
-    cache = None if planned is None else planned.cache
-    if planned is not None:
+    for planned in prepared.planned:
         say(f"cache    {planned.open(world)}")
     if prepared.target_fit is not None:
         say(f"fitted   {_fit_targets(prepared, prepared.target_fit, run)}")
@@ -247,7 +246,7 @@ def _train_in(run: RunFolder, prepared: Prepared) -> PretrainResult:
             world.device,
             workers=_workers(config, world),
             told=prepared.stream.broken.told,
-            cache=cache,
+            caches=[planned.cache for planned in prepared.planned],
         ),
         on_export=export,
     )
@@ -324,8 +323,8 @@ def _fit_targets(prepared: Prepared, target_fit: TargetFit, run: RunFolder) -> s
     mine = prepared.train[world.rank :: world.size]
     reading = prepared.reading
     broken = BrokenFiles(len(mine), data.max_broken, noun=reading.source.media.noun)
-    train_view, planned = target_fit.view == "train", prepared.planned
-    cache = None if planned is None else planned.cache
+    train_view = target_fit.view == "train"
+    caches = [planned.cache for planned in prepared.planned]
 
     def batches(after: int) -> Iterator[Batch]:
         return reading.eval_batches(
@@ -335,8 +334,8 @@ def _fit_targets(prepared: Prepared, target_fit: TargetFit, run: RunFolder) -> s
             workers=_workers(config, world),
             timeout=data.timeout,
             broken=broken,
-            cache=cache,
-            view=None if cache is None else 0 if train_view else cache.test_view,
+            caches=caches,
+            view=next((0 if train_view else cache.test_view for cache in caches), None),
         )
 
     return fit_targets(

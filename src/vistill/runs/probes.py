@@ -1,6 +1,6 @@
 """What is measured between epochs: the loss on held-out pictures and a nearest-neighbour probe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +43,7 @@ class Probes:
         device: where the method is.
         workers: loader processes for clips; pictures are read in this one.
         told: names of broken samples that were logged.
-        cache: what the teacher said about the held-out pictures.
+        caches: what the teacher said about the held-out pictures; see `Reading.eval_batches`.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Probes:
         device: torch.device,
         workers: int,
         told: set[str] | None = None,
-        cache: TeacherCache | None = None,
+        caches: Sequence[TeacherCache] = (),
     ) -> None:
-        self.cache = cache
+        self.caches = caches
         self.config, self.method, self.reading, self.device = config, method, reading, device
         self.source, clips = reading.source, config.data.frames is not None
         self.workers = workers if clips else 0
@@ -92,7 +92,7 @@ class Probes:
         """The loss of each student."""
         totals, count = dict.fromkeys(self.method.exports, 0.0), 0
         dtype = AUTOCAST[plain(self.config.train.precision, self.device)]
-        for batch in self._batches(self.held_out, self.cache):
+        for batch in self._batches(self.held_out, self.caches):
             with torch.autocast(
                 self.device.type, dtype or torch.bfloat16, enabled=dtype is not None
             ):
@@ -103,15 +103,15 @@ class Probes:
             count += len(batch)
         return {name: total / count if count else float("nan") for name, total in totals.items()}
 
-    def _batches(self, indices: np.ndarray, cache: TeacherCache | None = None) -> Iterator[Batch]:
+    def _batches(self, indices: np.ndarray, caches: Sequence[TeacherCache] = ()) -> Iterator[Batch]:
         batches = self.reading.eval_batches(
             indices,
             batch_size=self.batch_size,
             workers=self.workers,
             timeout=self.config.data.timeout,
             broken=self.broken,
-            cache=cache,
-            view=None if cache is None else cache.test_view,
+            caches=caches,
+            view=next((cache.test_view for cache in caches), None),
         )
         for batch in batches:
             # The same masks and jitter every time, so that epochs can be compared.

@@ -1,6 +1,6 @@
 """How the samples of a run are read and cropped, by its configuration: pictures or clips."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from vistill.data import (
     open_source,
     require_readable,
 )
+from vistill.data.cache import TeacherCache
 from vistill.data.caption_inputs import CaptionInputs, QuestionInputs
 from vistill.data.captioned import AskedSource, CaptionedSource
 from vistill.data.inputs import Inputs, Items, Joined
@@ -85,14 +86,23 @@ class Reading:
         return np.concatenate(train), np.concatenate(held)
 
     def eval_batches(
-        self, indices: Int[np.ndarray, " n"], *, train_view: bool = False, **options: Any
+        self,
+        indices: Int[np.ndarray, " n"],
+        *,
+        train_view: bool = False,
+        caches: Sequence[TeacherCache] = (),
+        **options: Any,
     ) -> Iterator[Batch]:
-        """Every sample once, cropped as in tests or in training; see `eval_batches`."""
+        """Every sample once, cropped as in tests or in training; see `eval_batches`. Of `caches`
+        there is one, or one for each source of a mixture."""
         if self.parts:
-            options = {"cache": None, "view": None} | options
-            assert options.pop("cache") is options.pop("view") is None
             return eval_mixture(
-                self.parts, indices, train_view=train_view, inputs=self.inputs, **options
+                self.parts,
+                indices,
+                train_view=train_view,
+                inputs=self.inputs,
+                caches=caches,
+                **options,
             )
         return eval_batches(
             self.source,
@@ -100,8 +110,14 @@ class Reading:
             self.train if train_view else self.test,
             decode=self.decode_train if train_view else self.decode_test,
             inputs=self.inputs,
+            cache=next(iter(caches), None),
             **options,
         )
+
+    def alone(self, part: Part) -> "Reading":
+        """A source of the mixture as if there were no other."""
+        how = part.train, part.test, part.decode_train, part.decode_test
+        return Reading(part.source, *how, self.repeats)
 
 
 def open_samples(data: DataConfig, method: MethodSection | None = None) -> Reading:

@@ -56,8 +56,6 @@ def test_the_fingerprint_of_a_run_with_one_source_is_as_before():
         (["data.sources.b.stride=4", "data.sources.b.sampling=sparse"], "stride=4 has no use with"),
         (["data.sources={}"], "sources names nothing"),
         (["method=tinymim"], "pictures (a) and clips (b); leave out the sources of one kind"),
-        (["method=tinymim", "cache=c", "data.sources={a: {train: x}}"], "one source; leave it out"),
-        (["cache=c", "data.sources={a: {train: x}}"], "one source; leave it out"),
     ],
 )
 def test_mistakes(words, message):

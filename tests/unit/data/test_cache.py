@@ -227,7 +227,7 @@ def test_epochs_show_the_fixed_views(tmp_path):
             workers=workers,
             max_broken=0.0,
         )
-        stream.use(cache)
+        stream.use([cache])
         found = []
         for batch in stream.iterate(0, 3):
             assert torch.equal(batch.view_seeds, batch.cached.seeds)

@@ -49,7 +49,7 @@ def test_views_of_trained_pictures_and_one_of_held_out_ones_are_wanted(tmp_path)
     config = load_config("feature_distillation", words.items())
     run = prepare(Adapted(config), open_samples(config.data), teacher=vit(24), student=vit(16))
     assert (len(run.train), len(run.held_out)) == (22, 5)
-    assert run.planned is not None
-    assert (run.planned.found, run.planned.wanted) == (0, 3 * 22 + 5)
-    assert run.planned.cache.layout.shape == (17, 24)
+    (planned,) = run.planned
+    assert (planned.found, planned.wanted) == (0, 3 * 22 + 5)
+    assert planned.cache.layout.shape == (17, 24)
     assert not (tmp_path / "cache").exists()

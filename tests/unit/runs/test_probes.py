@@ -113,7 +113,7 @@ def test_the_teacher_is_cached_in_the_test_view(tmp_path):
         cache.store(view, np.arange(13), cache.layout.encode(words))
     cache.close()
     cache = TeacherCache(tmp_path / "cache", Layout((5, 16), "fp32"), 1, 13)
-    found = probes(tmp_path, cache=cache)
+    found = probes(tmp_path, caches=[cache])
     measured = found(1)["held_out_loss"]
     method, batch = found.method, held_out(found)
     words = cache.layout.decode(cache.read(cache.test_view, HELD_OUT).raw)

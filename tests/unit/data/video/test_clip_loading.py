@@ -74,7 +74,7 @@ def test_a_cache_shows_as_many_views_as_there_are_copies(folder, tmp_path, worke
         data, found = stream(folder, workers=workers), {}
         cache = TeacherCache(tmp_path / "none", Layout((1,), "fp32"), views, COUNT, 2)
         cache.read = lambda _, ids: Found(torch.empty(len(ids), 4).byte(), np.zeros(len(ids), bool))
-        data.use(cache)
+        data.use([cache])
         for batch in data.iterate(0, epochs * data.steps_per_epoch):
             rows = zip(batch.ids.tolist(), batch.cached.views.tolist(), strict=True)
             for row, key in enumerate(rows):
