@@ -44,6 +44,7 @@ def evaluate(
         protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
             fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format;
             or `segmentation` alone, for which it is a folder of pictures and masks;
+            or `boxes` alone, for which it is a folder of pictures with boxes (VOC's form, COCO's);
             or `retrieval` or `multiple-choice` alone, of a model of pictures and text, for which
             `data` has captions; or `questions` alone, of a run of umt_questions.
             None: `knn` and `linear`.

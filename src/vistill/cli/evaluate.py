@@ -31,7 +31,7 @@ def evaluate(
     protocols: Annotated[
         str | None,
         typer.Option(
-            help="Any of knn,linear,finetune; or alone test, detection, segmentation, "
+            help="Any of knn,linear,finetune; or alone test, detection, segmentation, boxes, "
             "retrieval, multiple-choice, questions; default: knn,linear."
         ),
     ] = None,

@@ -10,6 +10,7 @@ from pydantic import (
     model_validator,
 )
 
+from vistill.config.boxes import BoxesConfig
 from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.detection import DetectionConfig
 from vistill.config.finetune import FineTuneConfig
@@ -37,15 +38,18 @@ Protocol = Literal[
     "test",
     "detection",
     "segmentation",
+    "boxes",
     "retrieval",
     "multiple-choice",
     "questions",
 ]
-_SECTIONS = ("knn", "linear", "finetune", "detection", "segmentation", "retrieval", "questions")
+_SECTIONS = {"knn", "linear", "finetune", "detection", "segmentation", "boxes", "retrieval"}
+_SECTIONS |= {"questions"}
 """Protocols with options."""
 _ALONE = {
     "detection": "has data of its own kind",
     "segmentation": "has masks for labels",
+    "boxes": "has boxes for labels",
     "retrieval": "has captions for labels",
     "multiple-choice": "has captions for labels",
     "questions": "has answers for labels",
@@ -139,6 +143,7 @@ class EvaluateConfig(SamplesConfig):
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig)
+    boxes: BoxesConfig = Field(default_factory=BoxesConfig)
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     questions: AnsweringConfig = Field(default_factory=AnsweringConfig)
 
@@ -162,7 +167,7 @@ class EvaluateConfig(SamplesConfig):
     def idle(self, whole: Any) -> Mapping[str, str]:
         found: dict[str, str] = {}
         said = f"with protocols={shown(self.protocols)}"
-        for name in {*_SECTIONS} - set(self.protocols):
+        for name in _SECTIONS - set(self.protocols):
             found[name] = f"{said}; it needs {name} among them"
         if self.finetune.recipe in CLIP_RECIPES and "finetune" in found:
             why = found.pop("finetune")  # the recipe says how clips are taken in every protocol
@@ -174,7 +179,7 @@ class EvaluateConfig(SamplesConfig):
             idle += ("sampling", "clips", "crops")
             if self.detection.sampling == "uniform":
                 found["stride"] = "with detection.sampling=uniform"
-        elif "segmentation" in self.protocols:
+        elif {"segmentation", "boxes"} & set(self.protocols):
             idle = ("test", "test_share", "train_first", "budgets", "pool", "batch_size", "root")
             idle += ("frames", "stride", "sampling", "clips", "crops")
         elif set(_READING) & set(self.protocols):

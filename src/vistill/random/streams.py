@@ -28,6 +28,8 @@ class Stream(IntEnum):
     NEGATIVE_CLIPS = 11
     NEGATIVE_SENTENCES = 12
     HIDDEN_WORDS = 13
+    ANCHORS = 14
+    REGIONS = 15
 
 
 def own_stream(name: str) -> int:

@@ -9,6 +9,7 @@ from vistill.errors import UserError
 from vistill.runs.answering import answer
 from vistill.runs.classifying import classify, test_head
 from vistill.runs.detecting import detect_actions
+from vistill.runs.finding import find_things
 from vistill.runs.measured import Asked, Named, answers_of, backbone_of, reader_of
 from vistill.runs.results import EvaluateResult, Table
 from vistill.runs.retrieving import choose, retrieve
@@ -39,6 +40,7 @@ EVALUATORS: Mapping[str, Evaluator] = {
     "test": Evaluator(test_head, learns=False),
     "detection": Evaluator(detect_actions),
     "segmentation": Evaluator(segment),
+    "boxes": Evaluator(find_things),
     "retrieval": Evaluator(retrieve, reader_of),
     "multiple-choice": Evaluator(choose, reader_of),
     "questions": Evaluator(answer, answers_of),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vistill.evaluation.answers import AnswerScore
+    from vistill.evaluation.boxes.scores import BoxScore
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
@@ -204,6 +205,7 @@ class EvaluateResult:
         summaries: one per protocol and label budget, over all seeds.
         detection: one per seed where people's actions were detected.
         segmentation: one per seed where the class of every pixel was told.
+        boxes: one per seed where things in pictures were found.
         retrieval: where captions and what they describe found each other, by each ranking.
         choices: how often the right caption was chosen, by each ranking.
         answers: how often a question was answered right.
@@ -216,6 +218,7 @@ class EvaluateResult:
     summaries: "tuple[Summary, ...]" = ()
     detection: "tuple[DetectionScore, ...]" = ()
     segmentation: "tuple[SegmentationScore, ...]" = ()
+    boxes: "tuple[BoxScore, ...]" = ()
     retrieval: "tuple[RetrievalScore, ...]" = ()
     choices: "tuple[ChoiceScore, ...]" = ()
     answers: "AnswerScore | None" = None
@@ -285,9 +288,26 @@ def _segmented(scores: "Sequence[SegmentationScore]") -> list[str]:
     return [*lines, *_unread(sorted({name for one in scores for name in one.broken}))]
 
 
+def _things(scores: "Sequence[BoxScore]") -> list[str]:
+    """All figures, and the mean over seeds of every class's average precision."""
+    lines = list(map(str, scores))
+    for what in ("boxes", "masks"):
+        found = [one.by_class for score in scores if (one := getattr(score, what)) is not None]
+        if not found:
+            continue
+        lines.append(f"AP % of {'boxes' if what == 'boxes' else 'shapes'} by class, and at 0.5:")
+        for name in found[0]:
+            some = [one[name] for one in found if name in one]
+            ap, half = (sum(values) / len(some) for values in zip(*some, strict=True))
+            lines.append(f"  {name:<20} {ap:>5.1f} {half:>5.1f}")
+    lines.append("95 % intervals by bootstrap over test pictures")
+    return [*lines, *_unread(sorted({name for one in scores for name in one.broken}))]
+
+
 _TEXTS: Mapping[str, Callable[[EvaluateResult], list[str]]] = {
     "detection": lambda result: [*map(str, result.detection)],
     "segmentation": lambda result: _segmented(result.segmentation),
+    "boxes": lambda result: _things(result.boxes),
     "retrieval": lambda result: [
         retrieval_table(result.retrieval, result.broken, bool(result.config.get("frames")))
     ],

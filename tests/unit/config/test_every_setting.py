@@ -61,6 +61,7 @@ BESIDE: list[Words] = [
     [("protocols", ["detection"]), ("detection.detections", "x.csv")],
     [("protocols", ["detection"]), ("detection.sampling", "uniform")],
     [("protocols", ["segmentation"])],
+    [("protocols", ["boxes"])],
     [("protocols", ["questions"])],
     [("finetune.optimizer", "sgd")],
     [("finetune.schedule", "step")],
@@ -103,6 +104,7 @@ def values(annotation: Any, default: Any) -> Iterator[Any]:
         yield from (0.5, 0.25, 0.75, 0.9, 1.5)
     elif annotation is str:
         yield from ("vit_tiny", "rand-m9", "mae_base", "ava_base", "kdep_voc", "tensorboard")
+        yield "vitdet_base"
     elif origin is dict:
         yield from ({"a": {"model": "vit_tiny"}}, {"a": 1}, {"a": {"train": "x"}})
 

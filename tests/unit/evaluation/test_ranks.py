@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from quietly import settings
 from ranks import session
+from squares import coco, squares
 
+from vistill.config.boxes import BoxesConfig
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.detection import DetectionConfig
 from vistill.config.evaluation import EvaluateConfig, LinearProbeConfig
@@ -17,17 +19,24 @@ from vistill.config.finetune import FineTuneConfig
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
+from vistill.evaluation.boxes import find
+from vistill.evaluation.boxes.annotations import find_boxed
+from vistill.evaluation.boxes.find import evaluate_boxes
 from vistill.evaluation.detection.dataset import open_detection
 from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import shared_out
 from vistill.evaluation.finetune import length_of
+from vistill.evaluation.segmentation.layouts import PairSource
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import World, connect
 
 CPU = torch.device("cpu")
 TUNE = FineTuneConfig(
     epochs=2, min_steps=0, global_batch_size=6, lr=1e-2, head_init="uniform", drop_path=0.1
+)
+BOXES = BoxesConfig(
+    epochs=1, min_steps=0, global_batch_size=2, lr=1e-3, channels=16, regions=16, least_score=0.0
 )
 DETECT = DetectionConfig(epochs=2, min_steps=0, global_batch_size=2, lr=1e-3)
 
@@ -84,6 +93,15 @@ def tables(root: Path, out: Path) -> int:
     how = ClipSettings(4, 1, "stretched", 1, 1)
     for one in evaluate_detection(of_clips, lists, clips, how, progress=False, world=world):
         found.append([dict(one.precisions), one.key_frames])
+    boxed = [
+        (PairSource("squares", part.pictures), part) for part in find_boxed(root / "squares", BOXES)
+    ]
+    config = EvaluateConfig(device="cpu", workers=0, boxes=BOXES)
+    with pytest.MonkeyPatch.context() as patch:
+        # So little is learned that precision tells nothing; what is found does.
+        patch.setattr(find, "precision_of", lambda seen, *_: [one.scores.tolist() for one in seen])
+        for two in evaluate_boxes(vit(), boxed[0], boxed[1], config, progress=False, world=world):
+            found.append([two.boxes, two.pictures, two.train_pictures])
     (out / f"{world.rank}.json").write_text(json.dumps(found, default=str))
     return 0
 
@@ -92,6 +110,8 @@ def tables(root: Path, out: Path) -> int:
 def test_two_ranks_give_the_table_of_one(tmp_path):
     pictures(tmp_path / "pictures")
     films(tmp_path / "films")
+    for part, count in (("train", 4), ("val", 3)):
+        coco(tmp_path / "squares" / f"{part}.json", tmp_path / "squares" / "images", squares(count))
     found = []
     for ranks in (1, 2):
         out = tmp_path / f"ranks{ranks}"
@@ -101,6 +121,11 @@ def test_two_ranks_give_the_table_of_one(tmp_path):
         found += [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]
     one, first, second = found
     assert first == second
+    (scores, *counts), (other, *other_counts) = one.pop(), first.pop()
+    assert counts == other_counts == [3, 4]
+    for some, same in zip(scores, other, strict=True):
+        assert len(some) == len(same) > 5
+        assert same == pytest.approx(some, abs=1e-5)
     assert [row[:1] for row in one[:-1]] == [["knn"]] * 2 + [["linear"]] * 2 + [["finetune"]] * 2
     assert first[:-1] == one[:-1]
     assert one[0][4:] == [10, ["red/broken.png"]]

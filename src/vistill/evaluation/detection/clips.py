@@ -1,9 +1,8 @@
 """Clips around key frames, with the boxes of the people on them (spec amd 11.4)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +11,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vistill.config.detection import DetectionSampling
-from vistill.data.broken import BrokenFiles
-from vistill.data.loader import TIMEOUT, Loader, Request
-from vistill.data.loading import REPLACEMENTS
-from vistill.data.processes import beat
-from vistill.data.stream import StepRequests
 from vistill.data.video.frames import RATE, open_video
 from vistill.data.video.reader import BrokenVideo
-from vistill.errors import UserError
+from vistill.evaluation.boxed import BoxedReader
 from vistill.evaluation.detection.ava import KeyFrame
 from vistill.evaluation.detection.boxes import clip_boxes
 from vistill.evaluation.detection.detector import DetectionBatch
-from vistill.random import replacement, sample_seeds
 
 _MEAN_COLOUR = (123, 116, 103)
 
@@ -71,8 +64,8 @@ def frames_of_span(
     return (n - 1 - (frames - 1) * stride) // 2 + stride * np.arange(frames)
 
 
-class KeyFrameReader:
-    """Answers a Request with clips, boxes and the broken videos it met (a `loader.Reader`).
+class KeyFrameReader(BoxedReader):
+    """Reads key frames as clips with boxes and actions.
 
     Args:
         frames: the key frames, which a request counts.
@@ -84,6 +77,8 @@ class KeyFrameReader:
         replace: take another key frame in the place of a broken one, instead of leaving it out.
         fps: frames per second of videos that are folders of frames.
     """
+
+    batch = DetectionBatch
 
     def __init__(
         self,
@@ -97,46 +92,19 @@ class KeyFrameReader:
         replace: bool,
         fps: float = RATE,
     ) -> None:
+        super().__init__(len(frames), seed, replace=replace)
         self.fps = fps
         self.frames, self.files, self.start_seconds = frames, files, start_seconds
-        self.num_actions, self.view, self.seed, self.replace = num_actions, view, seed, replace
+        self.num_actions, self.view = num_actions, view
 
     def name(self, sample: int) -> str:
         """What a key frame is called."""
         return f"{self.frames[sample].video} at {self.frames[sample].seconds:g} s"
 
-    def __call__(self, request: Request) -> dict[str, Any]:
-        broken: list[tuple[str, str]] = []
-        clips: list[Tensor] = []
-        boxes, actions, seeds, ids = [], [], [], []
-        asked = sample_seeds(self.seed, request.epoch, request.samples).tolist()
-        for sample, seed in zip(request.samples.tolist(), asked, strict=True):
-            for attempt in range(REPLACEMENTS if self.replace else 1):
-                chosen = replacement(seed, attempt, len(self.frames)) if attempt else sample
-                frame = self.frames[chosen]
-                rng = np.random.Generator(np.random.PCG64(seed & (2**64 - 1)))
-                beat(chosen)
-                try:
-                    clip, places, kept = self._cut(frame, rng)
-                except BrokenVideo as error:
-                    broken.append((self.name(chosen), str(error)))
-                    continue
-                boxes.append(F.pad(places, (1, 0), value=len(clips)))
-                actions.append(self._multi_hot(frame)[kept])
-                clips.append(clip)
-                seeds.append(seed)
-                ids.append(chosen)
-                break
-        answer: dict[str, Any] = {"asked": len(asked), "broken": broken}
-        if clips:
-            answer |= {
-                "pixels": torch.stack(clips),
-                "seeds": torch.tensor(seeds),
-                "ids": torch.tensor(ids),
-                "boxes": torch.cat(boxes),
-                "actions": torch.cat(actions),
-            }
-        return answer
+    def read(self, sample: int, rng: np.random.Generator) -> Mapping[str, Tensor]:
+        frame = self.frames[sample]
+        clip, boxes, kept = self._cut(frame, rng)
+        return {"pixels": clip, "boxes": boxes, "actions": self._multi_hot(frame)[kept]}
 
     def _cut(
         self, frame: KeyFrame, rng: np.random.Generator
@@ -189,90 +157,3 @@ def _resized(
     size = (max(least[0], round(height * scale)), max(least[1], round(width * scale)))
     frames = clip.transpose(0, 1)
     return F.interpolate(frames, size, mode="bilinear", antialias=True).transpose(0, 1)
-
-
-class KeyFrameStream:
-    """Training batches of key frames, a function of seed and step alone.
-
-    Args:
-        reader: cuts the clips.
-        global_batch_size: key frames per optimiser step.
-        micro_batch_size: key frames per forward pass.
-        workers: loader processes; 0 reads in this one.
-        broken: account of the key frames that cannot be read.
-        timeout: seconds that reading one may take.
-        rank, world_size: this process among all.
-    """
-
-    def __init__(
-        self,
-        reader: KeyFrameReader,
-        *,
-        global_batch_size: int,
-        micro_batch_size: int,
-        workers: int,
-        broken: BrokenFiles,
-        timeout: float = TIMEOUT,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._requests = StepRequests(
-            np.arange(len(reader.frames)),
-            seed=reader.seed,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
-        self._loader = Loader(reader, workers, timeout)
-        self.steps_per_epoch = self._requests.steps_per_epoch
-        self.accumulation = self._requests.rank_batch_size // micro_batch_size
-        self.broken = broken
-
-    def kinds(self) -> list[DetectionBatch]:
-        """None: every batch is like the first."""
-        return []
-
-    def iterate(self, start_step: int, stop_step: int) -> Iterator[DetectionBatch]:
-        """Micro-batches of global steps `start_step` (inclusive) to `stop_step` (exclusive).
-
-        Raises:
-            UserError: too many videos are broken.
-            Failure, Interrupted: see `vistill.data.loader.Loader`.
-        """
-        self._requests.start, self._requests.stop = start_step, stop_step
-        for batch, complete in _batches(self._loader.answers(self._requests), self.broken):
-            if not complete or batch is None:
-                raise UserError(f"too few key frames can be read: {self.broken.listed()}")
-            yield batch
-
-    def close(self) -> None:
-        """End the loader processes."""
-        self._loader.close()
-
-
-def every_key_frame(
-    reader: KeyFrameReader,
-    numbers: range,
-    workers: int,
-    broken: BrokenFiles,
-    timeout: float = TIMEOUT,
-) -> Iterator[DetectionBatch]:
-    """Key frames of such numbers, each alone, since frames differ in size; broken ones are left out
-    and noted."""
-    requests = [Request(0, np.array([number])) for number in numbers]
-    with closing(Loader(reader, min(workers, len(requests)), timeout)) as loader:
-        for batch, _ in _batches(loader.answers(requests), broken):
-            if batch is not None:
-                yield batch
-
-
-def _batches(
-    answers: Iterator[dict[str, Any]], broken: BrokenFiles
-) -> Iterator[tuple[DetectionBatch | None, bool]]:
-    """Batches, and whether they hold all that was asked for."""
-    for answer in answers:
-        broken.add(answer.pop("broken"))
-        asked = answer.pop("asked")
-        batch = DetectionBatch(**answer) if answer else None
-        yield batch, batch is not None and len(batch) == asked

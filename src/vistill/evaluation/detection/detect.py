@@ -15,14 +15,10 @@ from vistill.config.detection import DetectionConfig
 from vistill.config.evaluation import EvaluateConfig
 from vistill.data.broken import BrokenFiles
 from vistill.errors import UserError
+from vistill.evaluation.boxed import BoxedStream, each_sample
 from vistill.evaluation.classifier import fixed_table, prepare_backbone
 from vistill.evaluation.detection.ava import KeyFrame
-from vistill.evaluation.detection.clips import (
-    KeyFrameReader,
-    KeyFrameStream,
-    View,
-    every_key_frame,
-)
+from vistill.evaluation.detection.clips import KeyFrameReader, View
 from vistill.evaluation.detection.dataset import DetectionData
 from vistill.evaluation.detection.detector import PIXELS, ActionDetector, DetectionBatch
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
@@ -225,7 +221,7 @@ def _train(
         print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
     micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
-    stream = KeyFrameStream(
+    stream = BoxedStream(
         reader,
         global_batch_size=batch,
         micro_batch_size=micro_batch,
@@ -266,7 +262,7 @@ def _test(
     actions = torch.tensor(sorted(data.names))
     found, read = [], set()
     own = range(world.rank, len(reader.frames), world.size)
-    batches = every_key_frame(reader, own, reading.workers, broken, reading.timeout)
+    batches = each_sample(reader, own, reading.workers, broken, reading.timeout)
     for batch in shown(batches, len(own), "testing" if progress else None):
         frame = reader.frames[int(batch.ids)]
         read.add(frame.moment)

@@ -5,6 +5,7 @@ on a 7 × 7 grid whose largest responses a linear layer classifies, one sigmoid 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torchvision.ops import roi_align
 
 from vistill.augment.hue import color_shift
 from vistill.batch import Batch, Losses
+from vistill.evaluation.boxed import BoxedBatch
 from vistill.evaluation.detection.boxes import clip_boxes, enlarge_boxes, jitter_boxes
 from vistill.methods.base import Method
 from vistill.methods.side import drop_path_noise
@@ -32,30 +34,15 @@ _JITTER_STEP = 7919
 
 
 @dataclass
-class DetectionBatch(Batch):
+class DetectionBatch(BoxedBatch):
     """Clips around key frames with the people on them.
 
     Attributes:
-        boxes: clip of the batch, in ascending order, and x0, y0, x1, y1 in pixels.
-        actions: 1 where the person does the action.
+        actions: 1 where the person of a box does the action.
     """
 
-    boxes: Float[Tensor, "k 5"] | None = None
     actions: Float[Tensor, "k c"] | None = None
-
-    def to(self, device: torch.device | str) -> "DetectionBatch":
-        assert self.boxes is not None
-        assert self.actions is not None
-        boxes = self.boxes.to(device, non_blocking=True)
-        actions = self.actions.to(device, non_blocking=True)
-        return DetectionBatch(**vars(super().to(device)) | {"boxes": boxes, "actions": actions})
-
-    def first(self, count: int) -> "DetectionBatch":
-        assert self.boxes is not None
-        assert self.actions is not None
-        kept = self.boxes[:, 0] < count
-        people = {"boxes": self.boxes[kept], "actions": self.actions[kept]}
-        return DetectionBatch(**vars(super().first(count)) | people)
+    of_boxes: ClassVar[tuple[str, ...]] = ("actions",)
 
 
 def action_loss(logits: Float[Tensor, "k c"], actions: Float[Tensor, "k c"]) -> Float[Tensor, ""]:

@@ -14,7 +14,8 @@ from vistill.data.broken import BrokenFiles
 from vistill.data.motion_clips import write_video
 from vistill.data.video.reader import VideoReader
 from vistill.errors import UserError
-from vistill.evaluation.detection.clips import KeyFrameReader, KeyFrameStream, View
+from vistill.evaluation.boxed import BoxedStream
+from vistill.evaluation.detection.clips import KeyFrameReader, View
 from vistill.evaluation.detection.dataset import open_detection
 from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.models.vit import VisionTransformer
@@ -140,7 +141,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(folder):
     reader = KeyFrameReader(data.train, data.files, 0.0, 3, view, 7, replace=True)
     batches = []
     for workers in (0, 2):
-        stream = KeyFrameStream(reader, global_batch_size=6, micro_batch_size=3, workers=workers,
+        stream = BoxedStream(reader, global_batch_size=6, micro_batch_size=3, workers=workers,
                                 broken=BrokenFiles(24, 0.5))  # fmt: skip
         batches.append(list(stream.iterate(3, 5)))
         stream.close()
