@@ -329,11 +329,11 @@ class SupervisedConfig(MethodSection):
     label_smoothing: Rate = Field(default=0.0)
     """Share of the target that is spread over all classes."""
     color_jitter: Annotated[tuple[Positive, Positive, Positive], "bcs"] | None = Field(
-        default=(0.1, 0.1, 0.1), json_schema_extra=needs({"data.frames": None})
+        default=(0.1, 0.1, 0.1)
     )
-    """Brightness, contrast and saturation jitter of pictures; null: off."""
-    lighting_std: Number = Field(default=0.05, json_schema_extra=needs({"data.frames": None}))
-    """Std of the colour noise along ImageNet's principal directions, of pictures."""
+    """Brightness, contrast and saturation jitter of pictures and clips; null: off."""
+    lighting_std: Number = Field(default=0.05)
+    """Std of the colour noise along ImageNet's principal directions."""
 
 
 class CustomConfig(MethodSection):

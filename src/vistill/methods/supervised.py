@@ -53,11 +53,9 @@ class Supervised(Method):
         return cls(given.student, given.num_classes, given.config, drop_path=rate)
 
     def view(self, batch: Batch) -> Batch:
-        """Pictures as KDEP shows them in training: jittered colours, then noise along their
-        principal directions."""
-        if not self.training or batch.pixels.dim() == 5:
-            return batch
-        return replace(batch, pixels=recoloured(self.config, batch))
+        """Pictures or clips as KDEP shows them in training: jittered colours, then noise along
+        their principal directions."""
+        return replace(batch, pixels=recoloured(self.config, batch)) if self.training else batch
 
     def forward(self, batch: Batch) -> Losses:
         assert batch.labels is not None

@@ -1,6 +1,7 @@
 """Labels as a term of KDEP and alone, and class scores in front of the last activation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,11 @@ def test_supervised_is_the_cross_entropy_of_the_pooled_feature(student):
     method.train()
     jittered, still = method.view(batch([0] * 4)), batch([0] * 4)
     assert (jittered.pixels - still.pixels).abs().max() > 0.01
+    one = replace(still, pixels=still.pixels[:, :, None].repeat(1, 1, 3, 1, 1))
+    frames = method.view(one).pixels.unbind(2)
+    for frame in frames:  # of a clip all alike
+        torch.testing.assert_close(frame, frames[0])
+    assert (frames[0] - still.pixels).abs().max() > 0.01
 
 
 def test_labels_have_to_be_there():
