@@ -18,8 +18,9 @@ from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.lengths import Length, fitting_length
 from vistill.models.backbone import Backbone
 from vistill.models.swin import NO_DECAY, SwinBackbone
-from vistill.training.distributed import World, agree, alone
+from vistill.training.distributed import World, alone
 from vistill.training.loop import fit
+from vistill.training.norms import norms_of_all_ranks
 from vistill.training.optim import Group, layer_decay_groups
 
 _CLIPS_AT_ONCE = 16
@@ -114,18 +115,18 @@ def fine_tune(
         epochs, batch, micro_batch, options.precision, world.kind, every=options.test_every
     )
     groups = finetune_groups(classifier, options)
-    fit(
-        classifier,
-        stream,
-        optim=optim,
-        train=train,
-        seed=seed,
-        groups=groups,
-        on_evaluate=None if on_test is None else lambda _: {"test_top1": on_test(classifier)},
-        progress=progress,
-    )
+    with norms_of_all_ranks(world):
+        fit(
+            classifier,
+            stream,
+            optim=optim,
+            train=train,
+            seed=seed,
+            groups=groups,
+            on_evaluate=None if on_test is None else lambda _: {"test_top1": on_test(classifier)},
+            progress=progress,
+        )
     stream.close()
-    agree(classifier)  # a batch norm has seen the pictures of its rank alone
     return classifier
 
 

@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, ResNet
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
+from vistill.random import Stream, per_sample_uniform
 
 _BINS = (1, 2, 3, 6)
 _NEW = ("ppm", "cls", "aux")
 _NEW_SCALE = 10.0
+_DROPPED = 0.1
 
 
 class PyramidPooling(nn.Module):
@@ -67,22 +69,25 @@ class PSPNet(nn.Module):
             )
         width = backbone.width
         self.ppm = PyramidPooling(width)
-        self.cls = _head(2 * width, 512, num_classes)
+        self.cls = PixelHead(2 * width, 512, num_classes)
         third = width // 2  # of a ResNet's channels are those of its third stage
-        self.aux = _head(third, 256, num_classes) if isinstance(net, ResNet) else None
+        self.aux = PixelHead(third, 256, num_classes) if isinstance(net, ResNet) else None
 
     def forward(
-        self, images: Float[Tensor, "b 3 h w"]
+        self, images: Float[Tensor, "b 3 h w"], seeds: Int[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"] | None]:
-        """Class scores of every pixel of normalised images; in training the auxiliary ones too."""
+        """Class scores of every pixel of normalised images; in training the auxiliary ones too.
+
+        Where images have `seeds`, which channels are dropped derives from them.
+        """
         x, third = self.layer0(images), None
         if self.aux is not None:
             third = self.layer3(self.layer2(self.layer1(x)))
             x = self.layer4(third)
-        scores = _enlarge(self.cls(self.ppm(x)), images)
+        scores = _enlarge(self.cls(self.ppm(x), seeds), images)
         if self.aux is None or third is None or not self.training:
             return scores, None
-        return scores, _enlarge(self.aux(third), images)
+        return scores, _enlarge(self.aux(third, seeds), images)
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups by part; the new ones learn ten times as fast (`lr_scale`)."""
@@ -111,14 +116,27 @@ def dilated(stage: nn.Sequential, dilation: int) -> nn.Sequential:
     return stage
 
 
-def _head(width: int, hidden: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(width, hidden, 3, padding=1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout2d(0.1),
-        nn.Conv2d(hidden, num_classes, 1),
-    )
+class PixelHead(nn.Sequential):
+    """Convolution, batch norm, ReLU, dropped channels, class scores."""
+
+    def __init__(self, width: int, hidden: int, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(width, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(_DROPPED),
+            nn.Conv2d(hidden, num_classes, 1),
+        )
+
+    def forward(
+        self, x: Float[Tensor, "b d h w"], seeds: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        if seeds is None:
+            return super().forward(x)
+        convolution, norm, activation, _, scores = self
+        x = activation(norm(convolution(x)))
+        kept = per_sample_uniform(seeds, x.shape[1], Stream.HEAD_DROPOUT) >= _DROPPED
+        return scores(x * (kept[:, :, None, None] / (1 - _DROPPED)).to(x.dtype))
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from quietly import settings
 from ranks import session
-from squares import coco, squares
+from squares import NAMES, coco, paint, squares
 
 from vistill.config.boxes import BoxesConfig
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.detection import DetectionConfig
 from vistill.config.evaluation import EvaluateConfig, LinearProbeConfig
 from vistill.config.finetune import FineTuneConfig
+from vistill.config.segmentation import SegmentationConfig
 from vistill.data import open_source
 from vistill.data.motion_clips import write_video
 from vistill.errors import UserError
@@ -27,7 +28,8 @@ from vistill.evaluation.detection.detect import evaluate_detection
 from vistill.evaluation.evaluate import evaluate_backbone
 from vistill.evaluation.features import shared_out
 from vistill.evaluation.finetune import length_of
-from vistill.evaluation.segmentation.layouts import PairSource
+from vistill.evaluation.segmentation.layouts import PairSource, find_pairs
+from vistill.evaluation.segmentation.segment import evaluate_segmentation
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import World, connect
 
@@ -37,6 +39,9 @@ TUNE = FineTuneConfig(
 )
 BOXES = BoxesConfig(
     epochs=1, min_steps=0, global_batch_size=2, lr=1e-3, channels=16, regions=16, least_score=0.0
+)
+SEGMENT = SegmentationConfig(
+    channels=8, epochs=2, min_steps=0, global_batch_size=4, lr=3e-3, classes=("grey", *NAMES)
 )
 DETECT = DetectionConfig(epochs=2, min_steps=0, global_batch_size=2, lr=1e-3)
 
@@ -51,6 +56,17 @@ def pictures(folder: Path) -> None:
                 noise[..., tint] += 30
                 Image.fromarray(noise.astype(np.uint8)).save(folder / part / name / f"{i}.png")
     (folder / "test" / "red" / "broken.png").write_bytes(b"no picture")
+
+
+def masks(folder: Path) -> None:
+    for part, count in (("train", 8), ("val", 3)):
+        for number, picture in enumerate(squares(count)):
+            paint(picture, folder / part / f"{number}.png")
+            values = np.zeros(picture[0], np.uint8)
+            for kind, (x0, y0, x1, y1) in picture[1]:
+                values[y0:y1, x0:x1] = kind + 1
+            (folder / f"{part}annot").mkdir(exist_ok=True)
+            Image.fromarray(values).save(folder / f"{part}annot" / f"{number}.png")
 
 
 def films(folder: Path) -> None:
@@ -93,6 +109,11 @@ def tables(root: Path, out: Path) -> int:
     how = ClipSettings(4, 1, "stretched", 1, 1)
     for one in evaluate_detection(of_clips, lists, clips, how, progress=False, world=world):
         found.append([dict(one.precisions), one.key_frames])
+    config = EvaluateConfig(device="cpu", workers=0, segmentation=SEGMENT)
+    pairs = [find_pairs(root / "masks", SEGMENT, test=test) for test in (False, True)]
+    parts = [(PairSource("masks", some.pictures), some) for some in pairs]
+    for few in evaluate_segmentation(vit(), *parts, config, progress=False, world=world):
+        found.append([few.mean_iou, few.pixel_accuracy, few.mean_accuracy])
     boxed = [
         (PairSource("squares", part.pictures), part) for part in find_boxed(root / "squares", BOXES)
     ]
@@ -112,6 +133,7 @@ def test_two_ranks_give_the_table_of_one(tmp_path):
     films(tmp_path / "films")
     for part, count in (("train", 4), ("val", 3)):
         coco(tmp_path / "squares" / f"{part}.json", tmp_path / "squares" / "images", squares(count))
+    masks(tmp_path / "masks")
     found = []
     for ranks in (1, 2):
         out = tmp_path / f"ranks{ranks}"
@@ -126,6 +148,8 @@ def test_two_ranks_give_the_table_of_one(tmp_path):
     for some, same in zip(scores, other, strict=True):
         assert len(some) == len(same) > 5
         assert same == pytest.approx(some, abs=1e-5)
+    ious, other_ious = one.pop(), first.pop()
+    assert np.allclose(ious, other_ious, atol=0.1)
     assert [row[:1] for row in one[:-1]] == [["knn"]] * 2 + [["linear"]] * 2 + [["finetune"]] * 2
     assert first[:-1] == one[:-1]
     assert one[0][4:] == [10, ["red/broken.png"]]

@@ -5,7 +5,7 @@ import torch
 
 from vistill.errors import UserError
 from vistill.models.build import create_backbone
-from vistill.models.pspnet import PSPNet
+from vistill.models.pspnet import PixelHead, PSPNet
 from vistill.models.vit import VisionTransformer
 
 
@@ -25,6 +25,21 @@ def test_scores_of_every_pixel(name, stride):
     assert all(parameter.grad is not None for parameter in net.parameters())
     grouped = [parameter for group in net.groups() for parameter in group["params"]]
     assert {*map(id, grouped)} == {*map(id, net.parameters())}
+
+
+def test_channels_are_dropped_by_the_seeds_of_pictures():
+    head = PixelHead(4, 64, 3).train()
+    x, seeds = torch.randn(3, 4, 5, 5), torch.tensor([5, 6, 7])
+    found = head(x, seeds)
+    assert torch.equal(head(x, seeds), found)
+    assert not torch.equal(head(x, seeds + 1), found)
+    seen = []
+    head[4].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    head(x, seeds)
+    whole = head[2](head[1](head[0](x)))
+    kept = (seen[0] != 0).any(dim=(2, 3))
+    torch.testing.assert_close(seen[0], whole * kept[:, :, None, None] / 0.9)
+    assert 0.8 < kept.float().mean() < 0.98
 
 
 def test_other_networks_are_refused():

@@ -25,8 +25,9 @@ from vistill.evaluation.inputs import workers_of
 from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import height_width
 from vistill.models.backbone import Backbone
-from vistill.training.distributed import World, agree, alone
+from vistill.training.distributed import World, alone
 from vistill.training.loop import fit
+from vistill.training.norms import norms_of_all_ranks
 from vistill.training.precision import require_precision
 
 _MAX_BROKEN = 0.5
@@ -141,8 +142,8 @@ def _train(
     )
     train = unprobed(epochs, batch, micro_batch, options.precision, world.kind)
     groups = detector.groups()
-    fit(detector, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
-    agree(detector)  # a batch norm has seen the pictures of its rank alone
+    with norms_of_all_ranks(world):
+        fit(detector, stream, optim=optim, train=train, seed=seed, groups=groups, progress=progress)
     return detector
 
 

@@ -39,8 +39,9 @@ from vistill.evaluation.segmentation.scores import (
 from vistill.evaluation.segmentation.segmenter import Segmenter, build_segmenter
 from vistill.evaluation.segmentation.sliding import slide
 from vistill.models.backbone import Backbone
-from vistill.training.distributed import World, agree, alone
+from vistill.training.distributed import World, alone
 from vistill.training.loop import fit
+from vistill.training.norms import norms_of_all_ranks
 from vistill.training.precision import require_precision
 
 _MAX_BROKEN = 0.5
@@ -136,17 +137,17 @@ def _train(
         warmup_multiplies=True,
     )
     train = unprobed(epochs, batch, micro_batch, options.precision, world.kind)
-    fit(
-        segmenter,
-        stream,
-        optim=optim,
-        train=train,
-        seed=seed,
-        groups=segmenter.groups(),
-        progress=progress,
-    )
+    with norms_of_all_ranks(world):
+        fit(
+            segmenter,
+            stream,
+            optim=optim,
+            train=train,
+            seed=seed,
+            groups=segmenter.groups(),
+            progress=progress,
+        )
     stream.close()
-    agree(segmenter)  # a batch norm has seen the pictures of its rank alone
     return segmenter
 
 

@@ -93,7 +93,7 @@ class Segmenter(Method):
         self, images: Tensor, seeds: Int[Tensor, " b"] | None
     ) -> tuple[Tensor, Tensor | None]:
         if self.net is not None:
-            main, other = self.net(images)
+            main, other = self.net(images, seeds)
             return main, other if self.options.auxiliary else None
         noise = None if seeds is None else drop_path_noise(self.student, seeds, Stream.DROP_PATH)
         maps = self.maps(images, noise)
