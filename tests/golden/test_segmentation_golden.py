@@ -1,8 +1,10 @@
 """ADE20K as TinyMIM's code trains on it: maps, heads, window, groups and rates (spec 9)."""
 
 import re
+import zlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch import nn
 from vistill.config.segmentation import SegmentationConfig
 from vistill.evaluation.segmentation.segmenter import Segmenter, pixel_loss
 from vistill.evaluation.segmentation.sliding import slide
-from vistill.heads.uper import FCNHead, SimplePyramid, UperHead, enlarged
+from vistill.heads.uper import FCNHead, SimplePyramid, UperHead, WidePyramid, enlarged
 from vistill.models.maps import FeatureMaps
 from vistill.models.vit import VisionTransformer
 from vistill.training.schedule import learning_rate
@@ -28,7 +30,13 @@ def our_name(name: str) -> str:
     return name
 
 
-def vit(model: dict) -> VisionTransformer:
+def their_name(name: str) -> str:
+    """The published name of one of ours."""
+    name = re.sub(r"\.ls(\d)\.gamma$", r".gamma_\1", name)
+    return name.replace("attn.rel_pos_bias.", "attn.")
+
+
+def vit(model: dict, **other) -> VisionTransformer:
     return VisionTransformer(
         image_size=model["img_size"],
         patch_size=model["patch_size"],
@@ -38,6 +46,7 @@ def vit(model: dict) -> VisionTransformer:
         position="learned",
         relative_position="layer",
         layer_scale=model["init_values"],
+        **other,
     ).eval()
 
 
@@ -61,6 +70,53 @@ def test_backbone(golden):
     for number, one in enumerate(found):
         expected = case.output[f"feature{number}"]
         torch.testing.assert_close(one, expected, atol=case.atol, rtol=case.rtol)
+    index = backbone.blocks[0].attn.rel_pos_bias.relative_position_index
+    assert torch.equal(index, case.output["relative_position_index"].long())
+
+
+def by_rule(names: dict[str, torch.Size], rule: dict) -> dict[str, torch.Tensor]:
+    """Weights that a case does not store, by their names."""
+    made = {}
+    for name, shape in names.items():
+        rng = np.random.default_rng(rule["seed"] + zlib.crc32(name.encode()))
+        values = torch.from_numpy(rng.standard_normal(shape).astype(np.float32) * rule["std"])
+        if name.endswith("running_var"):
+            values = values.abs() + 0.5
+        elif (len(shape) == 1 and name.endswith(".weight")) or "gamma_" in name:
+            values = values + 1
+        made[name] = values
+    return made
+
+
+def test_backbone_of_tinymim_star(golden):
+    case = golden("seg_backbone_star")
+    backbone = vit(case.config["model"], distillation_token=True)
+    neck = WidePyramid(backbone.width).eval()
+    skipped = ("num_batches_tracked", "norm.weight", "norm.bias")
+    loaded = 0
+    for module in (backbone, neck):
+        own = module.state_dict()
+        theirs = {name: their_name(name) for name in own}
+        names = {
+            theirs[name]: value.shape
+            for name, value in own.items()
+            if not name.endswith(skipped[0]) and name not in skipped
+        }
+        state = by_rule(names, case.config["state_rule"])
+        told = module.load_state_dict(
+            {name: state[theirs[name]] for name in own if theirs[name] in state}, strict=False
+        )
+        assert all(name.endswith(skipped) for name in told.missing_keys)
+        loaded += sum(v.numel() for k, v in state.items() if "running" not in k)
+    assert loaded == case.info["n_params"]
+    maps = FeatureMaps(backbone)
+    assert maps.blocks == [number + 1 for number in case.config["model"]["out_indices"]]
+    with torch.no_grad():
+        found = neck(maps(case.inputs["imgs"]))
+    for number, one in enumerate(found):
+        expected = case.output[f"feature{number}"]
+        some = one[:, :: case.config["subsample"]]
+        torch.testing.assert_close(some, expected, atol=case.atol, rtol=case.rtol)
     index = backbone.blocks[0].attn.rel_pos_bias.relative_position_index
     assert torch.equal(index, case.output["relative_position_index"].long())
 

@@ -60,6 +60,7 @@ _KDEP = {
 SEGMENTATION_RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
     "tinymim_base": _TINYMIM,
+    "tinymim_star": _TINYMIM | {"wide": True, "channels": 192, "layer_decay": 0.8},
     "kdep_voc": _KDEP | {"scale": (0.5, 1.5)},
     "kdep_ade20k": _KDEP | {"epochs": 100},
     "kdep_cityscapes": _KDEP | {"epochs": 200, "long_side": 2048},
@@ -77,8 +78,8 @@ class SegmentationConfig(Section):
     replaces: ClassVar[Replaces] = {"epochs": {"min_steps": 0}}
 
     recipe: str = Field(default="small")
-    """`small`, ours for a few hundred pictures; TinyMIM's for ADE20K, `tinymim_base`; or KDEP's
-    `kdep_voc`, `kdep_ade20k`, `kdep_cityscapes`."""
+    """`small`, ours for a few hundred pictures; TinyMIM's for ADE20K, `tinymim_base` and, for the
+    tiny TinyMIM*, `tinymim_star`; or KDEP's `kdep_voc`, `kdep_ade20k`, `kdep_cityscapes`."""
     layout: Literal["auto", "folders", "voc", "ade20k"] = Field(default="auto")
     """How the folder is laid out: `folders` of pictures and of masks with the same names, or as VOC
     or ADE20K is published; `auto` looks which."""
@@ -95,6 +96,8 @@ class SegmentationConfig(Section):
     """UperNet; a linear layer on the last map; or PSPNet, for ResNets and MobileNetV2."""
     channels: Count = Field(default=128, json_schema_extra=needs(head="uper"))
     """Width of UperNet (published for a base model: 768)."""
+    wide: bool = Field(default=False, json_schema_extra=needs(head="uper"))
+    """Give the maps of a narrow plain ViT four times its width, as TinyMIM* does."""
     auxiliary: Number = Field(default=0.4, json_schema_extra=needs(head=("uper", "pspnet")))
     """Weight of the loss of a second head on an earlier map; 0 for none."""
     relative_bias: bool = Field(default=False)

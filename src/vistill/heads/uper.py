@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _BINS = (1, 2, 3, 6)
+_WIDENED = 1280 / 192
 Maps = Sequence[Float[Tensor, "b d h w"]]
 """From fine to coarse."""
 
@@ -102,6 +103,38 @@ class SimplePyramid(nn.Module):
 
     def forward(self, maps: Maps) -> list[Float[Tensor, "b d h w"]]:
         return [self.fpn1(maps[0]), self.fpn2(maps[1]), maps[2], F.max_pool2d(maps[3], 2)]
+
+
+class WidePyramid(nn.Module):
+    """The same four sizes with more channels, of a narrow ViT: TinyMIM*'s neck (spec 9).
+
+    Args:
+        width: of the ViT.
+
+    Attributes:
+        widths: of the maps.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        out, last = 4 * width, round(_WIDENED * width)
+        self.conv1x1 = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-5), nn.Linear(width, last), nn.GELU()
+        )
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(width, 2 * width, 2, 2),
+            nn.BatchNorm2d(2 * width),
+            nn.GELU(),
+            nn.ConvTranspose2d(2 * width, out, 2, 2),
+        )
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(width, out, 2, 2))
+        self.fpn3 = nn.Conv2d(width, out, 1)
+        self.fpn4 = nn.Sequential(nn.Conv2d(last, out, 3, 2, 1))
+        self.widths = [out] * 4
+
+    def forward(self, maps: Maps) -> list[Float[Tensor, "b d h w"]]:
+        last = self.conv1x1(maps[3].movedim(1, -1)).movedim(-1, 1)
+        return [self.fpn1(maps[0]), self.fpn2(maps[1]), self.fpn3(maps[2]), self.fpn4(last)]
 
 
 def enlarged(

@@ -154,10 +154,8 @@ def with_relative_bias(backbone: Backbone) -> VisionTransformer:
     extra: dict[str, Any] = {"relative_position": "layer", "image_size": backbone.image_size}
     if backbone.layer_scale is None:
         extra["layer_scale"] = 1.0
-    if backbone.relative_position is not None or backbone.num_prefix_tokens > 1:
-        raise UserError(
-            "segmentation.relative_bias is for a ViT without one and with at most a class token"
-        )
+    if backbone.relative_position is not None:
+        raise UserError("segmentation.relative_bias is for a ViT without one")
     made = VisionTransformer(**{**backbone.build["args"], **extra})
     made.load_state_dict(backbone.state_dict(), strict=False)
     made.normalization, made.origin = backbone.normalization, backbone.origin

@@ -4,19 +4,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-# One entry each for: class token to patches, patches to class token, class token to itself.
-_CLASS_ENTRIES = 3
+# Of every token in front of the patches: it to any, any to it, it to itself.
+_ENTRIES = 3
 
 
-def relative_position_index(grid: tuple[int, int], class_token: bool) -> Int[Tensor, "n n"]:
+def relative_position_index(grid: tuple[int, int], num_prefix: int) -> Int[Tensor, "n n"]:
     """Table row of every (query, key) pair.
 
     The offset is query minus key, rows first; with a class token (token 0) the last three rows of
-    the table are class-to-any, any-to-class and class-to-class.
+    the table are class-to-any, any-to-class and class-to-class, and those in front of them the same
+    of a distillation token (token 1), for what the class token has no part in (spec 9).
 
     Args:
         grid: rows and columns of patches.
-        class_token: whether token 0 is a class token.
+        num_prefix: tokens in front of the patches.
     """
     rows, columns = grid
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -24,20 +25,20 @@ def relative_position_index(grid: tuple[int, int], class_token: bool) -> Int[Ten
     dy = y[:, None] - y[None] + rows - 1
     dx = x[:, None] - x[None] + columns - 1
     patches = dy * (2 * columns - 1) + dx
-    if not class_token:
-        return patches
-    length = table_length(grid, class_token)
-    index = patches.new_empty(len(patches) + 1, len(patches) + 1)
-    index[1:, 1:] = patches
-    index[0, :] = length - 3
-    index[:, 0] = length - 2
-    index[0, 0] = length - 1
+    length = table_length(grid, num_prefix)
+    index = patches.new_empty(*[len(patches) + num_prefix] * 2)
+    index[num_prefix:, num_prefix:] = patches
+    for token in reversed(range(num_prefix)):
+        first = length - _ENTRIES * (token + 1)
+        index[token, :] = first
+        index[:, token] = first + 1
+        index[token, token] = first + 2
     return index
 
 
-def table_length(grid: tuple[int, int], class_token: bool) -> int:
+def table_length(grid: tuple[int, int], num_prefix: int) -> int:
     """Rows of the table for a grid."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + _CLASS_ENTRIES * class_token
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + _ENTRIES * num_prefix
 
 
 class RelativePositionBias(nn.Module):
@@ -45,13 +46,13 @@ class RelativePositionBias(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, grid: tuple[int, int], num_heads: int, class_token: bool) -> None:
+    def __init__(self, grid: tuple[int, int], num_heads: int, num_prefix: int) -> None:
         super().__init__()
-        self.grid, self.class_token = grid, class_token
+        self.grid, self.num_prefix = grid, num_prefix
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros(table_length(grid, class_token), num_heads)
+            torch.zeros(table_length(grid, num_prefix), num_heads)
         )
-        index = relative_position_index(grid, class_token)
+        index = relative_position_index(grid, num_prefix)
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self) -> Float[Tensor, "m n n"]:
@@ -61,8 +62,8 @@ class RelativePositionBias(nn.Module):
     def resized(self, grid: tuple[int, int]) -> "RelativePositionBias":
         """The bias of another grid, by geometric interpolation of the table."""
         table = self.relative_position_bias_table
-        other = RelativePositionBias(grid, table.shape[1], self.class_token)
-        resized = resize_bias_table(table.detach(), self.grid, grid, self.class_token)
+        other = RelativePositionBias(grid, table.shape[1], self.num_prefix)
+        resized = resize_bias_table(table.detach(), self.grid, grid, self.num_prefix)
         other.relative_position_bias_table = nn.Parameter(
             resized, requires_grad=table.requires_grad
         )
@@ -73,16 +74,16 @@ def resize_bias_table(
     table: Float[Tensor, "r m"],
     old_grid: tuple[int, int],
     new_grid: tuple[int, int],
-    class_token: bool,
+    num_prefix: int,
 ) -> Float[Tensor, "s m"]:
-    """Geometric cubic interpolation of a bias table (BEiT); class entries stay as they are.
+    """Geometric cubic interpolation of a bias table (BEiT); the entries of other tokens stay.
 
     Source offsets are placed at geometrically growing distances, so that near offsets keep their
     values; heads are interpolated separately, in float64.
     """
     if old_grid == new_grid:
         return table
-    extra = _CLASS_ENTRIES * class_token
+    extra = _ENTRIES * num_prefix
     offsets = table[: len(table) - extra].double()
     image = offsets.reshape(2 * old_grid[0] - 1, 2 * old_grid[1] - 1, -1)
     rows, columns = (

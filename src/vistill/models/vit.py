@@ -227,9 +227,9 @@ class VisionTransformer(Backbone):
         }
 
     def _bias_table(self) -> RelativePositionBias:
-        if self.tubelet_size is not None or self.num_prefix_tokens > 1:
-            raise ValueError("relative positions are for pictures and at most one class token")
-        return RelativePositionBias(self.grid, self.num_heads[0], self.cls_token is not None)
+        if self.tubelet_size is not None:
+            raise ValueError("relative positions are for pictures")
+        return RelativePositionBias(self.grid, self.num_heads[0], self.num_prefix_tokens)
 
     def _position_table(self) -> nn.Parameter | None:
         if self.position == "none":

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from vistill.batch import Batch, Losses
 from vistill.config.segmentation import SegmentationConfig
+from vistill.errors import UserError
 from vistill.evaluation.classifier import head_dropout, prepare_backbone
 from vistill.evaluation.segmentation.crops import IGNORED
-from vistill.heads.uper import FCNHead, LinearHead, SimplePyramid, UperHead
+from vistill.heads.uper import FCNHead, LinearHead, SimplePyramid, UperHead, WidePyramid
 from vistill.methods.base import Method, weighted
 from vistill.methods.side import drop_path_noise
 from vistill.methods.unreached import freeze_unreached
@@ -51,7 +52,15 @@ class Segmenter(Method):
         if options.head == "linear":
             self.head: nn.Module = LinearHead(widths[-1], num_classes)
             return
-        if self.maps.plain:
+        if options.wide and not self.maps.plain:
+            raise UserError(
+                f"segmentation.wide is for plain ViTs, and {backbone.origin} has maps of several "
+                "sizes"
+            )
+        if options.wide:
+            neck = WidePyramid(widths[-1])
+            self.neck, widths = neck, neck.widths
+        elif self.maps.plain:
             self.neck = SimplePyramid(widths[-1])
         self.head = UperHead(widths, options.channels, num_classes)
         if options.auxiliary:

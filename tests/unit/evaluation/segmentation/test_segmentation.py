@@ -231,6 +231,17 @@ def test_the_bias_of_the_recipe_starts_without_effect():
         torch.testing.assert_close(biased.eval()(images), plain(images))
     with pytest.raises(UserError, match="without one"):
         with_relative_bias(biased)
+    two = VisionTransformer(
+        image_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, distillation_token=True
+    ).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(with_relative_bias(two).eval()(images), two(images))
+
+
+def test_wide_maps_are_of_plain_vits():
+    options = SegmentationConfig(wide=True, channels=8)
+    with pytest.raises(UserError, match=r"segmentation.wide is for plain ViTs, and .* has maps of"):
+        build_segmenter(create_backbone("torchvision/resnet18", image_size=64), 3, options, 64, 0)
 
 
 @pytest.mark.parametrize("recipe", SEGMENTATION_RECIPES)
