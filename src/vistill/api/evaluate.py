@@ -41,8 +41,9 @@ def evaluate(
         data: labelled pictures, or clips for a backbone of clips. A folder with `train/` and `val/`
             or `test/` is split that way; otherwise, without `test`, a stratified fifth is tested.
         test: labelled pictures to test on.
-        protocols: any of `knn`, `linear`, `finetune`; or `test` alone, of a model that was
-            fine-tuned before; or `detection` alone, for which `data` is a folder of AVA's format;
+        protocols: any of `knn`, `linear`, `finetune`; or `test` or `robustness` alone, of a
+            classifier that was trained before, on pictures as they are or corrupted;
+            or `detection` alone, for which `data` is a folder of AVA's format;
             or `segmentation` alone, for which it is a folder of pictures and masks;
             or `boxes` alone, for which it is a folder of pictures with boxes (VOC's form, COCO's);
             or `retrieval` or `multiple-choice` alone, of a model of pictures and text, for which

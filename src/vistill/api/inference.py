@@ -67,11 +67,8 @@ def predict(
     def compute(batch: "Batch") -> "Tensor":
         return trained(batch.unit_pixels()).double().softmax(dim=1)
 
-    interpolation = "bicubic" if trained.head is None else trained.head.interpolation
-    width, seen = len(trained.classes), trained.backbone
-    job = Job(
-        config, trained, seen, compute, clips, str(reference), width, "predictions", interpolation
-    )
+    width, seen, how = len(trained.classes), trained.backbone, trained.interpolation
+    job = Job(config, trained, seen, compute, clips, str(reference), width, "predictions", how)
 
     def write(rows: "Rows", source: "Source", _: Path) -> None:
         most = min(top_k, len(trained.classes))

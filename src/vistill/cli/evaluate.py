@@ -31,8 +31,8 @@ def evaluate(
     protocols: Annotated[
         str | None,
         typer.Option(
-            help="Any of knn,linear,finetune; or alone test, detection, segmentation, boxes, "
-            "retrieval, multiple-choice, questions; default: knn,linear."
+            help="Any of knn,linear,finetune; or alone test, robustness, detection, segmentation, "
+            "boxes, retrieval, multiple-choice, questions; default: knn,linear."
         ),
     ] = None,
     labels: Annotated[

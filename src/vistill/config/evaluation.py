@@ -15,6 +15,7 @@ from vistill.config.clip_recipes import CLIP_RECIPES
 from vistill.config.detection import DetectionConfig
 from vistill.config.finetune import FineTuneConfig
 from vistill.config.retrieval import AnsweringConfig, RetrievalConfig
+from vistill.config.robustness import RobustnessConfig
 from vistill.config.samples import Pool, SamplesConfig
 from vistill.config.section import (
     Count,
@@ -36,6 +37,7 @@ Protocol = Literal[
     "linear",
     "finetune",
     "test",
+    "robustness",
     "detection",
     "segmentation",
     "boxes",
@@ -44,7 +46,7 @@ Protocol = Literal[
     "questions",
 ]
 _SECTIONS = {"knn", "linear", "finetune", "detection", "segmentation", "boxes", "retrieval"}
-_SECTIONS |= {"questions"}
+_SECTIONS |= {"questions", "robustness"}
 """Protocols with options."""
 _ALONE = {
     "detection": "has data of its own kind",
@@ -54,6 +56,7 @@ _ALONE = {
     "multiple-choice": "has captions for labels",
     "questions": "has answers for labels",
     "test": "learns nothing",
+    "robustness": "learns nothing",
 }
 
 
@@ -138,9 +141,13 @@ class EvaluateConfig(SamplesConfig):
     """One result per seed: it draws the labels, the head and the order of the pictures."""
     pool: Pool = Field(default="avg")
     """Feature of a picture: mean of the patch tokens or the class token."""
+    among: Literal["data", "all"] = Field(default="data")
+    """Of a trained classifier the scores of the classes in the data alone are compared, as
+    ImageNet-A and ImageNet-R are evaluated, or those of all its classes."""
     knn: KNNConfig = Field(default_factory=KNNConfig)
     linear: LinearProbeConfig = Field(default_factory=LinearProbeConfig)
     finetune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    robustness: RobustnessConfig = Field(default_factory=RobustnessConfig)
     detection: DetectionConfig = Field(default_factory=DetectionConfig)
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig)
     boxes: BoxesConfig = Field(default_factory=BoxesConfig)
@@ -187,8 +194,13 @@ class EvaluateConfig(SamplesConfig):
             idle += ("clips", "crops")
         elif "test" in self.protocols:
             idle = ("test_share", "train_first", "budgets", "seeds", "pool")
+        elif "robustness" in self.protocols:
+            idle = ("test_share", "train_first", "budgets", "seeds", "pool")
+            idle += ("frames", "stride", "sampling", "clips", "crops")
         elif "finetune" not in self.protocols:
             idle = ("clips", "crops")
+        if not {"test", "robustness"} & set(self.protocols):
+            idle += ("among",)
         found |= dict.fromkeys(idle, said)
         if self.test is not None or self.train_first is not None:
             split = "test" if self.test is not None else "train_first"

@@ -57,6 +57,8 @@ class Score:
         mean_per_class: mean over the classes of their accuracies; those without a test picture are
             left out.
         untested: names of these.
+        among: of a trained classifier, how many of its classes were compared, and how many it has;
+            None: all.
     """
 
     protocol: str
@@ -75,6 +77,7 @@ class Score:
     tried: tuple[Tried, ...] = ()
     mean_per_class: float | None = None
     untested: tuple[str, ...] = ()
+    among: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,19 +110,20 @@ def top_k_hits(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) 
 
     Ties go to the lower class; a class whose score is not finite is never a hit.
     """
-    return int(_among_highest(scores, labels, k).sum())
+    return int(among_highest(scores, labels, k).sum())
 
 
 def mean_per_class(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     """Mean over the classes among `labels` of the share of their samples that are hits."""
-    hits = _among_highest(scores, labels, 1).double()
+    hits = among_highest(scores, labels, 1).double()
     shares = [hits[labels == label].mean() for label in labels.unique()]
     return float(torch.stack(shares).mean())
 
 
-def _among_highest(
+def among_highest(
     scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int
 ) -> Bool[Tensor, " n"]:
+    """Which samples have their label among the k highest scores, as `top_k_hits` counts them."""
     own = scores.gather(1, labels[:, None])
     classes = torch.arange(scores.shape[1], device=scores.device)
     before = (scores > own) | ((scores == own) & (classes < labels[:, None]))
@@ -173,6 +177,7 @@ def score(
     best_top1: float | None = None,
     tried: tuple[Tried, ...] = (),
     untested: tuple[str, ...] = (),
+    among: tuple[int, int] | None = None,
 ) -> Score:
     """Turn class scores of the test pictures into a `Score`."""
     n = len(labels)
@@ -195,6 +200,7 @@ def score(
         tried=tried,
         mean_per_class=mean_per_class(scores, labels),
         untested=untested,
+        among=among,
     )
 
 

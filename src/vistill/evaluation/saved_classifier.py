@@ -1,38 +1,26 @@
-"""Fine-tuned models that were saved, or published with their head, tested as they are."""
+"""Heads of fine-tuned models that were saved, or published with their head."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vistill.config.clip_recipes import ClipSettings
-from vistill.config.evaluation import EvaluateConfig
 from vistill.config.suggest import did_you_mean
-from vistill.data import BrokenFiles, Source
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier, prepare_backbone
-from vistill.evaluation.features import collect
-from vistill.evaluation.finetune import class_scores
-from vistill.evaluation.inputs import Inputs, workers_of
-from vistill.evaluation.labelled import no_labels
-from vistill.evaluation.metrics import Score, score
 from vistill.files import near_path, write_atomic
 from vistill.image_size import ImageSize
 from vistill.locking import LOCK, locked
 from vistill.models.backbone import Backbone
 from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
 from vistill.models.files.weight_files import read_weights
-from vistill.training.distributed import World, alone
-from vistill.training.progress import tell
 
 HEAD = "head.safetensors"
 _PARTS = ("fc_norm.", "head.")
@@ -246,90 +234,3 @@ def head_rows(head: Head, num_classes: int, rows: str) -> Head:
         )
     taken = {k: v[chosen] if k.startswith("head.") else v for k, v in head.state.items()}
     return replace(head, state=taken, classes=None)
-
-
-def score_saved(
-    backbone: Backbone,
-    head: Head,
-    source: Source,
-    config: EvaluateConfig,
-    *,
-    clips: ClipSettings | None = None,
-    progress: bool = True,
-    world: World | None = None,
-) -> Score:
-    """Accuracy on all labelled samples of `source`.
-
-    Args:
-        backbone: what sees them.
-        head: what classifies them.
-        source: pictures, or videos.
-        config: how they are read.
-        clips: how clips are taken from videos.
-        progress: whether to show anything.
-        world: the ranks that share the samples; None: this process alone.
-
-    Raises:
-        UserError: no labels, or classes that the head does not know.
-    """
-    world = world or alone(config.device)
-    progress = progress and world.main
-    inputs = Inputs(config.image_size or backbone.image_size, clips, config.timeout)
-    classifier = with_head(
-        backbone, head, inputs.image_size, None if clips is None else clips.frames
-    )
-    classes = _classes(source, head)
-    indices = np.flatnonzero(classes >= 0)
-    inputs.require(source)
-    start = time.monotonic()
-    noun = source.media.noun
-    broken = BrokenFiles(len(indices), max_share=1.0, noun=noun)
-    found = collect(
-        classifier,
-        class_scores(classifier),
-        source,
-        indices,
-        inputs=inputs,
-        batch_size=config.batch_size or inputs.at_once,
-        workers=workers_of(config, world.size),
-        device=world.device,
-        progress="testing" if progress else None,
-        broken=broken,
-        interpolation=head.interpolation,
-        world=world,
-    )
-    names = tuple(sorted(found.broken))
-    if names and progress:
-        tell(f"{len(names)} unreadable test {noun}s are left out: {', '.join(names)}")
-    return score(
-        found.features,
-        torch.from_numpy(classes)[found.ids],
-        protocol="test",
-        budget=1.0,
-        labels_used=0,
-        seed=0,
-        seconds=time.monotonic() - start,
-        broken=names,
-    )
-
-
-def _classes(source: Source, head: Head) -> np.ndarray:
-    """The head's output for every sample, -1 where its class is unknown."""
-    if source.labels is None or source.classes is None:
-        raise no_labels(source, "a test")
-    if head.classes is None:
-        if len(source.classes) != head.outputs:
-            raise UserError(
-                f"{head.origin} tells {head.outputs} classes apart without naming them, and "
-                f"{source.name} has {len(source.classes)}"
-            )
-        return source.labels.astype(np.int64)
-    place = {name: number for number, name in enumerate(head.classes)}
-    for name in source.classes:
-        if name not in place:
-            raise UserError(
-                f"{head.origin} does not know the class {name!r} of {source.name}"
-                f"{did_you_mean(name, head.classes)}"
-            )
-    numbers = np.array([place[name] for name in source.classes])
-    return np.where(source.labels >= 0, numbers[source.labels], -1)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier
 from vistill.evaluation.saved_classifier import Head, find_head, read_head, with_head
+from vistill.image_size import ImageSize
 from vistill.models.backbone import Backbone, Tap
 from vistill.models.export import DESCRIPTION
 
@@ -29,6 +30,16 @@ class TrainedClassifier(nn.Module):
     def __init__(self, model: Classifier | Backbone, classes: list[str], head: Head | None) -> None:
         super().__init__()
         self.model, self.classes, self.head = model, classes, head
+
+    @property
+    def names(self) -> list[str] | None:
+        """Of the classes by output, where somebody named them."""
+        return None if self.head is None else self.head.classes
+
+    @property
+    def interpolation(self) -> Literal["bicubic", "bilinear"]:
+        """How pictures are resized in tests."""
+        return "bicubic" if self.head is None else self.head.interpolation
 
     @property
     def backbone(self) -> Backbone:
@@ -51,6 +62,7 @@ def trained_classifier(
     backbone: Backbone,
     reference: Any,
     *,
+    image_size: ImageSize | None = None,
     frames: int | None = None,
 ) -> TrainedClassifier:
     """The classifier that `reference` names, whose backbone is given.
@@ -59,6 +71,8 @@ def trained_classifier(
         backbone: that was loaded from `reference`.
         reference: `run:DIR` of a saved or exported model, or `file:PATH` of a published one; of
             anything else the backbone has to keep its own classifier.
+        image_size: side of the square input in pixels, or (height, width), for a head that is
+            saved beside its backbone; None: the backbone's own.
         frames: of a clip; None: the backbone's own.
 
     Raises:
@@ -75,7 +89,7 @@ def trained_classifier(
             "NAME:pretrained,classifier=keep"
         )
     head = saved or read_head(reference)
-    classifier = with_head(backbone, head, backbone.image_size, frames)
+    classifier = with_head(backbone, head, image_size or backbone.image_size, frames)
     return TrainedClassifier(classifier, head.names, head).eval()
 
 

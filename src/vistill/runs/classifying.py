@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vistill.data import Source
     from vistill.evaluation.metrics import Score
+    from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
     from vistill.training.distributed import World
 
@@ -50,14 +51,27 @@ def test_head(model: "Named[Backbone]", data: str, config: EvaluateConfig, world
     Raises:
         UserError: there is no head, or it does not know the classes.
     """
-    from vistill.evaluation.saved_classifier import read_head, score_saved
+    from vistill.evaluation.testing import score_classifier
 
     config, clips, opened = samples_of(config, model)
     assert config.train is not None
+    trained = classifier_of(model, config, None if clips is None else clips.frames)
     source = opened(config.test or config.train)
-    head = read_head(model.reference)
-    return _table(
-        config, [score_saved(model.model, head, source, config, clips=clips, world=world)]
+    return _table(config, [score_classifier(trained, source, config, clips=clips, world=world)])
+
+
+def classifier_of(
+    model: "Named[Backbone]", config: EvaluateConfig, frames: int | None
+) -> "TrainedClassifier":
+    """The classifier that was asked for, whose backbone is there, for clips of so many frames.
+
+    Raises:
+        UserError: it has none.
+    """
+    from vistill.evaluation.trained import trained_classifier
+
+    return trained_classifier(
+        model.model, model.reference, image_size=config.image_size, frames=frames
     )
 
 

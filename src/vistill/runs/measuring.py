@@ -8,6 +8,7 @@ from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
 from vistill.runs.answering import answer
 from vistill.runs.classifying import classify, test_head
+from vistill.runs.corrupting import measure_robustness
 from vistill.runs.detecting import detect_actions
 from vistill.runs.finding import find_things
 from vistill.runs.measured import Asked, Named, answers_of, backbone_of, reader_of
@@ -38,6 +39,7 @@ EVALUATORS: Mapping[str, Evaluator] = {
     "linear": Evaluator(classify),
     "finetune": Evaluator(classify),
     "test": Evaluator(test_head, learns=False),
+    "robustness": Evaluator(measure_robustness, learns=False),
     "detection": Evaluator(detect_actions),
     "segmentation": Evaluator(segment),
     "boxes": Evaluator(find_things),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from vistill.evaluation.answers import AnswerScore
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vistill.evaluation.detection.detect import DetectionScore
     from vistill.evaluation.metrics import Score, Summary
     from vistill.evaluation.retrieval import ChoiceScore, RetrievalScore
+    from vistill.evaluation.robustness import RobustnessScore
     from vistill.evaluation.segmentation.scores import SegmentationScore
 
 
@@ -203,6 +204,7 @@ class EvaluateResult:
         weights: where the backbone's weights came from.
         scores: one per protocol, label budget and seed.
         summaries: one per protocol and label budget, over all seeds.
+        robustness: errors on corrupted pictures.
         detection: one per seed where people's actions were detected.
         segmentation: one per seed where the class of every pixel was told.
         boxes: one per seed where things in pictures were found.
@@ -216,6 +218,7 @@ class EvaluateResult:
     weights: str
     scores: "tuple[Score, ...]" = ()
     summaries: "tuple[Summary, ...]" = ()
+    robustness: "RobustnessScore | None" = None
     detection: "tuple[DetectionScore, ...]" = ()
     segmentation: "tuple[SegmentationScore, ...]" = ()
     boxes: "tuple[BoxScore, ...]" = ()
@@ -268,6 +271,9 @@ def _classified(result: EvaluateResult) -> list[str]:
         few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         count = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
         lines.append(f"{count} no test picture and no part in the mean per class: {few}")
+    for found in result.scores:
+        if found.among is not None:
+            lines.append(_among(found.among))
     lines += [few_seeds(one) for one in result.summaries if one.seeds_needed is not None]
     if result.summaries:
         kinds = {one.interval for one in result.summaries}
@@ -304,7 +310,42 @@ def _things(scores: "Sequence[BoxScore]") -> list[str]:
     return [*lines, *_unread(sorted({name for one in scores for name in one.broken}))]
 
 
+def robustness_table(score: "RobustnessScore") -> list[str]:
+    """Errors by corruption and severity, and their means."""
+    ratios = bool(score.by_reference)
+    levels = list(next(iter(score.errors.values())))
+    head = ["error %", *map(str, levels), "mean"]
+    rows = [head + (["of reference %"] if ratios else [])]
+    for name, errors in score.errors.items():
+        cells = [name, *(f"{one.value:.1f}" for one in errors.values())]
+        cells.append(str(score.corruptions[name]))
+        if ratios:
+            cells.append(str(score.by_reference.get(name, "")))
+        rows.append(cells)
+    many = f"{score.averaged} corruptions" if score.averaged > 1 else "this corruption"
+    lines = aligned(rows)
+    lines.append(f"clean error {score.clean} %, mean error under {many} {score.mean} %")
+    if score.relative is not None:
+        lines.append(f"mean corruption error relative to {score.reference}: {score.relative} %")
+    elif score.reference is not None:
+        lines.append(f"{score.reference} makes no error, so that nothing is relative to it")
+    if score.frost is not None:
+        lines.append(f"frost: {score.frost}")
+    lines += [] if score.among is None else [_among(score.among)]
+    lines.append(
+        "95 % intervals by bootstrap over pictures, of the clean error Wilson's; "
+        f"{score.pictures} pictures"
+    )
+    return lines + _unread(score.broken)
+
+
+def _among(among: tuple[int, int]) -> str:
+    """Which scores were compared."""
+    return f"among the {among[0]} classes of the data alone, of {among[1]} (among=all: of all)"
+
+
 _TEXTS: Mapping[str, Callable[[EvaluateResult], list[str]]] = {
+    "robustness": lambda result: robustness_table(cast("RobustnessScore", result.robustness)),
     "detection": lambda result: [*map(str, result.detection)],
     "segmentation": lambda result: _segmented(result.segmentation),
     "boxes": lambda result: _things(result.boxes),

@@ -17,7 +17,9 @@ from vistill.errors import UserError
 from vistill.evaluation.features import collect
 from vistill.evaluation.finetune import class_scores, fine_tune
 from vistill.evaluation.inputs import Inputs
-from vistill.evaluation.saved_classifier import read_head, score_saved
+from vistill.evaluation.saved_classifier import read_head
+from vistill.evaluation.testing import score_classifier
+from vistill.evaluation.trained import trained_classifier
 from vistill.models.build import load_backbone
 from vistill.models.vit import VisionTransformer
 from vistill.training.distributed import alone
@@ -101,7 +103,8 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     assert (head.classes, head.pool) == (["down", "right", "still"], "avg")
     settings_of_clips = json.loads((tmp_path / "kept/labels-1-seed-3/model.json").read_text())
     assert settings_of_clips["clips"] == CLIPS._asdict()
-    again = score_saved(kept, head, test, settings(), clips=CLIPS, progress=False)
+    trained = trained_classifier(kept, folder, frames=CLIPS.frames)
+    again = score_classifier(trained, test, settings(), clips=CLIPS, progress=False)
     assert (again.top1, again.n_test) == (score.top1, 12)
     with pytest.raises(UserError, match="is there already"):
         evaluated(vit, train, test, clips=CLIPS, finetune=options)
@@ -109,7 +112,7 @@ def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
         read_head(f"run:{tmp_path}")
     test.classes = ["dwon", "right", "still"]
     with pytest.raises(UserError, match=r"does not know the class 'dwon' .* did you mean 'down'"):
-        score_saved(kept, head, test, settings(), clips=CLIPS, progress=False)
+        score_classifier(trained, test, settings(), clips=CLIPS, progress=False)
 
 
 def test_views_of_a_video_are_averaged(folders, vit):
