@@ -1,19 +1,57 @@
 """A picture and many corruptions of it as views of one sample, made where it is decoded."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
-from vistill.augment.corruptions import CORRUPTIONS, corrupt
-from vistill.augment.corruptions.degradations import as_jpeg
 from vistill.augment.crops import Interpolation, resize
+from vistill.data.corruptions import CORRUPTIONS, corrupt
+from vistill.data.corruptions.degradations import as_jpeg
 from vistill.data.transforms import EvalTransform
 from vistill.image_size import ImageSize, height_width
 
+_CARRIERS = ("imagecorruptions/frost", "corrupt_tta/assets/frost")
+_USED = 5
+"""The published code draws among the first five of its six photographs."""
 _NUMBERS = {name: number for number, name in enumerate(CORRUPTIONS)}
+
+
+class Photographs(NamedTuple):
+    """Of frost.
+
+    Attributes:
+        place: the folder that they are in; None where there is none.
+        pictures: what they show.
+    """
+
+    place: Path | None = None
+    pictures: tuple[UInt8[np.ndarray, "a b 3"], ...] = ()
+
+
+def frost_photographs(folder: str | None) -> Photographs:
+    """A folder's pictures; of no folder, those that an installed package brings along, which is not
+    imported; none where there is none."""
+    places = [Path(folder)] if folder is not None else []
+    for carrier in _CARRIERS if folder is None else ():
+        package, _, inside = carrier.partition("/")
+        spec = find_spec(package)
+        places += [Path(root) / inside for root in (spec and spec.submodule_search_locations) or ()]
+    for place in places:
+        endings = (".png", ".jpg", ".jpeg")
+        found = sorted(path for path in place.glob("*") if path.suffix.lower() in endings)
+        if found:
+            used = found[:_USED] if folder is None else found
+            return Photographs(
+                place, tuple(np.asarray(Image.open(path).convert("RGB")) for path in used)
+            )
+    return Photographs()
 
 
 class CorruptedViews:
@@ -36,7 +74,7 @@ class CorruptedViews:
         side: int,
         cells: Sequence[tuple[str, int]],
         quality: int | None,
-        photographs: Sequence[str],
+        photographs: Photographs,
         seed: int,
         interpolation: Interpolation,
     ) -> None:
@@ -46,7 +84,7 @@ class CorruptedViews:
         self.view = EvalTransform(
             (round(self.size[0] * factor), round(self.size[1] * factor)), interpolation="bilinear"
         )
-        self.cells, self.quality, self.photographs = tuple(cells), quality, tuple(photographs)
+        self.cells, self.quality, self.photographs = tuple(cells), quality, photographs.pictures
         self.seed, self.interpolation = seed, interpolation
 
     def __call__(

@@ -3,7 +3,7 @@ arXiv 1903.12261; spec 10): by corruption and severity, their mean, and relative
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from vistill.batch import Batch
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.robustness import COMMON, RobustnessConfig
 from vistill.data import BrokenFiles, Source
-from vistill.data.corrupted import CorruptedViews
+from vistill.data.corrupted import CorruptedViews, Photographs
 from vistill.data.loading import Decoder, decode_picture
 from vistill.errors import UserError
 from vistill.evaluation.features import collect
@@ -59,7 +59,7 @@ class CorruptedInputs(Inputs):
     """
 
     options: RobustnessConfig = field(default_factory=RobustnessConfig)
-    photographs: tuple[str, ...] = ()
+    photographs: Photographs = field(default_factory=Photographs)
 
     @property
     def cells(self) -> tuple[tuple[str, int], ...]:
@@ -143,7 +143,7 @@ def corrupted_hits(
     source: Source,
     known: Known,
     config: EvaluateConfig,
-    photographs: tuple[str, ...],
+    photographs: Photographs,
     *,
     world: World,
     progress: str | None,
@@ -194,7 +194,7 @@ def robustness_score(
     reference: Hits | Table | None,
     *,
     among: tuple[int, int] | None,
-    photographs: Sequence[str],
+    photographs: Photographs,
 ) -> RobustnessScore:
     """Errors with their intervals, relative to those of a reference that was measured on the same
     pictures, or elsewhere.
@@ -278,8 +278,8 @@ def _share(wrong: Float[np.ndarray, " n"]) -> Figure:
     return Figure(100 * count / n, 100 * low, 100 * high)
 
 
-def _frost_of(photographs: Sequence[str]) -> str:
-    return f"photographs of {Path(photographs[0]).parent}" if photographs else DRAWN
+def _frost_of(photographs: Photographs) -> str:
+    return DRAWN if photographs.place is None else f"photographs of {photographs.place}"
 
 
 def read_table(path: Path, options: RobustnessConfig) -> Table:

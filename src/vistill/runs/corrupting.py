@@ -14,6 +14,7 @@ from vistill.runs.samples import as_trained, open_samples
 
 if TYPE_CHECKING:
     from vistill.data import Source
+    from vistill.data.corrupted import Photographs
     from vistill.evaluation.known_classes import Known
     from vistill.evaluation.robustness import Hits
     from vistill.evaluation.robustness import Table as Errors
@@ -83,17 +84,17 @@ def _known(trained: "TrainedClassifier", source: "Source", config: EvaluateConfi
     return known_classes(source, len(trained.classes), trained.names, origin, config.among)
 
 
-def _photographs(config: EvaluateConfig) -> tuple[str, ...]:
+def _photographs(config: EvaluateConfig) -> "Photographs":
     """Of frost, where it is asked for."""
-    from vistill.augment.corruptions.weather import frost_photographs
+    from vistill.data.corrupted import Photographs, frost_photographs
 
     folder = config.robustness.frost
     if "frost" not in config.robustness.corruptions:
-        return ()
+        return Photographs()
     if folder is not None and not local_path(folder).is_dir():
         raise UserError(f"robustness.frost={folder} is no folder of photographs")
     found = frost_photographs(folder)
-    if folder is not None and not found:
+    if folder is not None and found.place is None:
         raise UserError(f"robustness.frost={folder} holds no .png and no .jpg")
     return found
 

@@ -12,7 +12,7 @@ from ranks import session
 
 import vistill
 from vistill.config.robustness import COMMON, EXTRA, RobustnessConfig
-from vistill.data.corrupted import CorruptedViews
+from vistill.data.corrupted import CorruptedViews, Photographs
 from vistill.errors import UserError
 from vistill.evaluation.classifier import Classifier
 from vistill.evaluation.known_classes import known_classes
@@ -79,7 +79,7 @@ def test_means_and_ratios_by_hand():
     other[:2, 1:3] = 0  # its error in fog is a half; in snow and spatter it makes none
     hits = Hits(right > 0, np.arange(4), ("x.png",))
     score = robustness_score(
-        hits, TWO, Hits(other > 0, np.arange(4), ()), among=None, photographs=()
+        hits, TWO, Hits(other > 0, np.arange(4), ()), among=None, photographs=Photographs()
     )
     assert score.clean == pytest.approx((25, *(100 * one for one in wilson_interval(1, 4))))
     values = {name: [one.value for one in row.values()] for name, row in score.errors.items()}
@@ -90,10 +90,10 @@ def test_means_and_ratios_by_hand():
     assert {*score.by_reference} == {"fog"}
     assert score.mean.low <= 50 <= score.mean.high
     assert (score.pictures, score.frost, score.broken) == (4, None, ("x.png",))
-    alone = robustness_score(hits, TWO, None, among=None, photographs=())
+    alone = robustness_score(hits, TWO, None, among=None, photographs=Photographs())
     assert (alone.relative, alone.by_reference) == (None, {})
     table = {name: {1: 0.25, 4: 0.25} for name in TWO.corruptions}
-    halves = robustness_score(hits, TWO, table, among=None, photographs=())
+    halves = robustness_score(hits, TWO, table, among=None, photographs=Photographs())
     assert halves.relative.value == pytest.approx(200)
     assert halves.by_reference["spatter"] == (400, 400, 400)
 
@@ -102,7 +102,7 @@ def test_models_are_compared_on_the_pictures_that_both_can_read():
     ids = np.arange(6)
     first = Hits(np.zeros((6, 7), dtype=bool), ids, ())
     second = Hits(np.zeros((4, 7), dtype=bool), ids[2:], ())
-    score = robustness_score(first, TWO, second, among=None, photographs=())
+    score = robustness_score(first, TWO, second, among=None, photographs=Photographs())
     assert (score.pictures, score.relative.value) == (4, 100)
 
 
@@ -129,7 +129,7 @@ def test_a_corruption_of_a_picture_depends_on_nothing_else():
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
 
     def views(cells, seed=0, quality=None):
-        view = CorruptedViews((16, 24), 32, cells, quality, (), seed, "bicubic")
+        view = CorruptedViews((16, 24), 32, cells, quality, Photographs(), seed, "bicubic")
         return view(image, np.random.default_rng(7))
 
     alone, among = (

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistill.augment.corruptions import CORRUPTIONS, corrupt, filters
-from vistill.augment.corruptions.degradations import _copied
-from vistill.augment.corruptions.spatter import edges
-from vistill.augment.corruptions.weather import frost_photographs, plasma
 from vistill.config.robustness import COMMON, EXTRA
+from vistill.data.corrupted import frost_photographs
+from vistill.data.corruptions import CORRUPTIONS, corrupt, filters
+from vistill.data.corruptions.degradations import _copied
+from vistill.data.corruptions.spatter import edges
+from vistill.data.corruptions.weather import plasma
 
 PUBLISHED = {
     "gaussian_noise": (
@@ -249,10 +250,12 @@ def test_frost_is_laid_over_photographs(tmp_path, monkeypatch):
         Image.new("RGB", (30, 10), (value,) * 3).save(tmp_path / f"frost{n}.png")
     (tmp_path / "readme.txt").write_text("no photograph")
     found = frost_photographs(str(tmp_path))
-    assert [path[-10:] for path in found] == ["frost0.png", "frost1.png"]
+    assert found.place == tmp_path
+    assert [one.shape for one in found.pictures] == [(10, 30, 3)] * 2
     image = np.full((20, 20, 3), 100, dtype=np.uint8)
     made = {
-        int(corrupt(image, "frost", 2, np.random.default_rng(n), found)[0, 0, 0]) for n in range(9)
+        int(corrupt(image, "frost", 2, np.random.default_rng(n), found.pictures)[0, 0, 0])
+        for n in range(9)
     }
     assert made == {80 + 24, 80 + 120}
     drawn = [corrupt(image, "frost", 2, np.random.default_rng(n)) for n in range(2)]
@@ -262,6 +265,6 @@ def test_frost_is_laid_over_photographs(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("raise ImportError('numpy.float_')")
     for n in range(1, 7):
-        Image.new("RGB", (4, 4)).save(package / f"frost{n}.png")
+        Image.new("RGB", (n, 4)).save(package / f"frost{n}.png")
     monkeypatch.syspath_prepend(tmp_path)
-    assert [path[-5] for path in frost_photographs(None)] == ["1", "2", "3", "4", "5"]
+    assert [one.shape[1] for one in frost_photographs(None).pictures] == [1, 2, 3, 4, 5]

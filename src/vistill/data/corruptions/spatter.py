@@ -7,8 +7,8 @@ OpenCV's in the published code, and are computed here as it does.
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vistill.augment.corruptions import filters
-from vistill.augment.corruptions.degradations import Pixels
+from vistill.data.corruptions import filters
+from vistill.data.corruptions.degradations import Pixels
 
 _WATER, _MUD = (175, 238, 238), (63, 42, 20)
 _FARTHEST = 20

@@ -1,24 +1,17 @@
 """Weather of ImageNet-C: fog, frost, snow and spatter; see `degradations` for what a corruption is.
 
-Frost is laid over photographs, which the benchmark brings along and we do not; without a folder of
-them it is drawn.
+Frost is laid over photographs, which the benchmark brings along and we do not; without them it is
+drawn.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vistill.augment.corruptions import filters
-from vistill.augment.corruptions.degradations import Pixels
-
-_CARRIERS = ("imagecorruptions/frost", "corrupt_tta/assets/frost")
-_USED = 5
-"""The published code draws among the first five of its six photographs."""
+from vistill.data.corruptions import filters
+from vistill.data.corruptions.degradations import Pixels
 
 
 def fog(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
@@ -70,24 +63,11 @@ def snow(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return kept * x + (1 - kept) * pale + flakes + flakes[::-1, ::-1]
 
 
-def frost_photographs(folder: str | None) -> tuple[str, ...]:
-    """Paths of a folder's pictures; of no folder, those that an installed package brings along,
-    which is not imported; none where there is none."""
-    places = [Path(folder)] if folder is not None else []
-    for carrier in _CARRIERS if folder is None else ():
-        package, _, inside = carrier.partition("/")
-        spec = find_spec(package)
-        places += [Path(root) / inside for root in (spec and spec.submodule_search_locations) or ()]
-    for place in places:
-        endings = (".png", ".jpg", ".jpeg")
-        found = sorted(str(p) for p in place.glob("*") if p.suffix.lower() in endings)
-        if found:
-            return tuple(found[:_USED] if folder is None else found)
-    return ()
-
-
 def frost(
-    x: Pixels, severity: int, rng: np.random.Generator, photographs: Sequence[str] = ()
+    x: Pixels,
+    severity: int,
+    rng: np.random.Generator,
+    photographs: Sequence[UInt8[np.ndarray, "a b 3"]] = (),
 ) -> Pixels:
     """Ice on the window."""
     kept, ice = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity - 1]
@@ -103,16 +83,16 @@ def frost(
     return kept * x + np.float32(ice / 255) * crop
 
 
-@lru_cache(maxsize=16)
-def _covering(path: str, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def _covering(
+    photograph: UInt8[np.ndarray, "a b 3"], height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
     """A photograph, enlarged where it is smaller than a picture."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    factor = max(height / image.height, width / image.width)
-    if factor > 1:
-        larger = (-int(-image.width * factor // 1), -int(-image.height * factor // 1))
-        image = image.resize(larger, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    own = photograph.shape[:2]
+    factor = max(height / own[0], width / own[1])
+    if factor <= 1:
+        return photograph
+    larger = (-int(-own[1] * factor // 1), -int(-own[0] * factor // 1))
+    return np.asarray(Image.fromarray(photograph).resize(larger, Image.Resampling.BICUBIC))
 
 
 def _drawn_frost(height: int, width: int, rng: np.random.Generator) -> Pixels:

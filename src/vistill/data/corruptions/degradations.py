@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from vistill.augment.corruptions import filters
+from vistill.data.corruptions import filters
 
 Pixels = Float[np.ndarray, "h w 3"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from vistill.augment.corruptions import degradations, weather
-from vistill.augment.corruptions.degradations import Pixels
-from vistill.augment.corruptions.spatter import spatter
+from vistill.data.corruptions import degradations, weather
+from vistill.data.corruptions.degradations import Pixels
+from vistill.data.corruptions.spatter import spatter
 
 Corruption = Callable[..., Pixels]
 
@@ -46,7 +46,7 @@ def corrupt(
     name: str,
     severity: int,
     rng: np.random.Generator,
-    photographs: Sequence[str] = (),
+    photographs: Sequence[UInt8[np.ndarray, "a b 3"]] = (),
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A corrupted picture.
 
