@@ -62,6 +62,7 @@ BESIDE: list[Words] = [
     [("protocols", ["detection"]), ("detection.sampling", "uniform")],
     [("protocols", ["segmentation"])],
     [("protocols", ["boxes"])],
+    [("protocols", ["robustness"])],
     [("protocols", ["questions"])],
     [("finetune.optimizer", "sgd")],
     [("finetune.schedule", "step")],
@@ -104,7 +105,7 @@ def values(annotation: Any, default: Any) -> Iterator[Any]:
         yield from (0.5, 0.25, 0.75, 0.9, 1.5)
     elif annotation is str:
         yield from ("vit_tiny", "rand-m9", "mae_base", "ava_base", "kdep_voc", "tensorboard")
-        yield "vitdet_base"
+        yield from ("vitdet_base", "fog")
     elif origin is dict:
         yield from ({"a": {"model": "vit_tiny"}}, {"a": 1}, {"a": {"train": "x"}})
 
