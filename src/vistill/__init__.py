@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vistill.api.inspect import rank_teachers as rank_teachers
     from vistill.api.prepare import prepare as prepare
     from vistill.api.pretrain import pretrain as pretrain
+    from vistill.api.report import report as report
     from vistill.api.search import index as index
     from vistill.api.search import search as search
 
@@ -40,6 +41,7 @@ __all__ = [
     "pretrain",
     "rank_teachers",
     "recipes",
+    "report",
     "search",
 ]
 

@@ -114,6 +114,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(f"vistill.api.{name}", infer)
     monkeypatch.setattr("vistill.api.prepare", lambda _, **__: ran.append("prepare"))
+    monkeypatch.setattr("vistill.api.report", lambda *_, **__: ran.append("report"))
     monkeypatch.setattr("vistill.api.demo", lambda **_: ran.append("demo"), raising=False)
     return ran
 
@@ -141,6 +142,7 @@ def test_the_readme_has_commands_of_every_kind() -> None:
         *(
             "demo",
             "compare",
+            "report",
             "pretrain",
             "prepare",
             "evaluate",

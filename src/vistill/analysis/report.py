@@ -1,42 +1,23 @@
-"""One self-contained HTML page about finished runs: table, curves, pictures, cost."""
+"""One self-contained HTML page, by the templates beside this file: facts, tables, curves, pictures.
+
+Light by itself: no script, no font, no other file; plots are SVG in the colours of the page.
+"""
 
 import base64
-import html
+import csv
+import functools
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vistill.analysis.plot import Curve, Intervals, plot
 from vistill.files import write_atomic
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --accent: #2a7f62; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line) }
-tr.best td { font-weight: 600; color: var(--accent) }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem }
-.curves svg { width: 100%; height: auto; background: #fff; border-radius: 6px }
-.pictures { display: flex; flex-wrap: wrap; gap: .6rem }
-figure { margin: 0; text-align: center; font-size: .75rem } figure img { border-radius: 4px }
-.note { color: #777; font-size: .9rem }
-"""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Numbers over a common axis.
-
-    Attributes:
-        title: heading of the plot.
-        x_label: what the axis counts.
-        lines: name of each line → (x, y) values.
-    """
-
-    title: str
-    x_label: str
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
@@ -50,71 +31,100 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with any of text, table, curves and captioned JPEG or PNG pictures."""
+    """A heading with any of what stands below it, in this order.
+
+    Attributes:
+        title: of the heading.
+        text: paragraphs, with an empty line between them.
+        facts: what something is, by its name.
+        table: of text.
+        curves: plots.
+        pictures: captions and JPEGs or PNGs.
+        code: text to copy or to look up, line by line.
+    """
 
     title: str
     text: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
     table: Table | None = None
-    curves: Sequence[Curve] = ()
-    pictures: Sequence[tuple[str, bytes]] = field(default=())
+    curves: Sequence[Curve | Intervals] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
+    code: str = ""
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the page; plots are inlined SVG and pictures data URIs, so it needs no other file."""
-    body = "".join(_section(section) for section in sections)
-    write_atomic(
-        path,
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        f'</title><meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n",
+    """Write the page; pictures are data URIs, so it needs no other file."""
+    page = _environment().get_template("report.html")
+    shown = [section for section in sections if section != Section(section.title)]
+    write_atomic(path, page.render(title=_shown(title), sections=shown))
+
+
+def write_beside(
+    folder: Path, sections: Sequence[Section], table: tuple[str, str] | None = None
+) -> None:
+    """Write the plots of a page as SVG and its pictures as JPEG or PNG, one file each.
+
+    Args:
+        folder: is made where it is missing; files of the same names are replaced.
+        sections: of the page.
+        table: name and content of a CSV file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = _environment().get_template("plot.svg")
+    for section in sections:
+        for curve in section.curves:
+            text = alone.render(plot=plot(curve), alone=True)
+            write_atomic(folder / f"{file_name(curve.title)}.svg", text)
+        for number, (_, data) in enumerate(section.pictures, start=1):
+            name = f"{file_name(section.title)}-{number}.{_kind(data).replace('jpeg', 'jpg')}"
+            write_atomic(folder / name, data)
+    if table is not None:
+        write_atomic(folder / table[0], table[1])
+
+
+def beside(page: Path) -> Path:
+    """The folder of what lies beside a page: `report` of `report.html`, else `NAME-report`."""
+    return page.with_name("report" if page.stem == "report" else f"{page.stem}-report")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under a header of all their keys, in the order in which they come up."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, keys, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file."""
+    return re.sub(r"[^\w.]+", "-", title.lower()).strip("-.")[:80] or "plot"
+
+
+@functools.cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"picture": _picture, "plot": plot, "shown": _shown}
+    return environment
 
 
-def _section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
-    if section.text:
-        parts.append(f"<p>{html.escape(section.text)}</p>")
-    if section.table is not None:
-        parts.append(_table(section.table))
-    if section.curves:
-        plots = "".join(_svg(curve) for curve in section.curves)
-        parts.append(f'<div class="curves">{plots}</div>')
-    if section.pictures:
-        figures = "".join(_figure(caption, data) for caption, data in section.pictures)
-        parts.append(f'<div class="pictures">{figures}</div>')
-    return "".join(parts)
+def _picture(data: bytes) -> str:
+    return f"data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"
 
 
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    rows = []
-    for number, row in enumerate(table.rows):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        rows.append(f"<tr{' class=best' if number == table.best else ''}>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+def _kind(data: bytes) -> str:
+    return "png" if data.startswith(b"\x89PNG") else "jpeg"
 
 
-def _figure(caption: str, data: bytes) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    name = html.escape(caption)
-    return f'<figure><img src="{source}" alt="{name}" height="96"><br>{name}</figure>'
-
-
-def _svg(curve: Curve) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.add_subplot()
-    for name, (x, y) in curve.lines.items():
-        axes.plot(x, y, label=name, linewidth=1.6)
-    axes.set(title=curve.title, xlabel=curve.x_label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(curve.lines) > 1:
-        axes.legend(frameon=False)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _shown(text: str) -> str:
+    """Text for a page; names that are no UTF-8 lose what cannot be shown."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -16,6 +16,7 @@ from vistill.api.inspect import inspect as inspect
 from vistill.api.inspect import rank_teachers as rank_teachers
 from vistill.api.prepare import prepare as prepare
 from vistill.api.pretrain import pretrain as pretrain
+from vistill.api.report import report as report
 from vistill.api.search import index as index
 from vistill.api.search import search as search
 from vistill.runs.inference import InferenceResult as InferenceResult

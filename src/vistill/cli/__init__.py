@@ -15,6 +15,7 @@ from vistill.cli.prepare import prepare
 from vistill.cli.pretrain import demo, pretrain
 from vistill.cli.rank_teachers import rank_teachers
 from vistill.cli.recipes import recipes
+from vistill.cli.report import report
 from vistill.cli.search import index, search
 from vistill.cli.use import embed, export, predict
 from vistill.errors import Failure, UserError
@@ -36,6 +37,7 @@ for command in (
     inspect,
     rank_teachers,
     compare,
+    report,
     export,
     predict,
     embed,

@@ -171,6 +171,8 @@ class TrainConfig(Section):
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...], AfterValidator(unique)
     ] = Field(default=("tensorboard",))
     """Besides `metrics.jsonl`, which is always written."""
+    report: bool = Field(default=True)
+    """Write `report.html` where the run ends or stops; `vistill report RUN` does it later."""
 
 
 class CacheConfig(Section):

@@ -20,7 +20,7 @@ from vistill.data.loader import TIMEOUT, Loader, Request
 from vistill.data.loading import Decoder, SampleReader, eval_batches, read_batches
 from vistill.data.source import Decoding, Media, Source, Stretch, Unlabelled
 from vistill.data.stamps import Stamps
-from vistill.data.stream import StepRequests
+from vistill.data.stream import StepRequests, Watch, first_samples
 from vistill.data.transforms import Transform
 from vistill.data.video.proof import Proof
 from vistill.errors import UserError
@@ -329,6 +329,15 @@ class MixtureStream:
         """Let `inputs` make what batches hold beside pixels, besides `item` and `source`."""
         for reader, part in zip(self._readers, self._parts, strict=True):
             reader.inputs = PartInputs(part, inputs)
+
+    def first(self, count: int, watch: Watch) -> list[Batch]:
+        """The first samples of the first step of every source, see `TrainStream.first`."""
+        each = max(1, count // len(self._readers))
+        return [
+            batch
+            for reader, asked in zip(self._readers, self._requests.parts, strict=True)
+            for batch in first_samples(reader, asked, each, watch, self.broken.told)
+        ]
 
     def kinds(self) -> list[Batch]:
         """This rank's first few samples of every source, from which to learn what each reaches."""

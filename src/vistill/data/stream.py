@@ -1,6 +1,7 @@
 """The endless, resumable stream of training batches of one rank."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -17,8 +18,9 @@ from vistill.data.loading import (
     read_batches,
 )
 from vistill.data.source import Source
-from vistill.data.transforms import Transform
+from vistill.data.transforms import TrainTransform, Transform
 from vistill.data.video.device import DeviceCrop
+from vistill.data.video.transforms import VideoTrainTransform
 from vistill.errors import UserError
 from vistill.random import epoch_order
 
@@ -82,6 +84,22 @@ class StepRequests:
             samples = self._shuffled[start : start + self.micro_batch_size]
             view = self.views and epoch % self.views * self.repeats
             yield Request(epoch, samples, view)
+
+
+Watch = Callable[[TrainTransform | VideoTrainTransform], Transform]
+
+
+def first_samples(
+    reader: SampleReader, requests: StepRequests, count: int, watch: Watch, told: set[str]
+) -> Iterator[Batch]:
+    """The first samples of the first step, see `TrainStream.first`."""
+    request, alone = next(requests.of_step(0)), copy.copy(reader)
+    crop = reader.transform.transform if isinstance(reader.transform, DeviceCrop) else None
+    alone.transform = watch(crop or reader.transform)  # type: ignore[arg-type]
+    samples = request.samples[: max(1, count // reader.repeats)]
+    broken = BrokenFiles(len(samples), max_share=1.0, told=told)
+    answers = (alone(request._replace(samples=samples)) for _ in range(1))
+    yield from read_batches(answers, broken, whole=False, cache=reader.cache)
 
 
 class TrainStream:
@@ -157,6 +175,15 @@ class TrainStream:
     def use_inputs(self, inputs: Inputs | None) -> None:
         """Let `inputs` make what batches hold beside pixels, from the next call of `iterate` on."""
         self._reader.inputs = inputs
+
+    def first(self, count: int, watch: Watch) -> list[Batch]:
+        """The first samples of the first step, read by this process.
+
+        Args:
+            count: at most so many.
+            watch: is given what crops samples and returns what does the same.
+        """
+        return [*first_samples(self._reader, self._requests, count, watch, self.broken.told)]
 
     def kinds(self) -> list[Batch]:
         """None: every batch is like the first."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistill.augment.crops import (
     Bounds,
+    Box,
     Interpolation,
     centre_box,
     covering,
@@ -69,13 +70,16 @@ class TrainTransform:
     def __call__(
         self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator
     ) -> UInt8[Tensor, "3 height width"]:
-        height, width = image.shape[1:]
-        box = random_box(height, width, self.scale, self.ratio, rng, self.retries)
         # Crop first: a resize that knows the surroundings would blend them into the border.
-        image = resize(crop(image, box), *self.size, self.interpolation)
+        image = resize(crop(image, self.box(image, rng)), *self.size, self.interpolation)
         if rng.random() < self.flip:
             image = image.flip(-1)
         return image if self.rand_augment is None else self.rand_augment(image, rng)
+
+    def box(self, image: UInt8[Tensor, "3 h w"], rng: np.random.Generator) -> Box:
+        """The random crop of a picture."""
+        height, width = image.shape[1:]
+        return random_box(height, width, self.scale, self.ratio, rng, self.retries)
 
 
 class EvalTransform:

@@ -19,6 +19,7 @@ from vistill.models.backbone import Backbone
 from vistill.models.text.answering import Answerer
 from vistill.models.text.video_text import VideoText
 from vistill.random import Stream
+from vistill.tokens.masks import Mask, NestedMask
 
 
 class TargetFit(Protocol):
@@ -111,6 +112,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """The total, which has a gradient, and every term of it by name, which has none."""
+
+    def mask(self, batch: Batch) -> Mask | NestedMask | None:
+        """Which tokens the student sees of every sample; None: all of them."""
+        return None
 
     def target_fit(self, pictures: int) -> TargetFit | None:
         """The pass that has to come before the first step; None where there is none.

@@ -13,6 +13,8 @@ from vistill.runs.build import build
 from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.pretraining import prepare, rehearse, run_pretraining
 from vistill.runs.reading import Reading
+from vistill.runs.reports.records import read_records
+from vistill.runs.reports.run_page import PAGE, attempt, write_page_of_several
 from vistill.runs.results import PretrainResult, main_rank, say
 from vistill.training.distributed import connect
 from vistill.training.run_folder import RESULT, RunFolder, check_folder
@@ -59,7 +61,7 @@ def run_chain(
         del prepared, pupil  # or the first teacher would stay in memory to the end
         for stage, folder in zip(stages[1:], folders[1:], strict=True):
             results.append(_finished(folder) or _trained(stage, reading, folder))
-        return _publish(out, results)
+        return _publish(out, results, report=chain.config.train.report)
 
 
 def _trained(stage: Adapted, reading: Reading, folder: Path) -> PretrainResult:
@@ -98,12 +100,15 @@ def _claim(
     )
 
 
-def _publish(out: Path, stages: list[PretrainResult]) -> PretrainResult:
-    """Copy the last student's exports into `out`, so that `run:OUT` is that student."""
+def _publish(out: Path, stages: list[PretrainResult], *, report: bool) -> PretrainResult:
+    """Copy the last student's exports into `out`, so that `run:OUT` is that student; a page of all
+    where a `report` is wanted."""
     last = stages[-1]
     if main_rank():
         for source in sorted((last.out / "export").glob("*/*")):
             target = out / source.relative_to(last.out)
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, source.read_bytes())
+        if report:
+            attempt(out, lambda: write_page_of_several(read_records([str(out)]), out / PAGE))
     return PretrainResult(**vars(last) | {"out": out, "stages": tuple(stages)})

@@ -137,7 +137,12 @@ def _pretrained(cell: Cell, verbs: Verbs) -> Any:
         return verbs.pretrain(
             cell.method,
             out=folder / "run",
-            overrides={**dict(cell.settings), "seed": cell.seed, "train.epochs": cell.epochs},
+            overrides={
+                "train.report": False,
+                **dict(cell.settings),
+                "seed": cell.seed,
+                "train.epochs": cell.epochs,
+            },
         )
     finally:
         write_atomic(folder / "spent.json", json.dumps(before + _cpu() - began))

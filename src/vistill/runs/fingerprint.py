@@ -22,6 +22,7 @@ _VOLATILE = {
         "stop_when",
         "knn_probe",
         "loggers",
+        "report",
     },
 }
 # Settings that came later: left at their default they say no more than a run without them.

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistill.analysis.report import Curve, Section, Table, write_report
+from vistill.analysis.plot import Curve
+from vistill.analysis.report import Section, Table, write_report
 from vistill.files import write_atomic
 from vistill.runs.inspecting import Opened
 from vistill.runs.inspection import COLUMNS, InspectResult, layer_rows

@@ -14,6 +14,7 @@ from vistill.config.schema import RunConfig
 from vistill.data import BrokenFiles, TrainStream, default_workers
 from vistill.data.mixture import MixtureStream
 from vistill.data.stamps import STAMPS, Stamps, write_stamps
+from vistill.errors import Failure, UserError
 from vistill.files import write_atomic
 from vistill.methods.base import Method, TargetFit
 from vistill.models.backbone import Backbone
@@ -28,9 +29,11 @@ from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.lengthening import lengthening
 from vistill.runs.probes import Probes
 from vistill.runs.reading import Reading, on_device, require_samples
+from vistill.runs.reports.run_page import report_run
 from vistill.runs.results import PretrainResult, StudentResult, say, say_notes
 from vistill.runs.stamping import compare_stamps
 from vistill.runs.teacher_precision import settle_teacher
+from vistill.stopping import Interrupted
 from vistill.training.distributed import World, connect
 from vistill.training.loggers import require_loggers
 from vistill.training.loop import fit
@@ -173,7 +176,13 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
     ) as run:
         if stamps is not None and not (out / STAMPS).exists():
             write_stamps(out, stamps)
-        return _train_in(run, prepared)
+        try:
+            result = _train_in(run, prepared)
+        except (Failure, Interrupted, UserError):
+            report_run(prepared, out)
+            raise
+        report_run(prepared, out)
+        return result
 
 
 def _compare(prepared: Prepared, out: Path, *, overwrite: bool) -> Stamps | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vistill.runs.results import PretrainResult, say
 
 if TYPE_CHECKING:
-    from vistill.analysis.report import Curve, Section, Table
+    from vistill.analysis.plot import Curve
+    from vistill.analysis.report import Section, Table
     from vistill.evaluation.metrics import Summary
 
 DISTILLED, ALONE, RANDOM = "distilled", "alone", "random"
@@ -108,7 +109,7 @@ class Comparison:
                 data=self.unlabelled,
                 out=out / name,
                 overwrite=overwrite,
-                overrides={**self.student, **settings},
+                overrides={"train.report": False, **self.student, **settings},
             )
             runs[name] = run
         accuracy = {}
@@ -173,7 +174,7 @@ class Comparison:
         write_report(result.report, self.title, sections)
 
     def _curves(self, out: Path) -> "Sequence[Curve]":
-        from vistill.analysis.report import Curve
+        from vistill.analysis.plot import Curve
 
         curves = []
         batch = self.student["train.global_batch_size"]

@@ -1,0 +1,1 @@
+"""What a command came to, as a page."""
