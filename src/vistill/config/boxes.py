@@ -113,7 +113,8 @@ class BoxesConfig(Section):
     distort: bool = Field(default=True)
     """Change brightness, contrast, saturation and hue, each in half of the pictures."""
     channels: Count = Field(default=128)
-    """Width of the pyramid of maps (published: 256)."""
+    """Width of the pyramid of maps and of the heads; their linear layers have four times as much
+    (published: 256)."""
     anchors: Positive = Field(default=8.0)
     """Side of the square anchors, in steps of their map: with 8, 32 pixels on a map of step 4 up to
     512 on one of step 64. For small things in small pictures less."""

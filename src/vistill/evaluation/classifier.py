@@ -235,9 +235,10 @@ def prepare_backbone(
     pool: Literal["avg", "cls"],
     num_frames: int | None = None,
     positions: Positions = "anew",
+    setting: str = "image_size",
 ) -> Backbone:
     """A copy of `backbone` on the CPU for pictures of `image_size`, or clips of `num_frames`, whose
-    fixed table comes to its new size as `positions` say.
+    fixed table comes to its new size as `positions` say; `setting` is where the size was said.
 
     Raises:
         UserError: it has no class token to pool, or cannot be resized.
@@ -253,14 +254,14 @@ def prepare_backbone(
         wanted = f"frames={num_frames}, image_size={shown_size(size)}"
         resize = _clip_resize(backbone, num_frames)
     elif own != size:
-        wanted = f"image_size={shown_size(size)}"
-        resize = _ability(backbone, "resize", "image_size")
+        wanted = f"{setting}={shown_size(size)}"
+        resize = _ability(backbone, "resize", setting)
     else:
         return backbone
     try:
         resize(size)
     except (ValueError, UserError) as error:
-        hint = size_instead(size, lambda other: resized(backbone, other or own))
+        hint = size_instead(size, lambda other: resized(backbone, other or own), setting)
         raise UserError(
             f"{wanted} does not suit the backbone ({backbone.origin}): {error}{hint}"
         ) from None

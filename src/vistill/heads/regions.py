@@ -11,9 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
@@ -25,8 +29,10 @@ _ASPECTS = (0.5, 1.0, 2.0)
 _LEVEL = 2
 _CANONICAL = 56
 """Steps of the finest map in the side of a region that is cut out of the third one: 224 of 4."""
-_HIDDEN = 1024
-_MASK = 256
+_SIDE = 7
+"""Places on each side of a region that is cut out; where its shape is asked for twice as many."""
+_HIDDEN = 4
+"""Width of the linear layers, in widths of the pyramid (published: 1024 of 256)."""
 
 
 class SeededSampler:
@@ -122,22 +128,24 @@ class RegionHeads(nn.Module):
         body.out_channels = channels  # type: ignore[assignment]
         told: dict[str, Any] = {
             "rpn_anchor_generator": Anchors(steps, anchors),
-            "box_roi_pool": _pool(names, steps, 7),
+            "box_roi_pool": _pool(names, steps, _SIDE),
             "box_score_thresh": least_score,
         }
         for part, most in (("train", 4 * regions), ("test", 2 * regions)):
             told |= {f"rpn_{when}_nms_top_n_{part}": most for when in ("pre", "post")}
-        if masks:
-            told["mask_roi_pool"] = _pool(names, steps, 14)
+        norm, hidden = ChannelNorm if convolutional else None, _HIDDEN * channels
+        told["box_head"] = TwoMLPHead(channels * _SIDE**2, hidden)
         if convolutional:
             told["rpn_head"] = RPNHead(channels, len(_ASPECTS), conv_depth=2)
             told["box_head"] = FastRCNNConvFCHead(
-                (channels, 7, 7), [channels] * 4, [_HIDDEN], norm_layer=ChannelNorm
+                (channels, _SIDE, _SIDE), [channels] * 4, [hidden], norm_layer=norm
             )
-            if masks:
-                told["mask_head"] = MaskRCNNHeads(channels, [_MASK] * 4, 1, norm_layer=ChannelNorm)
-        kind = MaskRCNN if masks else FasterRCNN
-        net: Any = kind(body, num_classes + 1, **told)
+        told["box_predictor"] = FastRCNNPredictor(hidden, num_classes + 1)
+        if masks:
+            told["mask_roi_pool"] = _pool(names, steps, 2 * _SIDE)
+            told["mask_head"] = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm)
+            told["mask_predictor"] = MaskRCNNPredictor(channels, channels, num_classes + 1)
+        net: Any = (MaskRCNN if masks else FasterRCNN)(body, **told)
         self.rpn, self.roi_heads = net.rpn, net.roi_heads
         self.rpn.fg_bg_sampler = SeededSampler(256, 0.5, Stream.ANCHORS)
         self.roi_heads.fg_bg_sampler = SeededSampler(regions, 0.25, Stream.REGIONS)

@@ -247,19 +247,24 @@ def _named(spec: str | Backbone) -> str:
     return f"the {type(getattr(spec, 'module', spec)).__name__} given as an object"
 
 
-def size_instead(size: ImageSize, build: Callable[[ImageSize | None], Backbone]) -> str:
+def size_instead(
+    size: ImageSize,
+    build: Callable[[ImageSize | None], Backbone],
+    setting: str = "image_size",
+) -> str:
     """What stands behind a refusal: a square that the model takes, or its own size; nothing where
     the size is not at fault.
 
     Args:
         size: that was asked for.
         build: the model for a size, or for its own (None); raises where it takes none.
+        setting: where it was asked for.
     """
     sides = height_width(size)
     for other in (sides, max(sides), min(sides), None):
         with suppress(ValueError, UserError):
             found = build(other).image_size
-            return f"; image_size={shown_size(found)} would do" if found != sides else ""
+            return f"; {setting}={shown_size(found)} would do" if found != sides else ""
     return ""
 
 

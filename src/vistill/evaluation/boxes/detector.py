@@ -137,7 +137,7 @@ def build_detector(
     Raises:
         UserError: the backbone cannot do what is asked of it.
     """
-    own = prepare_backbone(backbone, size, "avg")
+    own = prepare_backbone(backbone, size, "avg", setting="boxes.size")
     own.requires_grad_(True)
     if options.norms == "frozen":
         for part in _batch_norms(own):

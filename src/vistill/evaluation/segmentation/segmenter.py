@@ -141,7 +141,7 @@ def build_segmenter(
     Raises:
         UserError: the backbone cannot do what is asked of it.
     """
-    own = prepare_backbone(backbone, crop, "avg")
+    own = prepare_backbone(backbone, crop, "avg", setting="segmentation.crop")
     if options.relative_bias:
         own = with_relative_bias(own)
     own.requires_grad_(True)

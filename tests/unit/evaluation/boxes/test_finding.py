@@ -197,6 +197,11 @@ def test_micro_batches_change_nothing(folder, backbone, head):
             assert difference <= 1e-3 * gradients[name].norm() + 1e-6, name
 
 
+def test_a_size_that_does_not_suit():
+    with pytest.raises(UserError, match=r"^boxes.size=\[50,64\] does not suit .*; boxes.size=64"):
+        build_detector(vit(), 3, BoxesConfig(**TINY), (50, 64), 0)
+
+
 def test_frozen_norms_stay_as_they_came(folder):
     options = BoxesConfig(**TINY, norms="frozen")
     made = build_detector(cnn(), 3, options, SIZE, 0).train()

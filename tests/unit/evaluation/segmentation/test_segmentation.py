@@ -238,6 +238,11 @@ def test_the_bias_of_the_recipe_starts_without_effect():
         torch.testing.assert_close(with_relative_bias(two).eval()(images), two(images))
 
 
+def test_a_crop_that_does_not_suit():
+    with pytest.raises(UserError, match=r"^segmentation.crop=20 does not suit .*; segmentation.cr"):
+        build_segmenter(vit(), 3, SegmentationConfig(channels=8), 20, 0)
+
+
 def test_wide_maps_are_of_plain_vits():
     options = SegmentationConfig(wide=True, channels=8)
     with pytest.raises(UserError, match=r"segmentation.wide is for plain ViTs, and .* has maps of"):
