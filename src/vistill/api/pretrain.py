@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.config.loading import load_config, said_settings
-from vistill.config.multi_student import student_name
+from vistill.config.multi_student import student_models, student_name
 from vistill.config.overrides import parse_overrides
 from vistill.errors import UserError
 from vistill.runs.conflicts import check_conflicts
@@ -55,7 +55,7 @@ def pretrain(
         vistill.stopping.Interrupted: SIGTERM, SIGHUP or SIGINT; the run was saved.
     """
     settings = read_overrides(overrides)
-    several = isinstance(student, str) and "," in student
+    several = isinstance(student, str) and len(student_models(student)) > 1
     names = {"teacher": teacher, "student": student}
     objects = {side: model for side, model in names.items() if not isinstance(model, str | None)}
     flags = {
@@ -96,8 +96,9 @@ def read_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[s
 
 def _several(models: Any) -> dict[str, Any]:
     """`students` from their models, separated by commas."""
-    found = {student_name(model.strip()): {"model": model.strip()} for model in models.split(",")}
-    if len(found) <= models.count(","):
+    names = student_models(models)
+    found = {student_name(name): {"model": name} for name in names}
+    if len(found) < len(names):
         raise UserError(
             f"--student {models} names a model twice; give the students names of your own: "
             "students.NAME.model=MODEL"
@@ -108,6 +109,9 @@ def _several(models: Any) -> dict[str, Any]:
 def _name(model: Any) -> str | None:
     if model is None or isinstance(model, str):
         return model
+    from torch import nn
+
     from vistill.models.backbone import require_backbone
 
-    return f"object:{type(require_backbone(model)).__name__}"
+    named = model if isinstance(model, nn.Module) else require_backbone(model)
+    return f"object:{type(named).__name__}"

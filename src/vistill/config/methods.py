@@ -15,6 +15,7 @@ from vistill.config.clip_methods import AMDConfig, VideoMAEConfig
 from vistill.config.section import (
     Blocks,
     MethodSection,
+    Names,
     Number,
     Positive,
     Rate,
@@ -206,6 +207,11 @@ class FeatureDistillationConfig(MethodSection):
     """Resize the teacher's map to the student's grid where they differ."""
     antialias: bool = Field(default=True, json_schema_extra=needs({"teacher.image_size": GIVEN}))
     """Antialiasing where pictures are resized to `teacher.image_size`."""
+    teacher_maps: Names = Field(default=())
+    """What of the teacher each of `student.maps` is compared with: numbers of blocks, or names of a
+    CNN's parts; default: its last map. They are resized to the student's grids."""
+    map_weights: tuple[Positive, ...] = Field(default=())
+    """Factor of the loss of each of `student.maps`; default: 1."""
 
 
 class KDEPConfig(MethodSection):

@@ -1,16 +1,22 @@
 """Several students of one teacher pass: what each of them is, given the configuration of all."""
 
+import re
 from typing import Any
 
 from vistill.config.schema import RunConfig, StudentConfig
 from vistill.config.section import Section
 
 
+def student_models(text: str) -> list[str]:
+    """Models separated by commas; behind one of them `,WORD=VALUE` is part of a name."""
+    return [model.strip() for model in re.split(r",(?!\s*\w+=)", text)]
+
+
 def student_name(model: str) -> str:
     """What a student given by its model alone is called: in metrics, folders and `run:OUT/NAME`."""
     if ".py:" in model:
         return model.rpartition(":")[2]
-    return model.replace("/", "_").replace(".", "_")
+    return re.sub(r"[/.:]", "_", model.partition(",")[0])
 
 
 def student_configs(config: RunConfig) -> dict[str, RunConfig]:

@@ -16,6 +16,7 @@ from vistill.config.section import (
     Blocks,
     Count,
     Frames,
+    Names,
     Pixels,
     Positive,
     Rate,
@@ -29,6 +30,10 @@ from vistill.config.uses import GIVEN, Such, needs
 
 VIT = Such("plain ViT", lambda name: name.startswith("vit") and ":" not in name)
 SWIN = Such("Swin of vistill's own", lambda name: name.startswith("swin") and ":" not in name)
+NOT_OURS = Such(
+    "model of a library or module of your own",
+    lambda name: "/" in name or ":" in name,
+)
 VIT_OR_SWIN = Such(
     "ViT or Swin of vistill's own",
     lambda name: name.startswith(("vit", "swin")) and ":" not in name,
@@ -116,6 +121,11 @@ class StudentConfig(Section):
         default="xavier", json_schema_extra=needs(model=VIT)
     )
     """Fresh weights as in MAE, or truncated normal ones as in feature distillation."""
+    maps: Names = Field(default=(), json_schema_extra=needs(model=NOT_OURS))
+    """Feature maps of a CNN, of a detector or of a module of your own, by the dotted names of the
+    parts that give them, or by their keys among what the backbone returns. The last to be made is
+    its last map; several are matched at once by `feature_distillation`. Default: the last map that
+    it makes."""
     drop_path: Rate | None = Field(default=None)
     """Stochastic depth: TinyMIM's constant rate on all blocks but the last, or, in feature
     distillation, VideoMAE, AMD and supervised pre-training, the rate of the last block, rising

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -74,6 +75,12 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _names(value: Any) -> Any:
+    """Names, of which a lone one needs no list; numbers are names, too."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(one) if type(one) is int else one for one in several)
+
+
 def _size(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """A side in pixels, or (height, width); of equal sides one."""
     try:
@@ -107,6 +114,7 @@ Aspect = Annotated[float, Field(ge=0.01, le=100.0)]
 Range = Annotated[tuple[Aspect, Aspect], AfterValidator(_ascending)]
 ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 PartRange = Annotated[tuple[Part, Part], AfterValidator(_ascending)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Size = Annotated[Pixels | tuple[Pixels, Pixels], WrapValidator(_size)]
 
 

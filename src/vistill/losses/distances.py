@@ -1,6 +1,10 @@
 """Distances between a student's tensor and its target; all means over every element, in fp32 or
 better whatever the autocast type."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -33,6 +37,15 @@ def cosine(prediction: Float[Tensor, "*b d"], target: Float[Tensor, "*b d"]) -> 
     """One minus the cosine over channels, mean over tokens."""
     similarity = F.cosine_similarity(at_least_fp32(prediction), at_least_fp32(target), dim=-1)
     return (1 - similarity).mean()
+
+
+def feature_distance(
+    loss: Literal["smooth_l1", "mse", "l1", "cosine"], beta: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Feature distillation's distance by name; `beta` is smooth L1's."""
+    if loss == "smooth_l1":
+        return partial(smooth_l1, beta=beta)
+    return {"mse": mse, "l1": l1, "cosine": cosine}[loss]
 
 
 def softmax_kl(

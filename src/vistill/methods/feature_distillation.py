@@ -3,7 +3,7 @@ whitened output features of any frozen teacher, for the same view of the picture
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,13 +12,15 @@ from vistill.batch import Batch, Losses
 from vistill.config.methods import FeatureDistillationConfig
 from vistill.errors import UserError
 from vistill.heads.projector import feature_projector
-from vistill.losses.distances import cosine, l1, mse, smooth_l1, softmax_kl
-from vistill.methods.base import weighted
+from vistill.losses.distances import feature_distance, softmax_kl
+from vistill.methods.base import Method, weighted
 from vistill.methods.class_scores import score_tap
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.output_maps import as_tokens, fitting_grids, output_tap, resize_map, select
+from vistill.methods.several_maps import SeveralMaps, matches_several
 from vistill.methods.shared_view import SharedView
 from vistill.methods.side import rising
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.backbone import Backbone
 from vistill.targets.whitening import WHITENINGS
 
@@ -26,9 +28,7 @@ from vistill.targets.whitening import WHITENINGS
 def _distance(config: FeatureDistillationConfig) -> Callable[[Tensor, Tensor], Tensor]:
     if config.target == "logits":
         return partial(softmax_kl, temperature=config.temperature)
-    if config.loss == "smooth_l1":
-        return partial(smooth_l1, beta=config.beta)
-    return {"mse": mse, "l1": l1, "cosine": cosine}[config.loss]
+    return feature_distance(config.loss, config.beta)
 
 
 class FeatureDistillation(SharedView):
@@ -79,8 +79,10 @@ class FeatureDistillation(SharedView):
             teacher.train()
 
     @classmethod
-    def build(cls, given: Ingredients) -> Self:
-        """From a configuration."""
+    def build(cls, given: Ingredients) -> Method:
+        """From a configuration; of a student with several named maps, all of them are matched."""
+        if matches_several(given.config, given.student):
+            return SeveralMaps(cast(PooledBackbone, given.student), given.teacher, given.config)
         return cls(
             given.student,
             given.teacher,

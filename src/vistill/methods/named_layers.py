@@ -10,7 +10,8 @@ from vistill.models.backbone import Backbone
 
 
 def inner_module(model: Backbone) -> nn.Module:
-    inner: Any = getattr(model, "module", model)
+    """What has the named parts: the module behind an adapter, of a detector its backbone."""
+    inner: Any = getattr(model, "runs", getattr(model, "module", model))
     return inner if isinstance(inner, nn.Module) else model
 
 

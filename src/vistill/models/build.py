@@ -1,7 +1,7 @@
 """Models by name: students, teachers and saved backbones, all from one string."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import nn
 
 from vistill.errors import UserError, WrongSize
 from vistill.image_size import ImageSize, height_width, plain_size, shown_size
+from vistill.models.adapters.detectors import with_maps
 from vistill.models.adapters.own_modules import made_backbone
 from vistill.models.backbone import Backbone
 from vistill.models.layers import QKVBias
@@ -43,6 +44,7 @@ def create_backbone(
     initialization: Literal["xavier", "truncated"] = "xavier",
     num_frames: int | None = None,
     tubelet_size: int = 2,
+    maps: Sequence[str] = (),
 ) -> Backbone:
     """A model with fresh weights.
 
@@ -61,18 +63,22 @@ def create_backbone(
         ape, extra_norm_period: of a Swin, see `SwinBackbone`.
         num_frames: frames per clip; None for pictures.
         tubelet_size: frames per token of a clip.
+        maps: of a model that is none of vistill's own, see `PooledBackbone`.
 
     Raises:
         UserError: for an unknown name or sizes that do not go together.
     """
     if is_function(spec):
-        return load_backbone(spec, image_size=image_size, num_frames=num_frames)
+        own = made_backbone(spec, image_size, maps)
+        return load_backbone(own, image_size=image_size, num_frames=num_frames)
+    if _file_of(spec) is not None:
+        return with_maps(load_backbone(spec, image_size=image_size), maps)
     if num_frames is not None and (spec.startswith(LIBRARIES) or spec in SWIN_SIZES):
         raise UserError(
             f"{spec} takes pictures, not clips; take one of {', '.join(VIT_SIZES)}, vit"
         )
     if spec.startswith(LIBRARIES):
-        return _from_library(spec, image_size, fresh=True)
+        return with_maps(_from_library(spec, image_size, fresh=True), maps)
     if spec in SWIN_SIZES:
         parts = {"ape": ape, "extra_norm_period": extra_norm_period}
         return _swin(spec, image_size, share_bias=relative_position == "shared", **parts)
@@ -132,6 +138,10 @@ def rebuild(build: dict[str, Any]) -> Backbone:
         from vistill.models.swin import SwinBackbone
 
         return SwinBackbone(**build["args"])
+    if build["name"] == "hf" and "detector" in build["args"]:
+        from vistill.models.adapters.transformers_detectors import detector_from_config
+
+        return detector_from_config(**build["args"])
     if build["name"] == "hf":
         from vistill.models.adapters.transformers import transformers_from_config
 
@@ -140,6 +150,10 @@ def rebuild(build: dict[str, Any]) -> Backbone:
         from vistill.models.adapters.open_clip import open_clip_backbone
 
         return open_clip_backbone(weights="", **build["args"])
+    if build["name"] == "torchvision" and "options" in build["args"]:
+        from vistill.models.adapters.torchvision_detectors import torchvision_detector
+
+        return torchvision_detector(pretrained=False, **build["args"])
     if build["name"] == "torchvision":
         from vistill.models.adapters.torchvision import torchvision_backbone
 
@@ -310,6 +324,15 @@ def _from_file(reference: str) -> Backbone:
             model.origin = f"file {path}"
             return model
         return backbone_from_file(reference)
+    if name.startswith("torchvision/") and _is_detector(name.removeprefix("torchvision/")):
+        from vistill.models.adapters.torchvision_detectors import detector_of_file
+
+        return detector_of_file(
+            name.removeprefix("torchvision/"),
+            path,
+            image_size=size_option(reference, options),
+            branch=options.get("branch"),
+        )
     if is_function(name):
         model = made_backbone(name)
     elif name.startswith(LIBRARIES) and ":" not in name:
@@ -349,10 +372,11 @@ def _from_library(spec: str, image_size: ImageSize | None, *, fresh: bool = Fals
 
 def _built(spec: str, image_size: ImageSize | None, *, fresh: bool) -> Backbone:
     reference, _, option = spec.partition(",")
-    if option not in ("", "classifier=keep"):
-        raise UserError(f"{spec}: {option!r} is not the option classifier=keep")
     library, _, rest = reference.partition("/")
     name, _, weights = rest.partition(":")
+    detector = library == "torchvision" and _is_detector(name)
+    if not detector and option not in ("", "classifier=keep"):
+        raise UserError(f"{spec}: {option!r} is not the option classifier=keep")
     keep = bool(option)
     if library == "open_clip":
         from vistill.models.adapters.open_clip import open_clip_backbone
@@ -377,6 +401,23 @@ def _built(spec: str, image_size: ImageSize | None, *, fresh: bool) -> Backbone:
             image_size=image_size,
             classifier=keep,
         )
+    if detector:
+        from vistill.models.adapters.torchvision_detectors import (
+            detector_options,
+            torchvision_detector,
+        )
+
+        wanted = detector_options(spec, option)
+        return torchvision_detector(
+            name, pretrained=pretrained, image_size=image_size, options=wanted
+        )
     from vistill.models.adapters.torchvision import torchvision_backbone
 
     return torchvision_backbone(name, pretrained=pretrained, image_size=image_size, classifier=keep)
+
+
+def _is_detector(name: str) -> bool:
+    """Whether torchvision lists the name under detection or segmentation."""
+    from vistill.models.adapters.torchvision_detectors import detector_names
+
+    return name in detector_names()

@@ -8,14 +8,20 @@ how to normalise inputs, and where the weights come from. What timm can build lo
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vistill.errors import UserError
 from vistill.files import near_path, write_atomic
+from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.own_modules import given_back, object_facts
+from vistill.models.adapters.transformers_detectors import (
+    detector_from_config,
+    is_detector,
+    write_detector,
+)
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.build import rebuild
 from vistill.models.files.beit import own_names
@@ -35,7 +41,8 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
     """Write the backbone; each file appears whole or not at all.
 
-    Of a module of the user's own, which only they can build, the weights have its own names.
+    Of a module of the user's own, which only they can build, the weights have its own names; of a
+    detector of transformers the folder is what `from_pretrained` reads.
 
     Args:
         backbone: what to save.
@@ -43,12 +50,6 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         facts: further JSON entries (step, epoch, metrics).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state, kept = {}, set[int]()
-    for name, value in exported_state(backbone).items():
-        tensor = value.detach().cpu().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        state[name] = tensor.clone() if place in kept else tensor  # tied weights are written twice
-        kept.add(place)
     form = timm_form(backbone)
     own = {} if backbone.build is not None else {"object": object_facts(backbone)}
     description = {
@@ -68,8 +69,22 @@ def save_backbone(backbone: Backbone, folder: Path, **facts: Any) -> None:
         **({"pools_itself": True} if backbone.pools_itself else {}),
         **facts,
     }
-    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    if is_detector(backbone.build):
+        write_detector(cast(PooledBackbone, backbone), folder)
+    else:
+        write_atomic(folder / WEIGHTS, save(_state(backbone), metadata={"format": "pt"}))
     write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+
+def _state(backbone: Backbone) -> dict[str, Tensor]:
+    """The exported weights on the host, each in memory of its own."""
+    state, kept = {}, set[int]()
+    for name, value in exported_state(backbone).items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if place in kept else tensor  # tied weights are written twice
+        kept.add(place)
+    return state
 
 
 def is_export(folder: Path) -> bool:
@@ -164,6 +179,9 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
         if description["format"] != FORMAT:
             raise UserError(f"{place}/model.json has the format {description['format']!r}")
         facts = description.get("object")
+        if is_detector(description["build"]) and into is None:
+            model: Backbone = detector_from_config(**description["build"]["args"], folder=place)
+            return _as_described(model, description, folder)
         if facts is None and into is None:
             model = rebuild(description["build"])
         else:
@@ -184,6 +202,11 @@ def read_backbone(folder: Path, into: nn.Module | str | None = None) -> Backbone
         optional = [name for name in own if name.startswith(("norm.", "fc_norm."))]
     weights = {k: v.to(own[k].dtype) if k in own else v for k, v in weights.items()}
     load_named(module, weights, f"{place}/model.safetensors", optional)
+    return _as_described(model, description, folder)
+
+
+def _as_described(model: Backbone, description: dict[str, Any], folder: Path) -> Backbone:
+    """`model` with the size, the normalisation and the origin of its export."""
     size, resize = tuple(description["image_size"]), getattr(model, "resize", None)
     if size != model.image_size and resize is not None:
         resize(size)

@@ -101,7 +101,7 @@ class FeatureMaps:
         """The last module that gives a map of each size."""
         last: dict[tuple[int, int], nn.Module] = {}
         height, width = self.backbone.image_size
-        net: Any = self.backbone.module
+        net: Any = self.backbone.runs
 
         def see(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.dim() == 4 and module is not net:
@@ -132,7 +132,7 @@ class FeatureMaps:
 
         handles = [part.register_forward_hook(keep(n)) for n, part in enumerate(self.parts)]
         try:
-            net: Any = self.backbone.module
+            net: Any = self.backbone.runs
             net(images)
         finally:
             for handle in handles:

@@ -10,6 +10,8 @@ from vistill.methods import build_method
 from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent
+from vistill.methods.several_maps import named_maps
+from vistill.models.adapters.detectors import own_backbone
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher
 from vistill.models.files.biases import fit_biases
@@ -53,12 +55,20 @@ def build(
             num_frames=frames,
             **sizes.model_dump(exclude={"model", "drop_path", "init"}),
         )
-    elif not same_shape(student.image_size, size):  # of an object, which would see it squeezed
+    else:
+        student = own_backbone(student, size, sizes.maps)
+    if not same_shape(student.image_size, size):  # of an object, which would see it squeezed
         student = load_backbone(student, image_size=size, num_frames=frames)
     if sizes.init is not None:
         start = load_backbone(sizes.init, image_size=size, num_frames=frames)
         fitted = fit_biases(start.state_dict(), student.state_dict(), sizes.init)
         load_named(student, fitted, sizes.init)
+    if (count := len(named_maps(student))) > 1 and config.method.name != "feature_distillation":
+        raise UserError(
+            f"{config.method.name} reads one map of its student, and student.maps names {count}; "
+            "name the last alone (kdep matches others by method.stages), or use "
+            "feature_distillation"
+        )
     torch.manual_seed(for_teacher)
     if config.teacher.model is not None:
         teacher = load_teacher(

@@ -20,6 +20,7 @@ _MARKS = ("model.json", "onnx.json", "checkpoint.json")
 _FILES = (
     *_MARKS,
     *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
+    *("config.json", "preprocessor_config.json", "processor_config.json"),  # of transformers
 )
 
 

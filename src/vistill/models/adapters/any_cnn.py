@@ -2,7 +2,7 @@
 means (KDEP; spec kdep 3, 4)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vistill.image_size import ImageSize, height_width
+from vistill.models.adapters.named_maps import Places, find_places, kept_maps
 from vistill.models.adapters.sites import Function, Observer, Site, Sites, find_sites
 from vistill.models.backbone import POOLED, Backbone, Normalization, Tap, TapKind, scores
 from vistill.models.drop_path import drawn, paths
@@ -63,15 +64,20 @@ class PooledBackbone(Backbone):
     Its taps are `map`, `pooled`, `map_act` and `pooled_act`; it has no blocks (`depth` 0). Read is
     the last map in front of what becomes of it: an average over space, or a flattening for linear
     layers; or a map that the module returns, the last of several (P3, P4, P5); or what a layer
-    gives that is named. `pooled` is the map's mean over space.
+    gives that is named. `pooled` is the map's mean over space. Of `maps` that are named the last to
+    be made is read so, and `Tap("map_act", n)` is the n-th of them, counted from 1.
 
     Example:
         `PooledBackbone(my_cnn, image_size=32)`,
-        `PooledBackbone(my_detector_backbone, layer="fpn", output=0, image_size=(320, 640))`
+        `PooledBackbone(my_detector_backbone, layer="fpn", output=0, image_size=(320, 640))`,
+        `PooledBackbone(my_yolo, maps=["model.4", "model.6", "model.9"], image_size=640)`
 
     Args:
         module: called with normalised images.
         image_size: height and width it is used at.
+        part: dotted name of the part of the module that is called instead (the backbone of a
+            detector); nothing else of it runs. None: the module itself.
+        maps: dotted names of parts that give feature maps, or keys of maps that are returned.
         layer: dotted name of the part of the module whose output is read; None: as told above.
         output: which of several maps that are returned, by place or key; None: the last.
         logits: whether the module returns class scores, or an object with `logits`.
@@ -88,6 +94,8 @@ class PooledBackbone(Backbone):
         module: nn.Module,
         *,
         image_size: ImageSize = 224,
+        part: str | None = None,
+        maps: Sequence[str] = (),
         layer: str | None = None,
         output: int | str | None = None,
         logits: bool = False,
@@ -105,10 +113,36 @@ class PooledBackbone(Backbone):
         self.normalization = normalization or Normalization()
         self.origin = origin
         self.build = build
-        self.adapter = {"layer": layer, "output": output, "logits": logits}
-        self._layer, self._output = layer, output
+        self.adapter = {"part": part, "layer": layer, "output": output, "logits": logits}
+        self._part, self._layer, self._output = part, layer, output
         self._sites: dict[bool, Sites] = {}
-        self.resize(image_size)
+        self._places: Places | None = None
+        self.image_size = height_width(image_size)
+        self.name_maps(maps)
+
+    @property
+    def runs(self) -> nn.Module:
+        """The part of the module that pictures are shown to."""
+        return self.module if self._part is None else self.module.get_submodule(self._part)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that `Tap("map_act", n)` gives."""
+        return () if self._places is None else self._places.names
+
+    def name_maps(self, names: Sequence[str]) -> None:
+        """Offer further maps by name, and take the last of them that is made for the last map.
+
+        Raises:
+            UserError: nothing is called so, or it gives no map.
+        """
+        self._places = None
+        if names:
+            with switched(self.module, training=False):
+                self._places = find_places(self.runs, tuple(names), self.image_size)
+            self._layer, self._output = self._places.last
+        self.adapter = {**(self.adapter or {}), "maps": list(names)}
+        self.resize(self.image_size)
 
     def resize(self, image_size: ImageSize) -> None:
         """Use the module for pictures of another size."""
@@ -120,7 +154,7 @@ class PooledBackbone(Backbone):
         self.reads = self.reads if self.pools_itself else self._sites[False].told
 
     def _find_sites(self) -> Sites:
-        return find_sites(self.module, self.image_size, self._layer, self._output)
+        return find_sites(self.runs, self.image_size, self._layer, self._output)
 
     def _sites_now(self) -> Sites:
         # Auxiliary heads and the like may exist in training only, so each mode is watched.
@@ -135,6 +169,8 @@ class PooledBackbone(Backbone):
     ) -> dict[Tap, Tensor]:
         if visible is not None:
             raise ValueError("a CNN cannot be shown some of its patches only")
+        if self._places is not None and any(tap.block for tap in taps):
+            return self._named_maps(self._places, images, taps, drop_path_noise)
         if self.pools_itself and any(tap.kind in POOLED for tap in taps):
             maps = [tap for tap in taps if tap.kind in ("map", "map_act")]
             found, feature = self._signals(maps, self.own_feature, images, drop_path_noise)
@@ -144,8 +180,23 @@ class PooledBackbone(Backbone):
         wanted = [tap for tap in taps if tap.kind != "logits"]
         # An exporter's account of modules is upset by a pass that an exception ends.
         whole = len(wanted) < len(taps) or torch.onnx.is_in_onnx_export()
-        found, output = self._signals(wanted, self.module, images, drop_path_noise, whole=whole)
+        found, output = self._signals(wanted, self.runs, images, drop_path_noise, whole=whole)
         return {tap: found[tap] if tap in found else scores(output) for tap in taps}
+
+    def _named_maps(
+        self, places: Places, images: Tensor, taps: Taps, draws: Draws
+    ) -> dict[Tap, Tensor]:
+        """Maps by their numbers, and what else is asked for, of a pass no further than the last."""
+        last = Tap("map_act", 0)
+        others = [tap for tap in taps if not tap.block]
+        with kept_maps(self.runs, places) as kept:
+            found, output = self._signals(
+                [last, *others], self.runs, images, draws, whole=bool(places.keys)
+            )
+        kept |= places.of_output(output)
+        kept[places.last_name] = found[last]
+        numbered = {tap: kept[places.names[tap.block - 1]] for tap in taps if tap.block}
+        return {tap: numbered[tap] if tap.block else found[tap] for tap in taps}
 
     def _signals(
         self,
@@ -158,7 +209,7 @@ class PooledBackbone(Backbone):
     ) -> tuple[dict[Tap, Tensor], Any]:
         """Maps and means of one pass by `run`, and what it returns, None where it is left early."""
         output = None
-        with drawn(self.module, draws):
+        with drawn(self.runs, draws):
             if not taps:
                 return {}, run(images)
             sites = self._sites_now()
@@ -171,7 +222,7 @@ class PooledBackbone(Backbone):
     @property
     def num_drop_path_draws(self) -> int:
         """Rows of `drop_path_noise`: one for every module that drops branches."""
-        return len(paths(self.module))
+        return len(paths(self.runs))
 
     def watch(self, images: Tensor, run: Run) -> Seen:
         """One whole pass by `run`, with the signals of all taps but the scores."""

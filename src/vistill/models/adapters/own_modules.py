@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +13,10 @@ from torch import nn
 
 from vistill.errors import UserError
 from vistill.files import near_path
+from vistill.image_size import ImageSize
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone
+from vistill.models.adapters.detectors import own_backbone
 from vistill.models.backbone import Backbone, require_backbone
 
 _ADAPTERS: dict[str, Callable[..., Backbone]] = {
@@ -81,13 +83,21 @@ def made_module(where: str) -> nn.Module:
     return made
 
 
-def made_backbone(where: str) -> Backbone:
-    """The same, of a function that returns a `Backbone`.
+def made_backbone(where: str, image_size: ImageSize = 224, maps: Sequence[str] = ()) -> Backbone:
+    """The same as a backbone: wrapped already, a detector, or a module whose maps are named.
+
+    Args:
+        where: the function.
+        image_size: of its inputs, where it is not wrapped.
+        maps: names of feature maps, see `PooledBackbone`.
 
     Raises:
-        UserError: it returns a module that is not wrapped; told is how.
+        UserError: it returns something else; told is how to wrap it.
     """
-    return require_backbone(made_module(where))
+    made = own_backbone(made_module(where), image_size, maps)
+    if made.made_by is None:
+        made.made_by, made.origin = where, f"what {where} returns"
+    return made
 
 
 def object_facts(backbone: Backbone) -> dict[str, Any]:

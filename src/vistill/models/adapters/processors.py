@@ -12,7 +12,7 @@ from vistill.errors import UserError, first_line
 from vistill.models.backbone import Normalization
 
 ChannelOrder = Literal["rgb", "bgr"]
-_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _SIDE = 16
 # Crops and sizes are the data's. SigLIP2's processor cuts patches, here of one pixel.
 _WITHOUT_GEOMETRY = {"do_resize": False, "do_center_crop": False, "do_pad": False}
@@ -46,7 +46,7 @@ def shown_by_processor(source: str, name: str, num_channels: int = 3) -> Shown |
     Raises:
         UserError: transformers cannot read the processor, or it does to pixels what vistill cannot.
     """
-    file = next((file for file in _FILES if _is_there(source, file)), None)
+    file = next((file for file in PROCESSOR_FILES if _is_there(source, file)), None)
     if file is None:
         return None
     from transformers import AutoImageProcessor

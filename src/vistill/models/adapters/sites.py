@@ -1,8 +1,9 @@
 """Where a CNN's last feature map is, before and after the last activation, and what becomes of it:
 found by watching one forward pass, not by name (KDEP; spec kdep 3, 4)."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ _ACTIVATIONS = frozenset(
 )
 _TELLING = 4
 _LARGEST = 512
+_CLEARLY = 0.5
 _LAST = "last_hidden_state"
+_MAPS = "feature_maps"
 _NORMS = frozenset(("layer_norm", "batch_norm", "group_norm"))
 _DROPOUT = frozenset(("dropout", "dropout2d", "feature_dropout"))
 
@@ -123,22 +126,25 @@ def find_sites(
             break
         images = torch.rand(2, 3, enlarge * height, enlarge * width).to(like)
         given: list[Any] = []
-        handle = part.register_forward_hook(lambda _, __, out, seen=given: seen.append(out))
+        handle = part.register_forward_hook(lambda _, __, out, into=given: into.append(out))
         with _Watch() as watch:
             try:
                 module(images)
             except Exception as error:  # whatever a stranger's module may raise
                 if enlarge > 1:
                     break
-                raise UserError(
-                    f"{name} cannot take pictures of {height} x {width} pixels: {first_line(error)}"
-                ) from error
+                if layer is None or not given:  # what is behind a named layer never runs here
+                    raise UserError(
+                        f"{name} cannot take pictures of {height} x {width} pixels: "
+                        f"{first_line(error)}"
+                    ) from error
             finally:
                 handle.remove()
         if not given:
             raise UserError(f"{name} never comes by its layer {layer!r}")
         own = own or watch.counts
-        found = _read(watch.calls, given[-1], name, layer, output)
+        seen = (enlarge * height, enlarge * width)
+        found = _read(watch.calls, given[-1], name, layer, output, seen)
         if found is not None:
             # Windows may take fewer steps on small pictures, long before the last map.
             sites, side = _moved(found[0], own - watch.counts, watch.counts - own), found[1]
@@ -174,10 +180,15 @@ def _part(module: nn.Module, layer: str | None) -> nn.Module:
 
 
 def _read(
-    calls: list[_Call], given: Any, name: str, layer: str | None, output: int | str | None
+    calls: list[_Call],
+    given: Any,
+    name: str,
+    layer: str | None,
+    output: int | str | None,
+    size: tuple[int, int],
 ) -> tuple[Sites, int] | None:
     """Where the feature is, and the shorter side of its map; None where there is none."""
-    maps = _maps(given)
+    maps = returned_maps(given)
     if layer is None and isinstance(given, Tensor) and not _is_map(given):
         maps = {}  # a pooled feature of one place, or class scores
     whose = f"layer {layer}" if layer is not None else name
@@ -187,24 +198,26 @@ def _read(
     if not maps:
         if layer is not None:
             raise UserError(f"layer {layer} of {name} gives no feature map [B, D, H, W]")
-        return _among(calls, None, "")
+        return _among(calls, None, "", size)
     if output is None and layer is None and isinstance(given, Mapping) and _LAST in given:
         if _LAST not in maps:
             return None  # of transformers: whatever else is a map beside it, is not its last one
-        return _among(calls, maps[_LAST], "")
+        return _among(calls, maps[_LAST], "", size)
     key = next(reversed(maps)) if output is None else output
     told = f"what {whose} gives" if layer is not None else "the map that it returns"
     if len(maps) > 1 or key != "":
         told = f"map {key!r} of {', '.join(map(repr, maps))} that {whose} gives"
-    return _among(calls, maps[key], told)
+    return _among(calls, maps[key], told, size)
 
 
-def _maps(given: Any) -> dict[int | str, Tensor]:
+def returned_maps(given: Any) -> dict[int | str, Tensor]:
     """Feature maps in what a module gives, by place or key."""
     if isinstance(given, Tensor):
         return {"": given} if given.dim() == 4 else {}
     pairs: Any = ()
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and isinstance(given.get(_MAPS), list | tuple):
+        pairs = enumerate(given[_MAPS])
+    elif isinstance(given, Mapping):
         pairs = given.items()
     elif isinstance(given, list | tuple):
         pairs = enumerate(given)
@@ -213,12 +226,22 @@ def _maps(given: Any) -> dict[int | str, Tensor]:
     return {k: v for k, v in maps.items() if max(v.shape[2:]) > 1} or maps
 
 
+def is_channels_last(shape: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a map of pictures of that height and width is `[B, H, W, D]`: its rows and columns
+    are in the ratio of theirs."""
+    ratio = math.log(size[0] / size[1])
+    first, last = (abs(math.log(a / b) - ratio) for a, b in (shape[2:4], shape[1:3]))
+    return last < first - _CLEARLY
+
+
 def _last_side(calls: list[_Call]) -> int:
     """Shorter side of the last map of any size: larger pictures only help where it is short."""
     return next((min(c.result.shape[2:]) for c in reversed(calls) if c.result.dim() == 4), 0)
 
 
-def _among(calls: list[_Call], wanted: Tensor | None, told: str) -> tuple[Sites, int] | None:
+def _among(
+    calls: list[_Call], wanted: Tensor | None, told: str, size: tuple[int, int]
+) -> tuple[Sites, int] | None:
     """The call that made the map `wanted`, or the last map, and what becomes of it."""
     made = (
         i for i, call in enumerate(calls)
@@ -234,7 +257,7 @@ def _among(calls: list[_Call], wanted: Tensor | None, told: str) -> tuple[Sites,
         if not any(_is_flat(call.result, last_map) for call in later):
             return None
         told = "its last map, which it flattens"
-    channels_last = seen[0] if seen else False
+    channels_last = seen[0] if seen else is_channels_last(last_map.shape, size)
     mean = means[channels_last]
     norm = next((c for c in later if c.function in _NORMS and _same(_leading(c), mean)), None)
     function, number = calls[last].function, calls[last].number

@@ -15,6 +15,7 @@ from vistill.errors import UserError, WrongSize
 from vistill.image_size import ImageSize, height_width, plain_size
 from vistill.models.adapters.admission import admit, in_one_sentence
 from vistill.models.adapters.any_cnn import PooledBackbone
+from vistill.models.adapters.torchvision_detectors import detector_names
 from vistill.models.backbone import Backbone, Normalization
 from vistill.models.taps import Own
 from vistill.models.vit import VisionTransformer
@@ -64,7 +65,7 @@ def torchvision_backbone(
 
     names = list_models(module=torchvision.models)
     if name not in names:
-        near = get_close_matches(name, names, n=3, cutoff=0.3)
+        near = get_close_matches(name, [*names, *detector_names()], n=3, cutoff=0.3)
         raise UserError(f"torchvision has no model {name!r}; near: {', '.join(near)}")
     if name.startswith("vit_") and image_size is not None:
         try:

@@ -21,7 +21,9 @@ from vistill.models.adapters.admission import admit, first_admitted, in_one_sent
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.any_transformer import ModuleBackbone, part_of
 from vistill.models.adapters.processors import ChannelOrder, Shown, shown_by_processor
+from vistill.models.adapters.transformers_detectors import detector_class, detector_of_folder
 from vistill.models.adapters.transformers_library import (
+    as_the_module_sees,
     class_of,
     load_module,
     num_channels,
@@ -71,10 +73,15 @@ def transformers_backbone(
     source, stored = place_of(name, weights)
     with quiet(HUB), without_remarks():
         config = read_config(source, name)
+        load = weights == "pretrained" or (weights == "own" and stored)
+        detector = None if classifier else detector_class(config)
+        if detector is not None:
+            load = stored or load  # a student, too: its heads would be nobody's
+            found = detector_of_folder(detector, config, source, name, image_size, load=load)
+            return _told(found, source, load)
         kind = class_of(config, name, classifier)
         config = config if classifier else of_pictures(config)
         channels = num_channels(config, name)
-        load = weights == "pretrained" or (weights == "own" and stored)
         if load:
             module = load_module(kind, config, source, name)
         else:
@@ -82,14 +89,19 @@ def transformers_backbone(
                 module = kind(config, **poolers(kind, config)[0])
         shown = shown_by_processor(source, name, channels) or usual_processing(config)
         projection = None if classifier else projection_of(config, source, load)
-    found = f"of {source}" if Path(source).is_dir() else "published weights"
     backbone = _adapt(module, name, image_size, shown, classifier)
     if projection is not None:
         backbone.keep_projection(projection)
-    backbone.origin = f"hf/{source}, {found if load else 'random'}"
-    backbone.untrained = not load
     if load:
         backbone.pool_itself()
+    return _told(backbone, source, load)
+
+
+def _told(backbone: Backbone, source: str, load: bool) -> Backbone:
+    """`backbone`, which knows where its weights are from."""
+    found = f"of {source}" if Path(source).is_dir() else "published weights"
+    backbone.origin = f"hf/{source}, {found if load else 'random'}"
+    backbone.untrained = not load
     return backbone
 
 
@@ -176,16 +188,6 @@ def _own(output: Any) -> Own:
     return Own(*(value if isinstance(value, Tensor) else None for value in (tokens, pooled)))
 
 
-def _as_the_module_sees(
-    grey: bool, flipped: bool, _: nn.Module, images: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    """Normalised red, green and blue as a grey picture, or in the opposite order."""
-    pixels, *others = images
-    if grey:
-        pixels = pixels.mean(dim=1, keepdim=True)
-    return (pixels.flip(1) if flipped else pixels, *others)
-
-
 def _adapt(
     module: Any, name: str, image_size: ImageSize | None, shown: Shown, classifier: bool
 ) -> Backbone:
@@ -207,7 +209,7 @@ def _adapt(
         return backbone
     grey, flipped = num_channels(config, name) == 1, shown.channels == "bgr"
     if grey or flipped:
-        module.register_forward_pre_hook(partial(_as_the_module_sees, grey, flipped))
+        module.register_forward_pre_hook(partial(as_the_module_sees, grey, flipped))
     if image_size is not None:
         sizes = [height_width(image_size)]
     else:

@@ -173,3 +173,13 @@ def num_channels(config: Any, name: str) -> int:
             "or their mean to a model of one channel"
         )
     return channels
+
+
+def as_the_module_sees(
+    grey: bool, flipped: bool, _: nn.Module, images: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Normalised red, green and blue as a grey picture, or in the opposite order."""
+    pixels, *others = images
+    if grey:
+        pixels = pixels.mean(dim=1, keepdim=True)
+    return (pixels.flip(1) if flipped else pixels, *others)
