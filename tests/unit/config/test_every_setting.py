@@ -41,6 +41,7 @@ BESIDE: list[Words] = [
     [("optim.schedule", "piecewise")],
     [("cache", "folder")],
     [("student", "swinv2_tiny")],
+    [("student", "timm/resnet18")],
     [("students.a", "vit_tiny")],
     [("method.target", "feature"), ("method.feature.kind", "ffn")],
     [("method.target", "feature")],
