@@ -1,5 +1,6 @@
 """Detection of squares: views, heads, what is learned, and how it is counted."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -18,14 +19,16 @@ from vistill.evaluation.boxes import shapes
 from vistill.evaluation.boxes.annotations import Things, find_boxed
 from vistill.evaluation.boxes.detector import build_detector
 from vistill.evaluation.boxes.find import evaluate_boxes, found_on, labelled
-from vistill.evaluation.boxes.scores import Found, precision_of
-from vistill.evaluation.boxes.views import ThingsReader
+from vistill.evaluation.boxes.scores import BoxScore, Found, Precision, precision_of
+from vistill.evaluation.boxes.views import ThingsBatch, ThingsReader
+from vistill.evaluation.retrieval import Figure
 from vistill.evaluation.segmentation.layouts import PairSource
 from vistill.heads.pyramids import COARSEST, LastMapPyramid, MapsPyramid, steps_of
 from vistill.heads.regions import Anchors, SeededSampler
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.vit import VisionTransformer
 from vistill.random import Stream
+from vistill.runs.results import EvaluateResult
 
 TINY = {"channels": 16, "regions": 16, "anchors": 4.0, "distort": False}
 SIZE = (48, 64)
@@ -197,6 +200,26 @@ def test_micro_batches_change_nothing(folder, backbone, head):
             assert difference <= 1e-3 * gradients[name].norm() + 1e-6, name
 
 
+@pytest.mark.parametrize("head", ["linear", "convolutional"])
+def test_pictures_without_things_reach_every_parameter(head):
+    """As ranks that wait for one another's gradients need."""
+    made = build_detector(vit(), 3, BoxesConfig(**TINY, masks=True, head=head), SIZE, 0).train()
+    numbers = torch.arange(2)
+    batch = ThingsBatch(
+        torch.rand(2, 3, *SIZE),
+        numbers,
+        numbers,
+        inputs={"seen": torch.tensor([SIZE, (20, 64)]), "whole": torch.tensor([SIZE, (20, 64)])},
+        boxes=torch.zeros(0, 5),
+        classes=torch.zeros(0, dtype=torch.long),
+        masks=torch.zeros(0, *SIZE, dtype=torch.uint8),
+    )
+    total = made(batch).total
+    assert total.isfinite()
+    total.backward()
+    assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
+
+
 def test_a_size_that_does_not_suit():
     with pytest.raises(UserError, match=r"^boxes.size=\[50,64\] does not suit .*; boxes.size=64"):
         build_detector(vit(), 3, BoxesConfig(**TINY), (50, 64), 0)
@@ -229,7 +252,6 @@ def test_squares_are_found(folder):
     assert set(score.boxes.by_class) == {"blue", "green", "red"}
 
 
-@pytest.mark.slow
 def test_an_evaluation_with_shapes(folder):
     options = BoxesConfig(
         **TINY, masks=True, size=SIZE, epochs=1, global_batch_size=2, train_pictures=4,
@@ -324,3 +346,66 @@ def test_every_recipe_builds(recipe):
     if recipe.startswith("vitdet"):
         scales = {group["lr_scale"] for group in made.groups()}
         assert min(scales) == pytest.approx(options.layer_decay**3)
+
+
+def test_shapes_in_every_way_of_writing_them():
+    wanted = np.zeros((6, 8), np.uint8)
+    wanted[1:4, 2:5] = 1
+    (packed,) = shapes.packed(wanted[None])
+    polygons = [[2, 1, 5, 1, 5, 4, 2, 4]]
+    two = [[2, 1, 4, 1, 4, 4, 2, 4], [4, 1, 5, 1, 5, 4, 4, 4]]
+    # Down the columns: 13 off, 3 on, 3 off, 3 on, 3 off, 3 on, the rest off.
+    runs = {"size": [6, 8], "counts": [13, 3, 3, 3, 3, 3, 20]}
+    for shape in (polygons, two, runs, packed):
+        assert np.array_equal(shapes.mask_of(shape, (6, 8)), wanted)
+
+
+def test_what_is_printed_and_written():
+    one, two = (
+        BoxScore(
+            seed,
+            Precision(Figure(a, 1, 3), Figure(b, 2, 6), Figure(0, 0, 1), by_class),
+            None,
+            20,
+            7,
+            1.5,
+            broken,
+        )
+        for seed, a, b, by_class, broken in (
+            (0, 2.0, 4.0, {"cell": (2.0, 4.0)}, ("x.jpg",)),
+            (1, 3.0, 5.0, {"cell": (4.0, 6.0)}, ()),
+        )
+    )
+    result = EvaluateResult(config={}, weights="here", boxes=(one, two))
+    assert str(result).splitlines() == [
+        "mAP 2.0 (1.0 – 3.0) %, mAP50 4.0 (2.0 – 6.0) %, mAP75 0.0 (0.0 – 1.0) %; 1 classes, 20 "
+        "pictures to learn from, 7 tested, seed 0",
+        "mAP 3.0 (1.0 – 3.0) %, mAP50 5.0 (2.0 – 6.0) %, mAP75 0.0 (0.0 – 1.0) %; 1 classes, 20 "
+        "pictures to learn from, 7 tested, seed 1",
+        "AP % of boxes by class, and at 0.5:",
+        "  cell                   3.0   5.0",
+        "95 % intervals by bootstrap over test pictures",
+        "left out, since unreadable: 1: x.jpg",
+    ]
+    told = json.loads(result.to_json())["boxes"][1]["boxes"]
+    assert told == [[3.0, 1, 3], [5.0, 2, 6], [0, 0, 1], {"cell": [4.0, 6.0]}]
+
+
+def test_loader_processes_change_nothing(folder):
+    options = BoxesConfig(masks=True)
+    source, boxed = opened(folder, masks=True)[0]
+    found = []
+    for workers in (0, 2):
+        reader = ThingsReader(source, boxed, options, SIZE, 5, training=True)
+        stream = BoxedStream(
+            reader,
+            global_batch_size=4,
+            micro_batch_size=2,
+            workers=workers,
+            broken=BrokenFiles(12, 0.5),
+        )
+        found.append(list(stream.iterate(1, 3)))
+        stream.close()
+    for one, other in zip(*found, strict=True):
+        for name in ("pixels", "boxes", "classes", "masks", "seeds", "ids"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
