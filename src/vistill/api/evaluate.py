@@ -13,6 +13,8 @@ from vistill.runs.measured import Asked
 from vistill.runs.measuring import measure, require_use
 from vistill.runs.places import require_writable, usual_parts
 from vistill.runs.reference import backbone_reference, with_module
+from vistill.runs.reports.attempting import attempt
+from vistill.runs.reports.evaluation_page import page_of, write_evaluation
 from vistill.runs.results import EvaluateResult, main_rank
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def evaluate(
         labels: shares of the training labels, or `N/class`; None: all of them.
         seeds: each draws the labels, the head and the order; None: 0 alone.
         random_init: the same architecture with fresh weights, as a baseline.
-        out: write the scores to this JSON file.
+        out: write the scores to this JSON file, and a page of them beside it.
         model: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
         overrides: further settings of `vistill.config.evaluation`, such as `finetune.epochs=100`.
 
@@ -80,10 +82,12 @@ def evaluate(
     config = build_config(EvaluateConfig, usual, settings)
     require_use(config, os.fspath(data), None if test is None else os.fspath(test), random_init)
     reference, model = with_module(backbone_reference(backbone), model)
+    page = None if out is None else page_of(Path(out))
     if out is not None:
         require_writable(Path(out))
 
     result = measure(Asked(config, backbone, reference, model, os.fspath(data), random_init))
-    if out is not None and main_rank():
+    if out is not None and page is not None and main_rank():
         write_atomic(Path(out), result.to_json())
+        attempt(page, lambda: write_evaluation(result, page))
     return result

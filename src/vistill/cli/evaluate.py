@@ -43,7 +43,9 @@ def evaluate(
     random_init: Annotated[
         bool, typer.Option("--random-init", help="Same architecture with fresh weights.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the scores to this JSON file, a page beside it.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="FILE.py:FUNCTION that makes your own module of the run.")
     ] = None,

@@ -13,8 +13,9 @@ from vistill.runs.build import build
 from vistill.runs.fingerprint import config_text, fingerprint
 from vistill.runs.pretraining import prepare, rehearse, run_pretraining
 from vistill.runs.reading import Reading
+from vistill.runs.reports.attempting import attempt
 from vistill.runs.reports.records import read_records
-from vistill.runs.reports.run_page import PAGE, attempt, write_page_of_several
+from vistill.runs.reports.run_page import PAGE, write_page_of_several
 from vistill.runs.results import PretrainResult, main_rank, say
 from vistill.training.distributed import connect
 from vistill.training.run_folder import RESULT, RunFolder, check_folder

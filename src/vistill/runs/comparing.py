@@ -33,6 +33,8 @@ from vistill.runs.comparing_cells import (
 from vistill.runs.comparison import CellResult, CompareResult, RowResult
 from vistill.runs.conflicts import check_conflicts
 from vistill.runs.places import usual_parts
+from vistill.runs.reports.attempting import attempt
+from vistill.runs.reports.comparison_page import write_comparison
 from vistill.runs.results import say
 
 _NOTHING, _LONGER = "no pre-training", "supervised, equal cost"
@@ -292,7 +294,7 @@ def compare(
     with locked(out):
         write_atomic(out / "comparison.json", json.dumps(told, indent=1, default=str) + "\n")
         found = asked.run()
-        rows = []
+        rows, runs = [], dict[str, Path]()
         unlike = len(set(map(_short, config.teachers))) == len(config.teachers)
         for way, cells in found.items():
             done = [one for one in cells.values() if one.top1 is not None]
@@ -303,7 +305,10 @@ def compare(
                 summary = t_interval([one.top1 for one in done if one.top1 is not None])
             teacher = "-" if way.teacher is None else way.teacher
             teacher = _short(teacher) if unlike else teacher
-            rows.append(RowResult(way.name, teacher, way.student, cells, *summary))
+            row = RowResult(way.name, teacher, way.student, cells, *summary)
+            rows.append(row)
+            for seed in [*row.done][:1]:
+                runs[row.name] = out / "cells" / way.folder / f"seed-{seed}" / "run"
         failed = [one.error for row in rows for one in row.cells.values() if one.error]
         if not any(row.done for row in rows):
             raise UserError(f"every run failed; the first: {failed[0]}")
@@ -319,6 +324,7 @@ def compare(
         write_atomic(out / "table.txt", f"{result}\n")
         write_atomic(out / "table.json", result.to_json())
         write_atomic(out / "table.csv", result.to_csv())
+        attempt(out, lambda: write_comparison(result, out, told, runs, config.teachers))
     return result
 
 

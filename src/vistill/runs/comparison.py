@@ -13,7 +13,8 @@ from vistill.runs.results import aligned
 if TYPE_CHECKING:
     from vistill.evaluation.paired import Difference
 
-_HEAD = ("method", "teacher", "student", "seeds", "top-1 %", "95 % interval", "CPU s", "pictures")
+HEAD = ("method", "teacher", "student", "seeds", "top-1 %", "95 % interval", "CPU s", "pictures")
+"""Of the table."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class CompareResult:
     budget: str
 
     def __str__(self) -> str:
-        lines = aligned([_HEAD, *(row.figures() for row in self.rows)], left=3)
+        lines = aligned([HEAD, *(row.figures() for row in self.rows)], left=3)
         tested = max((one.n_test for row in self.rows for one in row.cells.values()), default=0)
         alone = all(len(row.done) < 2 for row in self.rows)
         kind = "over seeds (Student's t)"

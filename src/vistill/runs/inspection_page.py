@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistill.analysis.plot import Curve
-from vistill.analysis.report import Section, Table, write_report
+from vistill.analysis.report import Section, Table, csv_text, write_beside, write_report
+from vistill.config.yaml12 import dump_yaml
 from vistill.files import write_atomic
 from vistill.runs.inspecting import Opened
 from vistill.runs.inspection import COLUMNS, InspectResult, layer_rows
+from vistill.runs.reports.origins import origin_of_data, origin_of_model
+from vistill.runs.reports.run_page import BESIDE, PAGE
+from vistill.runs.reports.setting import command_section, environment_section
+from vistill.training.run_folder import environment_now
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILES = ("inspect.json", "inspect.npz", "report.html")
+FILES = ("inspect.json", "inspect.npz", PAGE, BESIDE)
 _WORST = 20
 _SIDE = 160
 _CURVES = {
@@ -30,13 +35,30 @@ _CURVES = {
 
 
 def write_inspection(result: InspectResult, opened: Sequence[Opened], folder: Path) -> None:
-    """Write `inspect.json`, `inspect.npz` and `report.html`, each whole or not at all."""
+    """Write `inspect.json`, `inspect.npz` and `report.html` with what lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "inspect.json", result.to_json())
     write_atomic(folder / "inspect.npz", _arrays(result))
     sections = [_curves(result), *_maps(result), *_alike(result, opened), *_landscapes(result)]
     names = ", ".join(model.name for model in result.models)
-    write_report(folder / "report.html", f"Inside {names}", [*sections, *_tables(result)])
+    sessions, first = [environment_now()], opened[0]
+    origins = {f"terms of {one.name}": origin_of_model(str(one.reference)) for one in opened}
+    origins["terms of the data"] = origin_of_data(first.source.name)
+    shown = [
+        *sections,
+        *_tables(result),
+        Section("Origins and licences", facts=origins),
+        command_section(sessions, {}),
+        environment_section(sessions),
+        Section("Configuration", code=dump_yaml(first.config.model_dump(mode="json"))),
+    ]
+    rows = [
+        {"model": model.name, "block": block, **row}
+        for model in result.models
+        for block, row in zip(model.blocks, layer_rows(model), strict=True)
+    ]
+    write_beside(folder / BESIDE, shown, ("layers.csv", csv_text(rows)))
+    write_report(folder / PAGE, f"Inside {names}", shown)
 
 
 def _arrays(result: InspectResult) -> bytes:

@@ -49,7 +49,8 @@ def difference(old: dict[str, Any], new: dict[str, Any], most: int = 3) -> str:
     return ", ".join(changed[:most]) + more
 
 
-def _environment() -> dict[str, Any]:
+def environment_now() -> dict[str, Any]:
+    """When this process runs, by which command, with which versions, and on what."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -193,7 +194,7 @@ def _describe(path: Path, config: str, environment: dict[str, Any]) -> None:
     write_atomic(path / "config.yaml", config)
     sessions_path = path / "environment.json"
     sessions = json.loads(sessions_path.read_text()) if sessions_path.exists() else []
-    sessions.append(_environment() | environment)
+    sessions.append(environment_now() | environment)
     write_atomic(sessions_path, json.dumps(sessions, indent=2) + "\n")
 
 

@@ -20,6 +20,8 @@ _LINES, _CHARACTERS = 5, 600
 
 def origin_of_model(reference: str) -> str:
     """What is known of a model's weights beyond its name, line by line."""
+    if Path(reference).exists():
+        reference = f"{'run' if Path(reference).is_dir() else 'file'}:{reference}"
     kind, _, rest = reference.partition(":")
     place = rest.partition(",")[0]
     if kind == "run":

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,14 @@ from vistill.analysis.report import (
     write_beside,
     write_report,
 )
-from vistill.errors import Failure, UserError, first_line
+from vistill.errors import UserError
 from vistill.files import write_atomic
+from vistill.runs.reports.attempting import attempt
 from vistill.runs.reports.curves import run_curves, runs_together
 from vistill.runs.reports.origins import origin_of_data, origin_of_model
 from vistill.runs.reports.records import Record, read_record
 from vistill.runs.reports.setting import command_section, duration, environment_section
-from vistill.runs.results import main_rank, say_notes
-from vistill.stopping import Interrupted
+from vistill.runs.results import main_rank
 
 if TYPE_CHECKING:
     from vistill.runs.pretraining import Prepared
@@ -84,19 +84,8 @@ def report_run(prepared: "Prepared", folder: Path) -> None:
     """Write the page of a run that has just ended; what goes wrong is told, as the run is saved."""
     measured = (folder / "metrics.jsonl").is_file()
     if prepared.config.train.report and measured and main_rank():
-        attempt(folder, lambda: write_run_page(folder, prepared))
-
-
-def attempt(folder: Path, write: Callable[[], object]) -> None:
-    """Write a page about what is done and saved; where that fails, say so."""
-    try:
-        write()
-    except Interrupted:
-        raise
-    except Exception as error:
-        kind = "" if isinstance(error, UserError | Failure) else f"{type(error).__name__}: "
-        again = f"`vistill report {folder}` tries again"
-        say_notes(str(folder), [f"no report could be written: {kind}{first_line(error)}; {again}"])
+        again = f"`vistill report {folder}`"
+        attempt(folder, lambda: write_run_page(folder, prepared), again)
 
 
 def write_page_of_several(records: Sequence[Record], page: Path) -> Path:
