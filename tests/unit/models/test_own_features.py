@@ -166,20 +166,13 @@ def test_torchvisions_classifiers_are_given_the_mean(name: str) -> None:
     torch.testing.assert_close(model.pooled(images), seen[0])
 
 
-def test_a_detector_has_no_last_tokens_of_patches(tmp_path: Path) -> None:
-    resnet = {
-        "model_type": "resnet",
-        "hidden_sizes": [8, 8, 16, 16],
-        "depths": [1, 1, 1, 1],
-        "embedding_size": 8,
-        "layer_type": "basic",
-        "out_features": ["stage4"],
-    }
-    config = {"model_type": "detr", "backbone_config": resnet, "d_model": 16, "num_queries": 5}
-    config |= {f"{part}_{size}": 2 for part in ("encoder", "decoder") for size in ("layers",)}
-    config |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="its last tokens are 5, not one of each of the 49 patches"):
+def test_a_detector_without_a_backbone_has_no_last_tokens_of_patches(tmp_path: Path) -> None:
+    config = {"model_type": "yolos", "hidden_size": 16, "num_hidden_layers": 2, "patch_size": 8}
+    config |= {"num_attention_heads": 2, "intermediate_size": 16, "image_size": [64, 64]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_detection_tokens": 5}))
+    with pytest.raises(
+        UserError, match="a yolos, cannot be read: the 70 tokens of its blocks are no"
+    ):
         load_backbone(f"hf/{tmp_path}")
 
 
