@@ -41,6 +41,8 @@ myst_heading_anchors = 6
 myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"
 
+default_role = "code"  # single backticks in docstrings
+napoleon_attr_annotations = False  # shapes such as "b 3 *size" are no markup
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -1,4 +1,5 @@
-"""Write docs/configuration.md from the typed configuration: every key, its default and meaning.
+"""Write docs/configuration.md from the typed configuration: every key, its default and meaning;
+and into the page of every method what its section holds.
 
 python scripts/write_configuration_page.py
 """
@@ -20,6 +21,8 @@ from vistill.config.schema import RunConfig
 from vistill.config.uses import Such, needs_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+METHODS = PAGE.parent / "methods"
+BEGIN, END = "<!-- settings: scripts/write_configuration_page.py -->\n", "<!-- end -->\n"
 INTRODUCTION = """\
 # Configuration
 
@@ -181,6 +184,33 @@ def chapters(model: type[BaseModel], prefix: str = "", level: int = 3) -> list[s
     return lines
 
 
+def settings(model: type[BaseModel], prefix: str = "method.") -> list[str]:
+    """All settings of a section and those in it, in tables one below the other."""
+    lines = ["", *rows] if (rows := table(model, prefix)) else []
+    for name, field in model.model_fields.items():
+        for inner in sections(field.annotation).values():
+            lines += [
+                "",
+                f"`{prefix}{name}`: {described(inner)} {condition(field, prefix)}".strip(),
+            ]
+            lines += settings(inner, f"{prefix}{name}.")
+    return lines
+
+
+def method_pages() -> dict[Path, str]:
+    """The page of every method, with its settings between the marks."""
+    found = {}
+    for name, model in sections(RunConfig.model_fields["method"].annotation).items():
+        page = METHODS / f"{name}.md"
+        if page.exists():
+            before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+            lines = settings(model) or ["", "It has none of its own."]
+            found[page] = (
+                "\n".join([before + BEGIN.rstrip(), *lines, "", END]) + rest.partition(END)[2]
+            )
+    return found
+
+
 def recipe_table(names: list[str]) -> list[str]:
     """What some fine-tuning recipes set."""
     keys = dict.fromkeys(key for name in names for key in FINETUNE_RECIPES[name])
@@ -208,4 +238,5 @@ def page() -> str:
 if __name__ == "__main__":
     if sys.argv[1:]:
         sys.exit(__doc__)
-    PAGE.write_text(page(), encoding="utf-8")
+    for file, text in {PAGE: page(), **method_pages()}.items():
+        file.write_text(text, encoding="utf-8")

@@ -204,9 +204,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_configuration_page_is_up_to_date() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "write_configuration_page.py"))
-    assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), (
-        "run: python scripts/write_configuration_page.py"
-    )
+    for page, text in {script["PAGE"]: script["page"](), **script["method_pages"]()}.items():
+        assert page.read_text(encoding="utf-8") == text, (
+            f"{page.name}: run: python scripts/write_configuration_page.py"
+        )
 
 
 def test_every_setting_says_what_it_means() -> None:
