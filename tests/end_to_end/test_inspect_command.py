@@ -104,6 +104,32 @@ def test_the_landscape_of_a_classifier(mae_run: Path, tmp_path: Path) -> None:
     assert middle[0] == middle[1] == found["plane"][2][2]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mae", "kdep"])
+def test_the_landscape_of_a_pretraining(method: str, mae_run: Path, tmp_path: Path) -> None:
+    """In its middle is about the loss that the run itself tells of held-out pictures."""
+    run_folder = mae_run
+    if method == "kdep":
+        run_folder = tmp_path / "run"
+        words = ["pretrain", "kdep", "--data", CELLS / "train", "--teacher", f"run:{mae_run}",
+                 "--out", run_folder, "train.epochs=1", "student.model=vit",
+                 "train.precision=fp32", "method.wider=pad", *SIZES]  # fmt: skip
+        assert main([str(word) for word in words]) == 0
+    quick = [*QUICK, "landscape.points=3", "landscape.directions=2"]
+    words = [run_folder, "--data", CELLS / "test", "--out", tmp_path / "out", *quick]
+    told = run("inspect", "--landscape", *words).stdout
+    assert "accuracy" not in told
+    (found,) = json.loads((tmp_path / "out" / "inspect.json").read_text())["landscapes"]
+    assert found["accuracy"] is None
+    loss = np.array(found["loss"])
+    assert np.isfinite(loss).all()
+    assert loss[0, 1] == loss[1, 1]
+    assert (loss[:, [0, 2]] != loss[:, [1]]).all()
+    told = json.loads((run_folder / "result.json").read_text())["best"]
+    assert told["metric"] == "held_out_loss"
+    assert loss[0, 1] == pytest.approx(told["value"], rel=0.3)
+
+
 def test_what_cannot_be_done_is_told(mae_run: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine.txt").write_text("x")
     data = ["--data", str(CELLS / "test")]

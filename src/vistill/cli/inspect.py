@@ -26,7 +26,10 @@ def inspect(
     ] = None,
     landscape: Annotated[
         bool,
-        typer.Option("--landscape", help="Also loss and accuracy around a classifier's weights."),
+        typer.Option(
+            "--landscape",
+            help="Also the loss around the weights, of a classifier or of a run's pre-training.",
+        ),
     ] = False,
 ) -> None:
     """Look inside models: attention and tokens of every layer, and where two of them differ."""

@@ -145,8 +145,9 @@ def _landscapes(result: InspectResult) -> list[Section]:
     curves = [
         Curve(title, "noise, lengths of the weights",
               {one.name: (one.lengths, getattr(one, key).mean(dim=0).tolist())
-               for one in result.landscapes})
-        for key, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy, percent"))
+               for one in result.landscapes if getattr(one, key) is not None})
+        for key, title in (("loss", "Loss"), ("accuracy", "Accuracy, percent"))
+        if any(getattr(one, key) is not None for one in result.landscapes)
     ]  # fmt: skip
     pictures = [(one.name, _png(one.plane, float(one.plane.quantile(0.9))))
                 for one in result.landscapes if one.plane is not None]  # fmt: skip

@@ -1,5 +1,6 @@
-"""The loss of a classifier around its weights."""
+"""The loss of a classifier, or of a pre-training, around its weights."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,12 @@ from vistill.errors import UserError
 from vistill.runs.inspecting import Opened
 from vistill.runs.looking import looked_at
 from vistill.runs.results import say
+from vistill.runs.run_loss import pretraining_loss, run_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vistill.analysis.landscape import Measure
     from vistill.batch import Batch
 
 _AT_ONCE = 64
@@ -24,7 +27,8 @@ class Landscape:
     Attributes:
         name: of the model.
         lengths: of the noise, in lengths of the weights.
-        loss, accuracy: `[directions, lengths]`, cross-entropy and percent.
+        loss: `[directions, lengths]`, cross-entropy or that of the pre-training.
+        accuracy: the same in percent, of a classifier.
         plane: loss in the plane of the first two directions, or None.
         flatness: mean increase of the loss up to half a length.
     """
@@ -32,18 +36,20 @@ class Landscape:
     name: str
     lengths: list[float]
     loss: "Tensor"
-    accuracy: "Tensor"
+    accuracy: "Tensor | None"
     plane: "Tensor | None"
     flatness: float
 
     def __str__(self) -> str:
         middle = len(self.lengths) // 2
-        far = float(self.accuracy[:, [0, -1]].mean())
-        return (
+        text = (
             f"{self.name}: loss {float(self.loss[:, middle].mean()):.3f}, "
-            f"+{self.flatness:.3f} on average up to half a length of noise; accuracy "
-            f"{float(self.accuracy[:, middle].mean()):.1f} %, {far:.1f} % at {self.lengths[-1]:g}"
+            f"+{self.flatness:.3f} on average up to half a length of noise"
         )
+        if self.accuracy is None:
+            return text
+        own, far = (float(self.accuracy[:, at].mean()) for at in ([middle], [0, -1]))
+        return f"{text}; accuracy {own:.1f} %, {far:.1f} % at {self.lengths[-1]:g}"
 
     def told(self) -> dict[str, Any]:
         """All numbers."""
@@ -51,22 +57,58 @@ class Landscape:
             "name": self.name,
             "lengths": self.lengths,
             "loss": self.loss.tolist(),
-            "accuracy": self.accuracy.tolist(),
+            "accuracy": None if self.accuracy is None else self.accuracy.tolist(),
             "plane": None if self.plane is None else self.plane.tolist(),
             "flatness": self.flatness,
         }
 
 
 def landscape(opened: Opened) -> Landscape:
-    """Loss and accuracy under noise that is scaled filter by filter, of a model with its head.
+    """The loss under noise that is scaled filter by filter: of a model with its head, with the
+    accuracy; of a run without one, that of its pre-training, on its student's weights.
 
     Raises:
-        UserError: it has no head, or the pictures have no labels that it knows.
+        UserError: neither can be had, or the pictures have no labels that the head knows.
     """
+    import torch
+
+    from vistill.analysis.landscape import curve, flatness, gaussian, plane, scaled
+    from vistill.evaluation.saved_classifier import find_head
+
+    run = run_of(opened.reference)
+    model: nn.Module
+    measure: Measure
+    if run is not None and find_head(opened.reference) is None:
+        model, loss, _ = pretraining_loss(opened, run)
+
+        def measure(_: "nn.Module") -> tuple[float, float]:
+            return loss(), math.nan
+
+    else:
+        model, measure = _classified(opened)
+    told = opened.config.landscape
+    count = told.points + 1 - told.points % 2  # with the weights themselves in the middle
+    lengths = torch.linspace(-told.reach, told.reach, count, dtype=torch.float64).tolist()
+    directions, curves = [], []
+    for number in range(max(told.directions, 2 if told.plane else 1)):
+        say(f"landscape of {opened.name}: direction {number + 1} of {told.directions}")
+        directions.append(scaled(model, gaussian(model, opened.config.seed * 1000 + number)))
+        if number < told.directions:
+            curves.append(curve(model, measure, directions[-1], lengths))
+    around = torch.stack(curves)
+    seen = None
+    if told.plane:
+        seen = plane(model, measure, (directions[0], directions[1]), lengths)[0]
+    flat = flatness(lengths, around[:, 0].mean(dim=0))
+    accuracy = around[:, 1] if around[:, 1].isfinite().all() else None
+    return Landscape(opened.name, lengths, around[:, 0], accuracy, seen, flat)
+
+
+def _classified(opened: Opened) -> "tuple[nn.Module, Measure]":
+    """A model with its head, and its cross-entropy and accuracy on the labelled samples."""
     import torch
     import torch.nn.functional as F
 
-    from vistill.analysis.landscape import curve, flatness, gaussian, plane, scaled
     from vistill.evaluation.trained import trained_classifier
 
     config, source = opened.config, opened.source
@@ -106,18 +148,4 @@ def landscape(opened: Opened) -> Landscape:
             right += float((scores.argmax(dim=1) == wanted).sum())
         return loss / len(every), 100 * right / len(every)
 
-    told = config.landscape
-    count = told.points + 1 - told.points % 2  # with the weights themselves in the middle
-    lengths = torch.linspace(-told.reach, told.reach, count, dtype=torch.float64).tolist()
-    directions, curves = [], []
-    for number in range(max(told.directions, 2 if told.plane else 1)):
-        say(f"landscape of {opened.name}: direction {number + 1} of {told.directions}")
-        directions.append(scaled(model, gaussian(model, config.seed * 1000 + number)))
-        if number < told.directions:
-            curves.append(curve(model, measure, directions[-1], lengths))
-    around = torch.stack(curves)
-    seen = None
-    if told.plane:
-        seen = plane(model, measure, (directions[0], directions[1]), lengths)[0]
-    flat = flatness(lengths, around[:, 0].mean(dim=0))
-    return Landscape(opened.name, lengths, around[:, 0], around[:, 1], seen, flat)
+    return model, measure
