@@ -255,7 +255,7 @@ def test_squares_are_found(folder):
 def test_an_evaluation_with_shapes(folder):
     options = BoxesConfig(
         **TINY, masks=True, size=SIZE, epochs=1, global_batch_size=2, train_pictures=4,
-        drops=(0.5, 0.6), least_score=0.0,
+        drops=(0.5, 0.6), least_score=0.0, precision="bf16",
     )  # fmt: skip
     config = EvaluateConfig(device="cpu", workers=0, boxes=options)
     model = vit()
