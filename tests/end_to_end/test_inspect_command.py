@@ -43,6 +43,9 @@ def test_two_models(mae_run: Path, other: Path, tmp_path: Path) -> None:
     assert np.shape(table) == (2, 3)
     (agreement,) = found["agreement"].values()
     assert len(agreement) == COUNT
+    (regions,) = found["regions"].values()
+    assert np.shape(regions) == (2, 2)  # of the coarser patches
+    assert "column" in told
     arrays = np.load(out / "inspect.npz")
     assert arrays["model0/block1/average"].shape == (16, 16)
     page = (out / "report.html").read_text()

@@ -9,12 +9,16 @@ from vistill.config.inspect import InspectConfig
 from vistill.errors import UserError
 from vistill.runs.inspecting import inspect_layers, open_all, warn_of_untold
 from vistill.runs.inspection import InspectResult
-from vistill.runs.inspection_page import FILES, write_inspection
+from vistill.runs.inspection_page import FILES, WORST, write_inspection
 from vistill.runs.loss_landscape import landscape
 from vistill.runs.reference import require_different
+from vistill.runs.regions import by_region
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_FEW = 64
+"""Pictures that tell in which regions two models differ, besides the worst."""
 
 
 def inspect_all(
@@ -55,8 +59,9 @@ def inspect_all(
     alike: dict[str, Tensor] = {}
     agreed: dict[str, tuple[Tensor, list[str]]] = {}
     classes: dict[str, list[tuple[str, float, int]]] = {}
+    regions: dict[str, tuple[list[int], Tensor]] = {}
     source = opened[0].source
-    for other in others:
+    for place, other in enumerate(others, start=1):
         both = torch.isin(first.ids, other.ids), torch.isin(other.ids, first.ids)
         ids = first.ids[both[0]]
         if len(ids) < 4:
@@ -67,8 +72,12 @@ def inspect_all(
         values = agreement(ours[-1], theirs[-1])
         agreed[other.name] = values, [source.sample_name(i) for i in ids.tolist()]
         classes[other.name] = by_class(values, first.labels[both[0]], source.classes or [])
+        few = ids[torch.cat([torch.arange(len(ids))[:_FEW], values.argsort()[:WORST]]).unique()]
+        maps = by_region(opened[0], opened[place], few.numpy())
+        if maps is not None:
+            regions[other.name] = few.tolist(), maps
     noun = source.media.noun
-    result = InspectResult(found, alike, agreed, classes, landscapes, noun)
+    result = InspectResult(found, alike, agreed, regions, classes, landscapes, noun)
     if out is None:
         return result
     write_inspection(result, opened, out)

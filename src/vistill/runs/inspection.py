@@ -36,6 +36,8 @@ class InspectResult:
         cka: alikeness of each layer of the first model and each of every other, by its name.
         agreement: how alike the first and every other model place each of some pictures among the
             others, `[n]`, and the names of these pictures.
+        regions: how alike they place each patch among its picture's others, `[n, h, w]`, and the
+            positions of these pictures, of every other model that has patches.
         classes: name, mean agreement and number of every class, of every other model.
         landscapes: of each model, where they were asked for.
         noun: what a sample is.
@@ -45,6 +47,7 @@ class InspectResult:
     models: list[Inspected]
     cka: Mapping[str, Any]
     agreement: Mapping[str, tuple[Any, list[str]]]
+    regions: Mapping[str, tuple[list[int], Any]]
     classes: Mapping[str, list[tuple[str, float, int]]]
     landscapes: "Sequence[Landscape]"
     noun: str
@@ -74,6 +77,8 @@ class InspectResult:
             if self.classes.get(name):
                 low = self.classes[name][0]
                 lines.append(f"  least alike of the classes: {low[0]} ({low[1]:.2f})")
+            if name in self.regions:
+                lines.append(f"  {_least_alike(self.regions[name][1].mean(dim=0))}")
         lines += [str(one) for one in self.landscapes]
         if self.out is not None:
             lines.append(f"written: {self.out / 'report.html'}")
@@ -100,10 +105,23 @@ class InspectResult:
                 name: dict(zip(names, values.tolist(), strict=True))
                 for name, (values, names) in self.agreement.items()
             },
+            "regions": {
+                name: maps.mean(dim=0).tolist() for name, (_, maps) in self.regions.items()
+            },
             "classes": self.classes,
             "landscapes": [one.told() for one in self.landscapes],
         }
         return json.dumps(told, indent=1) + "\n"
+
+
+def _least_alike(mean: Any) -> str:
+    """Of the patches of a picture, from its mean map."""
+    place = int(mean.argmin())
+    row, column = divmod(place, mean.shape[1])
+    return (
+        f"patches alike by {float(mean.mean()):.3f}, least in row {row + 1} of {mean.shape[0]}, "
+        f"column {column + 1} of {mean.shape[1]} ({float(mean.min()):.2f})"
+    )
 
 
 def layer_rows(model: Inspected) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILES = ("inspect.json", "inspect.npz", PAGE, BESIDE)
-_WORST = 20
+WORST = 20
 _SIDE = 160
 _CURVES = {
     "distance": "Mean attention distance, pixels",
@@ -120,12 +120,19 @@ def _alike(result: InspectResult, opened: Sequence[Opened]) -> list[Section]:
         sections.append(Section(f"CKA of {first.name} and {name}", text,
                                 pictures=[("layers", _png(table, 1.0))]))  # fmt: skip
     for name, (values, names) in result.agreement.items():
-        order = values.argsort()[:_WORST].tolist()
-        pictures = []
+        other = next(model for model in result.models if model.name == name)
+        theirs = set(other.ids.tolist())
+        ids = [i for i in first.ids.tolist() if i in theirs]
+        order = values.argsort()[:WORST].tolist()
+        seen, maps = result.regions.get(name, ([], None))
+        pictures = [] if maps is None else [("all patches", _png(1 - maps.mean(dim=0), 2.0))]
         for i in order:
-            shown = _thumbnail(opened[0], int(first.ids[i]))
+            shown = _thumbnail(opened[0], ids[i])
             if shown is not None:
                 pictures.append((f"{Path(names[i]).name} {values[i]:.2f}", shown))
+                if ids[i] in seen:
+                    patches = maps[seen.index(ids[i])]
+                    pictures.append(("its patches", _png(1 - patches, 2.0)))
         rows = [(one, f"{mean:.3f}", str(count)) for one, mean, count in
                 result.classes.get(name, [])]  # fmt: skip
         table = Table(("class", "alike", f"{result.noun}s"), rows) if rows else None
@@ -134,6 +141,11 @@ def _alike(result: InspectResult, opened: Sequence[Opened]) -> list[Section]:
             f"correlation of its cosines to all others, {values.mean():.3f} on average. Those that "
             "they place least alike:"
         )
+        if maps is not None:
+            text += (
+                " Beside each its patches, in the same way among the picture's others, and first "
+                f"the mean over {len(seen)} pictures: yellow where they differ."
+            )
         sections.append(Section(f"Where {first.name} and {name} differ", text, table=table,
                                 pictures=pictures))  # fmt: skip
     return sections
