@@ -82,9 +82,10 @@ def evaluate(
     config = build_config(EvaluateConfig, usual, settings)
     require_use(config, os.fspath(data), None if test is None else os.fspath(test), random_init)
     reference, model = with_module(backbone_reference(backbone), model)
-    page = None if out is None else page_of(Path(out))
+    page = None
     if out is not None:
         require_writable(Path(out))
+        page = page_of(Path(out))
 
     result = measure(Asked(config, backbone, reference, model, os.fspath(data), random_init))
     if out is not None and page is not None and main_rank():

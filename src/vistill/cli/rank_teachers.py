@@ -21,7 +21,9 @@ def rank_teachers(
     student: Annotated[
         str | None, typer.Option(help="Name of the student that is to learn, such as vit_tiny.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the numbers to this JSON file, a page beside it.")
+    ] = None,
 ) -> None:
     """Say which teacher to try first, by what its features are like on your own pictures."""
     from vistill import api

@@ -33,7 +33,7 @@ _LATER = {
         "floor_lr",
     },
     "teacher": {"precision"},
-    "student": {"qk_scale", "ape", "extra_norm_period"},
+    "student": {"qk_scale", "ape", "extra_norm_period", "maps"},
     "method": {"labels_weight", "logits_activation"},
 }
 

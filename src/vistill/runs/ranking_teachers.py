@@ -14,6 +14,9 @@ from vistill.runs.embedding import feature_job
 from vistill.runs.looking import drawn, looked_at, taking
 from vistill.runs.places import require_writable
 from vistill.runs.reference import require_different
+from vistill.runs.reports.attempting import attempt
+from vistill.runs.reports.evaluation_page import page_of
+from vistill.runs.reports.ranking_page import write_ranking
 from vistill.runs.results import aligned, say
 from vistill.runs.samples import open_samples
 
@@ -46,7 +49,8 @@ class RankResult:
     best: str
     reason: str
 
-    def __str__(self) -> str:
+    def table(self) -> list[tuple[str, ...]]:
+        """Names of the columns, then a row for every teacher."""
         rows = [_HEAD]
         for one in self.scores:
             knn, low_high = one.knn, one.knn_interval
@@ -61,7 +65,10 @@ class RankResult:
             figures = (f"{one.width}", f"{one.effective_rank:.1f}", f"{one.std_ratio:.3g}",
                        f"{one.svd_std_ratio:.3g}", f"{100 * one.energy:.1f}")  # fmt: skip
             rows.append((one.name, *figures, voted, tight, gap, f"{one.seconds:.1f}"))
-        lines = aligned(rows)
+        return rows
+
+    def __str__(self) -> str:
+        lines = aligned(self.table())
         lines.append(f"{self.seen} pictures, a student of {self.student_width} channels")
         lines.append(f"try first: {self.best}: {self.reason}")
         return "\n".join(lines)
@@ -88,7 +95,7 @@ def rank_teachers(
         teachers: references or backbones, at least two.
         data: pictures, or clips for teachers of clips; labels help.
         student: a name that tells the student's width.
-        out: JSON file for the numbers.
+        out: JSON file for the numbers; a page goes beside it.
 
     Raises:
         UserError: a teacher cannot be had, or there are too few pictures.
@@ -107,8 +114,10 @@ def rank_teachers(
     if len(teachers) < 2:
         raise UserError("rank-teachers compares teachers: give two or more")
     names = require_different("rank-teachers", teachers)
+    page = None
     if out is not None:
         require_writable(out)
+        page = page_of(out)
     width = _student_width(config, student)
     scores, seen = [], 0
     for name, teacher in zip(names, teachers, strict=True):
@@ -142,8 +151,10 @@ def rank_teachers(
                         "cos_gap": gap}  # fmt: skip
         scores.append(TeacherScores(name, seconds=1000 * spent[0] / seen, **figures))
     result = RankResult(scores, width, seen, *recommended(scores))
-    if out is not None:
+    if out is not None and page is not None:
         write_atomic(out, result.to_json())
+        told = config.model_dump(mode="json")
+        attempt(page, lambda: write_ranking(result, page, data, told))
     return result
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from vistill.analysis.teachers import TeacherScores
 from vistill.cli import main
 from vistill.evaluation.detection.detect import DetectionScore
 from vistill.evaluation.metrics import Score, Summary, Tried
 from vistill.evaluation.paired import Difference
 from vistill.runs.comparison import CellResult, CompareResult, RowResult
+from vistill.runs.ranking_teachers import RankResult
 from vistill.runs.reports.attempting import attempt
 from vistill.runs.reports.comparison_page import write_comparison
 from vistill.runs.reports.evaluation_page import page_of, write_evaluation
+from vistill.runs.reports.ranking_page import write_ranking
 from vistill.runs.results import EvaluateResult
 
 CONFIG = {"model": "run:x", "train": "labelled", "test": None, "protocols": ["knn"], "k": 20}
@@ -64,6 +67,8 @@ def test_the_numbers_do_not_make_room_for_the_page(
     words = ["evaluate", "vit_tiny", "--data", str(tmp_path / "data")]
     assert main([*words, "--out", str(tmp_path / "x.html")]) == 2
     assert "is for the numbers, in JSON; name" in capsys.readouterr().err
+    assert main([*words, "--out", "."]) == 2
+    assert "is a folder; name a JSON file" in capsys.readouterr().err
 
 
 def test_a_comparison_has_a_page(tmp_path: Path) -> None:
@@ -89,6 +94,19 @@ def test_a_comparison_has_a_page(tmp_path: Path) -> None:
     assert len(page) < 100_000
     assert (tmp_path / "report" / "table.csv").read_text().count("\n") == 5
     assert (tmp_path / "report" / "accuracy-with-its-95-interval.svg").is_file()
+
+
+def test_a_ranking_has_a_page(tmp_path: Path) -> None:
+    a = TeacherScores("a", 64, 9.5, 3.0, 2.0, 0.9, 1.0, 0.5, (0.4, 0.6), 0.3, (0.2, 0.4), 0.1)
+    b = TeacherScores("b <c>", 64, 5.0, 3.0, 2.0, 0.9, 1.0)
+    result = RankResult([b, a], 32, 99, "a", "its classes are tight")
+    write_ranking(result, tmp_path / "teachers.html", "pictures", {"k": 20})
+    page = (tmp_path / "teachers.html").read_text()
+    assert "Try first: a, its classes are tight" in page
+    assert '<tr class="best"><td>a</td>' in page
+    assert "b &lt;c&gt;" in page
+    assert page.count("<svg") == 3
+    assert (tmp_path / "teachers-report" / "scores.csv").read_text().count("\n") == 3
 
 
 def test_a_fault_of_a_page_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,6 +141,7 @@ def test_what_makes_a_run_another_one():
         ("optim.div_factor", 5, {"optim.schedule": "1cycle"}),
         ("optim.weight_decay_end", 0.4, {}),
         ("student.qk_scale", 0.2, {}),
+        ("student.maps", ["a"], {"student.model": "torchvision/resnet18"}),
         ("students.a.qk_scale", 0.2, {"students.a.model": "vit_tiny"}),
         ("method.labels_weight", 1.0, {}),
     ],

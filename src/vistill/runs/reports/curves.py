@@ -93,11 +93,12 @@ def _ahead(record: Record, key: str) -> Band | None:
     if any(one is None for one in found):
         return None
     known = [one for one in found if one is not None]
+    most = math.inf if falls else 100.0
     return Band(
         [one.epoch for one in known],
-        [one.low for one in known],
-        [one.value for one in known],
-        [one.high for one in known],
+        [max(one.low, 0.0) for one in known],
+        [min(one.value, most) for one in known],
+        [min(one.high, most) for one in known],
     )
 
 
