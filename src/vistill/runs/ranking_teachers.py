@@ -51,7 +51,7 @@ class RankResult:
 
     def table(self) -> list[tuple[str, ...]]:
         """Names of the columns, then a row for every teacher."""
-        rows = [_HEAD]
+        rows: list[tuple[str, ...]] = [_HEAD]
         for one in self.scores:
             knn, low_high = one.knn, one.knn_interval
             voted = "" if knn is None or low_high is None else (

@@ -2,6 +2,7 @@
 cost of the run."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_it_is_made_again_with_what_it_showed(run: Path, tmp_path: Path) -> None
     assert again == tmp_path / "page.html"
     assert (run / "report.html").read_text() == again.read_text()
     assert (tmp_path / "page-report" / "inputs-1.jpg").is_file()
+
+
+def test_a_run_without_a_page_is_built_once_more_to_show_its_inputs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("report*", "checkpoints"))
+    api.report(copy)
+    for name in ("inputs-1.jpg", "inputs-6.jpg", "attention-of-the-student-1.jpg"):
+        assert (copy / "report" / name).read_bytes() == (run / "report" / name).read_bytes()
+    shutil.rmtree(copy / "report")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("cells/train", "cells/gone"))
+    capsys.readouterr()
+    api.report(copy)
+    assert "its inputs cannot be shown: " in capsys.readouterr().out
+    assert "Inputs" not in (copy / "report.html").read_text()
 
 
 def test_inputs_are_those_of_the_first_step() -> None:

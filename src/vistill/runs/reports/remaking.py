@@ -55,7 +55,12 @@ def _prepared(record: Record) -> Prepared | None:
             loaded = load_config(str(config), [])
             said = said_settings(str(config), [])
             adapted, reading = fit_to_place(loaded, said, record.folder, overwrite=False)
-            return prepare(adapted, reading, out=record.folder)
+            prepared = prepare(adapted, reading, out=record.folder)
+        gone = [one.cache.folder for one in prepared.planned if not one.cache.folder.is_dir()]
+        if gone:
+            prepared.give_back()
+            raise UserError(f"its cache {gone[0]} is gone")
+        return prepared
     except (UserError, Failure) as error:
         say_notes(str(record.folder), [f"its inputs cannot be shown: {first_line(error)}"])
         return None
