@@ -18,6 +18,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import vistill
 from vistill.config.multi_student import student_models
 from vistill.errors import UserError
+from vistill.methods.named_layers import inner_module
 from vistill.models.adapters.any_cnn import PooledBackbone
 from vistill.models.adapters.detectors import detector_backbone
 from vistill.models.backbone import Normalization, Tap
@@ -100,6 +101,7 @@ def test_the_backbone_of_torchvisions(name: str, part: str, width: int, mean: fl
     found = create_backbone(f"torchvision/{name},num_classes=3", image_size=96)
     assert isinstance(found, PooledBackbone)
     assert found.runs is found.module.get_submodule(part)
+    assert inner_module(found) is found.runs  # where layers are looked up by their names
     assert found.width == width
     assert found.normalization.mean[0] == mean
     assert found.module.state_dict().keys() == get_model(
@@ -145,7 +147,8 @@ def test_a_module_of_ones_own_by_the_names_of_its_maps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Yolo().state_dict()
-    after = teach(tmp_path, Yolo(), "kdep", **{"student.maps": "model.2"})
+    maps = {"student.maps": "model.2", "method.stages": [["model.1", "layer3"]]}
+    after = teach(tmp_path, Yolo(), "kdep", **maps)
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith("model.")}
     Yolo().load_state_dict(after, strict=True)
