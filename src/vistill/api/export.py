@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.image_size import ImageSize
-from vistill.runs.exporting import export_classifier, export_onnx, require_own
+from vistill.runs.exporting import (
+    cheaper_onnx,
+    classifier_to_onnx,
+    export_classifier,
+    export_onnx,
+    require_own,
+    require_precision,
+)
 from vistill.runs.published import PUBLISHED, export_published
 from vistill.runs.reference import backbone_reference, require_trained, with_module
 
@@ -26,6 +33,8 @@ def export(
     *,
     out: str | os.PathLike[str],
     format: Literal["timm", "torch", "onnx", "mae", "videomae", "umt"] | str = "timm",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    calibrate: str | os.PathLike[str] | None = None,
     which: Literal["best", "last"] | str | None = None,
     random_init: bool = False,
     model: "nn.Module | str | None" = None,
@@ -37,10 +46,10 @@ def export(
     for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
     `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and `pooled` `[B, D]`, which is
     `Backbone.pooled`; it normalises its input itself, takes any batch and, of a CNN, any size. Also
-    needs the extra `vistill[onnx]`. `mae`, `videomae`, `umt`: `checkpoint.pth`
-    under the names of the published files (AMD has VideoMAE's), which their code loads; of a run
-    with `which="last"` with decoder, projections and generators, of UMT's second stage and its
-    retrieval with the tower that reads.
+    needs the extra `vistill[onnx]`; `vistill.evaluate` measures what was written. `mae`,
+    `videomae`, `umt`: `checkpoint.pth` under the names of the published files (AMD has VideoMAE's),
+    which their code loads; of a run with `which="last"` with decoder, projections and generators,
+    of UMT's second stage and its retrieval with the tower that reads.
 
     Of a model that `finetune.keep` wrote, head and class names come along: `model(x)` in timm and
     `logits` and `probabilities` in ONNX are its answer, and `model.json` or `onnx.json` names the
@@ -51,6 +60,9 @@ def export(
         out: folder to write to; made if missing. In one that holds other files than an export
             nothing is written.
         format: see above.
+        precision: of an ONNX file. In `fp16` weights and arithmetic, what goes in and out stays
+            fp32; in `int8` convolutions and linear layers, by ranges that are seen on pictures.
+        calibrate: pictures for `int8`, of which up to 200 are seen.
         which: `best` or `last` of a run; None: the best where there is one.
         random_init: allow a backbone whose weights nobody trained.
         model: the module of your own that was the run's student, or `FILE.py:NAME` that makes it.
@@ -60,6 +72,7 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    require_precision(format, precision, calibrate)
     if which not in (None, "best", "last"):
         raise UserError(
             f"which must be best or last, not {which!r}{did_you_mean(which, ('best', 'last'))}"
@@ -76,6 +89,7 @@ def export(
     require_own(target)
 
     from vistill.evaluation.saved_classifier import HEAD, find_head
+    from vistill.evaluation.trained import trained_classifier
     from vistill.models.export import save_backbone
     from vistill.models.text.saved import load_reader
     from vistill.models.timm_form import timm_form
@@ -88,11 +102,16 @@ def export(
             "random_init (--random-init) allows weights that nobody trained, and those of "
             f"{source} are trained; leave it out"
         )
+    cheaper = cheaper_onnx(
+        precision, None if calibrate is None else os.fspath(calibrate), backbone, str(reference)
+    )
     head = find_head(reference)
     if head is not None and format not in PUBLISHED:
-        return export_classifier(backbone, head, target, format, reference)
+        return export_classifier(backbone, head, target, format, reference, cheaper)
+    if format == "onnx" and "logits" in backbone.taps:
+        return classifier_to_onnx(trained_classifier(backbone, reference), target, cheaper)
     if format == "onnx":
-        return export_onnx(backbone, target)
+        return export_onnx(backbone, target, cheaper)
     if format in PUBLISHED:
         whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
         run = Path(reference.removeprefix("run:")).parent.parent if whole else None

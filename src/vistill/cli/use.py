@@ -14,6 +14,10 @@ def export(
     format: Annotated[
         str, typer.Option(help="timm, torch, onnx, or the published mae, videomae, umt.")
     ] = "timm",
+    precision: Annotated[str, typer.Option(help="Of an ONNX file: fp32, fp16 or int8.")] = "fp32",
+    calibrate: Annotated[
+        str | None, typer.Option(help="Pictures on which int8 is calibrated.")
+    ] = None,
     which: Annotated[
         str | None, typer.Option(help="best or last of a run; default: best where there is one.")
     ] = None,
@@ -30,7 +34,14 @@ def export(
     if out is None:
         raise UserError("export needs a folder to write to: give --out DIR")
     files = api.export(
-        source, out=out, format=format, which=which, random_init=random_init, model=model
+        source,
+        out=out,
+        format=format,
+        precision=precision,  # type: ignore[arg-type]
+        calibrate=calibrate,
+        which=which,
+        random_init=random_init,
+        model=model,
     )
     for path in files:
         typer.echo(str(path))

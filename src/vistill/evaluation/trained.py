@@ -34,12 +34,12 @@ class TrainedClassifier(nn.Module):
     @property
     def names(self) -> list[str] | None:
         """Of the classes by output, where somebody named them."""
-        return None if self.head is None else self.head.classes
+        return self.backbone.class_names if self.head is None else self.head.classes
 
     @property
     def interpolation(self) -> Literal["bicubic", "bilinear"]:
         """How pictures are resized in tests."""
-        return "bicubic" if self.head is None else self.head.interpolation
+        return (self.head or self.backbone).interpolation
 
     @property
     def backbone(self) -> Backbone:
@@ -81,7 +81,8 @@ def trained_classifier(
     saved = find_head(reference)
     if saved is None and "logits" in backbone.taps:
         count = backbone.shape(Tap("logits", backbone.depth)).width
-        return TrainedClassifier(backbone, [str(n) for n in range(count)], None).eval()
+        names = backbone.class_names or [str(n) for n in range(count)]
+        return TrainedClassifier(backbone, names, None).eval()
     named = isinstance(reference, str) and reference.startswith(("run:", "file:"))
     if saved is None and not named:
         raise UserError(

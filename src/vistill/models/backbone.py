@@ -60,6 +60,9 @@ class Backbone(nn.Module, ABC):
         full_type: of its pixels, where some of its weights are kept in a cheaper one.
         build: name and arguments that rebuild the architecture (`vistill.models.build`), or None.
         adapter: of a module of the user's own, the arguments that wrap it again; else None.
+        answers_only: whether it cannot be trained, copied into another or looked into.
+        class_names: of the outputs of its own classifier, where it tells them.
+        interpolation: how pictures are resized for that.
         made_by: the function of the user's, `FILE.py:NAME`, that made it; or None.
     """
 
@@ -83,6 +86,9 @@ class Backbone(nn.Module, ABC):
     build: dict[str, Any] | None
     adapter: dict[str, Any] | None = None
     made_by: str | None = None
+    answers_only: bool = False
+    class_names: list[str] | None = None
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     @property
     def input_type(self) -> torch.dtype:

@@ -3,12 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,6 +26,24 @@ _LARGEST = 2**31 - 2**20
 """Bytes that fit into one file; protobuf ends at 2 GiB."""
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Cheaper:
+    """How a file comes to a cheaper type.
+
+    Attributes:
+        precision: of its weights and products.
+        convert: from a file in fp32 to a new one.
+        pixels: on which both are compared; it is told how far they are apart.
+    """
+
+    precision: Precision
+    convert: Callable[[Path, Path], None]
+    pixels: Float[np.ndarray, "b 3 *size"]
+
+
 def write_onnx(
     model: nn.Module,
     folder: Path,
@@ -32,6 +52,7 @@ def write_onnx(
     free: bool,
     outputs: dict[str, str],
     name: str,
+    cheaper: Cheaper | None = None,
     **facts: Any,
 ) -> list[Path]:
     """Write `model.onnx` with a free batch, and with free sides where the model takes others.
@@ -43,14 +64,19 @@ def write_onnx(
         free: whether to try for free sides.
         outputs: what the outputs are, by name.
         name: of the model, in sentences.
+        cheaper: the type of its weights; None: fp32.
         facts: further entries of `onnx.json`.
 
     Returns:
         The files.
 
     Raises:
-        UserError: torch cannot export the model, or the file computes something else.
+        UserError: torch cannot export the model, the file computes something else, or it cannot be
+            had in that type.
     """
+    large = sum(t.nbytes for t in model.state_dict().values()) > _LARGEST
+    if large and cheaper is not None:
+        raise UserError(f"{name} is larger than 2 GiB, and such a file is written in fp32 alone")
     model.eval()
     free = free and _takes_other_sizes(model, size)
     program = _export(model, size, list(outputs), free=True) if free else None
@@ -63,20 +89,28 @@ def write_onnx(
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as made:
-        large = sum(t.nbytes for t in model.state_dict().values()) > _LARGEST
         program.save(Path(made) / MODEL, external_data=large)
         sizes = [size, *(_other_sizes(size) if free else ())]
         worst = _difference(model, Path(made) / MODEL, sizes)
         if not worst <= _TOLERANCE:
             if free:  # its sides are free in name alone
                 return write_onnx(
-                    model, folder, size=size, free=False, outputs=outputs, name=name, **facts
+                    model,
+                    folder,
+                    size=size,
+                    free=False,
+                    outputs=outputs,
+                    name=name,
+                    cheaper=cheaper,
+                    **facts,
                 )
             wrong = f"is off by {worst:.1e}" if worst < float("inf") else "does not run"
             raise UserError(
                 f"{name} cannot be had as ONNX: the file that torch {torch.__version__} writes "
                 f"{wrong}; use --format timm or --format torch"
             )
+        if cheaper is not None:
+            facts["off_by"] = _convert(Path(made) / MODEL, cheaper, list(outputs), name)
         written = []
         for path in sorted(Path(made).iterdir(), reverse=True):  # the model last
             os.replace(path, folder / path.name)
@@ -89,6 +123,7 @@ def write_onnx(
         "input": {"pixels": ["batch", 3, *size[:-2], *sides], "range": [0, 1]},
         "made_for": list(size),
         "outputs": outputs,
+        "precision": "fp32" if cheaper is None else cheaper.precision,
         **facts,
     }
     write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
@@ -141,21 +176,59 @@ def _takes_other_sizes(model: nn.Module, size: Sequence[int]) -> bool:
 
 def _difference(model: nn.Module, file: Path, sizes: list[Any]) -> float:
     """Largest difference between file and model, relative to the largest value of the output."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a file that does not run is refused in words of our own
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    running = session(file)
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for count, size in ((count, size) for size in sizes for count in (1, 3)):
         pixels = torch.rand(count, 3, *size, generator=generator)
         with torch.no_grad():
             expected: tuple[Tensor, ...] = model(pixels)
         try:
-            found = session.run(None, {"pixels": pixels.numpy()})
+            found = running.run(None, {"pixels": pixels.numpy()})
         except Exception:  # of whatever kind the runtime raises
             return float("inf")
         for ours, theirs in zip(expected, found, strict=True):
             off = np.abs(ours.numpy() - theirs).max() / max(float(ours.abs().max()), 1e-12)
             worst = float(np.fmax(worst, off)) if np.isfinite(off) else float("inf")
     return worst
+
+
+def session(file: Path) -> Any:
+    """What runs a file on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a file that does not run is refused in words of our own
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _convert(file: Path, cheaper: Cheaper, outputs: list[str], name: str) -> dict[str, float]:
+    """Put the cheaper file in the place of the first; how far every output of theirs is apart,
+    relative to its size (root mean squares).
+
+    Raises:
+        UserError: it cannot be had, or gives no numbers.
+    """
+    import onnxruntime
+
+    plain = file.with_name("fp32.onnx")
+    os.replace(file, plain)
+    told = f"{name} cannot be had as ONNX in {cheaper.precision}"
+    try:
+        with quiet(ONNX):
+            cheaper.convert(plain, file)
+        before, after = (
+            session(one).run(None, {"pixels": cheaper.pixels}) for one in (plain, file)
+        )
+    except Exception as error:  # of any pass of the converter, in terms of graphs
+        raise UserError(
+            f"{told}: onnxruntime {onnxruntime.__version__} cannot convert or run one of its "
+            "steps; leave out --precision"
+        ) from error
+    plain.unlink()
+    apart = {}
+    for output, first, second in zip(outputs, before, after, strict=True):
+        if not np.isfinite(second).all():
+            raise UserError(f"{told}: its numbers grow beyond that type; leave out --precision")
+        size = float(np.sqrt(np.square(first).mean()))
+        apart[output] = float(np.sqrt(np.square(first - second).mean())) / max(size, 1e-12)
+    return apart

@@ -7,7 +7,7 @@ from vistill.config.evaluation import EvaluateConfig
 from vistill.errors import UserError
 from vistill.files import local_path
 from vistill.runs.classifying import classifier_of
-from vistill.runs.measured import Named
+from vistill.runs.measured import Named, opened
 from vistill.runs.reference import backbone_reference, require_trained
 from vistill.runs.results import Table
 from vistill.runs.samples import as_trained, open_samples
@@ -109,7 +109,6 @@ def _reference(
     """
     from vistill.evaluation.robustness import alexnet_table, read_table
     from vistill.evaluation.trained import trained_classifier
-    from vistill.models.build import load_backbone
 
     given = config.robustness.reference
     if given is None:
@@ -119,7 +118,7 @@ def _reference(
     if Path(given).suffix == ".json":
         return read_table(Path(given), config.robustness)
     reference = backbone_reference(given)
-    backbone = load_backbone(reference)
+    backbone = opened(reference)
     require_trained(backbone, given)
     if backbone.num_frames > 1:
         raise UserError(f"robustness.reference={given} takes clips, and these are pictures")

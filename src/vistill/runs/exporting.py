@@ -5,17 +5,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vistill.config.samples import SamplesConfig
+from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.files import PARTIAL
 from vistill.locking import LOCK
+from vistill.runs.samples import as_trained, open_samples
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from vistill.evaluation.saved_classifier import Head
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
+    from vistill.models.onnx_files import Cheaper, Precision
 
+PRECISIONS = ("fp32", "fp16", "int8")
+_CALIBRATED = 200
+"""Pictures that ranges are taken from."""
 _MARKS = ("model.json", "onnx.json", "checkpoint.json")
 _FILES = (
     *_MARKS,
@@ -52,7 +60,77 @@ def _is_mark(path: Path) -> bool:
         return False
 
 
-def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
+def require_precision(format: str, precision: str, calibrate: Any) -> None:
+    """
+    Raises:
+        UserError: no such type, of a format that has it, or no pictures to calibrate it on.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}; ONNX has "
+            f"{', '.join(PRECISIONS)}"
+        )
+    if precision != "fp32" and format != "onnx":
+        raise UserError(
+            f"precision {precision} is one of ONNX files, and format {format} has fp32 alone; use "
+            "--format onnx"
+        )
+    if precision == "int8" and calibrate is None:
+        raise UserError("precision int8 needs pictures to calibrate on: give --calibrate DIR")
+    if precision != "int8" and calibrate is not None:
+        raise UserError(f"--calibrate {calibrate} is for --precision int8; leave it out")
+
+
+def cheaper_onnx(
+    precision: "Precision", calibrate: str | None, backbone: "Backbone", reference: str
+) -> "Cheaper | None":
+    """How the file comes to that type; None for fp32.
+
+    Raises:
+        UserError: no pictures to calibrate on, or a model of clips.
+    """
+    import numpy as np
+
+    from vistill.models.onnx_files import Cheaper
+    from vistill.models.onnx_precision import to_fp16, to_int8
+
+    if precision == "fp32":
+        return None
+    if precision == "fp16":
+        clip = () if backbone.num_frames == 1 else (backbone.num_frames,)
+        shape = (2, 3, *clip, *backbone.image_size)
+        return Cheaper(precision, to_fp16, np.random.default_rng(0).random(shape, np.float32))
+    if backbone.num_frames > 1:
+        raise UserError(f"int8 is calibrated on pictures, and {reference} takes clips; use fp16")
+    assert calibrate is not None
+    pictures = _pictures(calibrate, backbone, reference)
+    return Cheaper(precision, lambda file, out: to_int8(file, out, pictures), pictures[0])
+
+
+def _pictures(data: str, backbone: "Backbone", reference: str) -> "list[NDArray]":
+    """Batches of pixels in [0, 1] of some pictures, evenly spread over all of them."""
+    import numpy as np
+
+    from vistill.data import BrokenFiles, EvalTransform, eval_batches
+
+    source = open_samples(as_trained(SamplesConfig(), reference), data, "image")
+    count = min(len(source), _CALIBRATED)
+    chosen = np.linspace(0, len(source) - 1, count).round().astype(int)
+    batches = eval_batches(
+        source,
+        chosen,
+        EvalTransform(backbone.image_size),
+        batch_size=8,
+        workers=0,
+        broken=BrokenFiles(count, max_share=1.0, noun="picture"),
+    )
+    found = [batch.unit_pixels().numpy() for batch in batches]
+    if not found:
+        raise UserError(f"none of the {count} pictures of {data} that were tried can be read")
+    return found
+
+
+def export_onnx(backbone: "Backbone", folder: Path, cheaper: "Cheaper | None" = None) -> list[Path]:
     """Write the tokens and the pooled feature of a backbone as ONNX; the files."""
     tokens = "after the final norm" if backbone.depth else "of the last map"
     outputs = {
@@ -65,11 +143,17 @@ def export_onnx(backbone: "Backbone", folder: Path) -> list[Path]:
         lambda pixels: backbone.tokens_and_pooled(backbone.normalization(pixels)),
         folder,
         outputs,
+        cheaper,
     )
 
 
 def export_classifier(
-    backbone: "Backbone", head: "Head", folder: Path, format: str, reference: str
+    backbone: "Backbone",
+    head: "Head",
+    folder: Path,
+    format: str,
+    reference: str,
+    cheaper: "Cheaper | None" = None,
 ) -> list[Path]:
     """Write a fine-tuned model with head and class names; the files.
 
@@ -87,7 +171,7 @@ def export_classifier(
         return [folder / WEIGHTS, folder / HEAD, folder / DESCRIPTION]
     trained = trained_classifier(backbone, reference)
     if format == "onnx":
-        return _classifier_to_onnx(trained, folder)
+        return classifier_to_onnx(trained, folder, cheaper, **facts)
     form = timm_classifier(trained.backbone, head.state, trained.of_images)
     if form is None:
         raise UserError(
@@ -100,7 +184,10 @@ def export_classifier(
     return [folder / WEIGHTS, folder / DESCRIPTION]
 
 
-def _classifier_to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path]:
+def classifier_to_onnx(
+    trained: "TrainedClassifier", folder: Path, cheaper: "Cheaper | None", **facts: Any
+) -> list[Path]:
+    """Write class scores and probabilities as ONNX; the files."""
     count = len(trained.classes)
     outputs = {
         "logits": f"[batch, {count}] class scores",
@@ -111,7 +198,8 @@ def _classifier_to_onnx(trained: "TrainedClassifier", folder: Path) -> list[Path
         logits = trained(pixels)
         return logits, logits.softmax(dim=1)
 
-    return _to_onnx(trained, trained.backbone, both, folder, outputs, classes=trained.classes)
+    facts |= {"classes": trained.names, "interpolation": trained.interpolation}
+    return _to_onnx(trained, trained.backbone, both, folder, outputs, cheaper, **facts)
 
 
 def _to_onnx(
@@ -120,6 +208,7 @@ def _to_onnx(
     compute: "Callable[[Tensor], tuple[Tensor, Tensor]]",
     folder: Path,
     outputs: dict[str, str],
+    cheaper: "Cheaper | None",
     **facts: Any,
 ) -> list[Path]:
     """Write what `compute` makes of pixels by the weights of `owner`."""
@@ -145,6 +234,7 @@ def _to_onnx(
         free=not backbone.depth,
         outputs=outputs,
         name=backbone.origin,
+        cheaper=cheaper,
         origin=backbone.origin,
         **facts,
     )

@@ -11,11 +11,14 @@ from vistill.runs.reference import require_trained
 if TYPE_CHECKING:
     from torch import nn
 
+    from vistill.image_size import ImageSize
     from vistill.models.backbone import Backbone
     from vistill.models.joint import JointModel
     from vistill.models.text.answering import UMTAnswers
 
 M = TypeVar("M")
+_ANSWERED = ("knn", "linear", "test", "robustness")
+"""Protocols that train nothing of the model."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,38 @@ def backbone_of(asked: Asked) -> "Backbone":
     Raises:
         UserError: its weights come from nowhere.
     """
-    from vistill.models.build import load_backbone
-
     # An object is left as it is: its copies are resized.
     size = asked.config.image_size if isinstance(asked.reference, str) else None
-    model = load_backbone(asked.reference, image_size=size, into=asked.own).eval()
+    model = opened(asked.reference, size, asked.own)
+    if model.answers_only:
+        for protocol in asked.config.protocols:
+            if protocol not in _ANSWERED:
+                raise UserError(
+                    f"{asked.given} only answers, and {protocol} trains it; give the model that it "
+                    "was exported from"
+                )
+        if asked.random_init:
+            raise UserError(f"{asked.given} has no fresh weights; leave out --random-init")
     if asked.random_init:
         return fresh(model, asked.config.seeds[0], asked.own)
     require_trained(model, asked.given, or_say="--random-init")
     return model
+
+
+def opened(
+    reference: Any, image_size: "ImageSize | None" = None, own: "nn.Module | str | None" = None
+) -> "Backbone":
+    """A backbone with its weights, or an exported ONNX file, which only answers.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    from vistill.models.build import load_backbone
+    from vistill.models.onnx_backbone import OnnxBackbone, onnx_folder
+
+    folder = onnx_folder(reference)
+    found = reference if folder is None else OnnxBackbone(folder)
+    return load_backbone(found, image_size=image_size, into=own).eval()
 
 
 def reader_of(asked: Asked) -> "JointModel":

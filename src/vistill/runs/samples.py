@@ -58,8 +58,10 @@ def trained_on(reference: str) -> dict[str, Any]:
     kind, _, path = reference.partition(":")
     if kind != "run":
         return {}
-    description = Path(path) / "model.json"
-    if description.is_file():
+    for name in ("model.json", "onnx.json"):
+        description = Path(path) / name
+        if not description.is_file():
+            continue
         told = json.loads(description.read_text(encoding="utf-8"))
         if "clips" in told or "value_range" in told:
             return {**told.get("clips", {}), "value_range": told.get("value_range")}
