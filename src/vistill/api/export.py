@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.image_size import ImageSize
-from vistill.runs.exporting import (
-    cheaper_onnx,
-    classifier_to_onnx,
-    export_classifier,
-    export_onnx,
-    require_own,
-    require_precision,
-)
-from vistill.runs.published import PUBLISHED, export_published
+from vistill.runs.exporting import cheaper_onnx, require_own, require_precision, write_export
+from vistill.runs.published import PUBLISHED
 from vistill.runs.reference import backbone_reference, require_trained, with_module
 
 if TYPE_CHECKING:
@@ -25,14 +18,14 @@ if TYPE_CHECKING:
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
 
-FORMATS = ("timm", "torch", "onnx", *PUBLISHED)
+FORMATS = ("timm", "transformers", "torch", "onnx", *PUBLISHED)
 
 
 def export(
     source: "str | os.PathLike[str] | Backbone",
     *,
     out: str | os.PathLike[str],
-    format: Literal["timm", "torch", "onnx", "mae", "videomae", "umt"] | str = "timm",
+    format: str = "timm",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
     which: Literal["best", "last"] | str | None = None,
@@ -42,8 +35,11 @@ def export(
     """Write a backbone, or a fine-tuned model with its head, for use elsewhere; return the files.
 
     `timm`: `model.safetensors` and `model.json`, whose `timm` entry is what `timm.create_model`
-    takes to build a model that loads the weights with `strict=True`. `torch`: the same two files
-    for any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
+    takes to build a model that loads the weights with `strict=True`; and `config.json` and a card,
+    `README.md`, by which `timm.create_model("local-dir:OUT", pretrained=True)` loads the folder.
+    `transformers`: a folder that `AutoModel.from_pretrained` loads, with an image processor and a
+    card, of plain ViTs, ResNets and that library's own models. `torch`: weights and `model.json`
+    of any backbone that vistill can build again. `onnx`: `model.onnx` from `pixels`
     `[B, 3, H, W]` in [0, 1] to `tokens` `[B, N, D]` and `pooled` `[B, D]`, which is
     `Backbone.pooled`; it normalises its input itself, takes any batch and, of a CNN, any size. Also
     needs the extra `vistill[onnx]`; `vistill.evaluate` measures what was written. `mae`,
@@ -79,6 +75,8 @@ def export(
         )
     if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
+    if format == "transformers" and find_spec("transformers") is None:
+        raise UserError("format transformers needs an extra: pip install 'vistill[teachers]'")
     reference, model = with_module(backbone_reference(source, which=which), model)
     if which is not None and not (isinstance(reference, str) and reference.startswith("run:")):
         raise UserError(
@@ -88,12 +86,6 @@ def export(
     target = Path(out)
     require_own(target)
 
-    from vistill.evaluation.saved_classifier import HEAD, find_head
-    from vistill.evaluation.trained import trained_classifier
-    from vistill.models.export import save_backbone
-    from vistill.models.text.saved import load_reader
-    from vistill.models.timm_form import timm_form
-
     backbone = load_backbone(reference, into=model)
     if not random_init:
         require_trained(backbone, source, or_say="--random-init")
@@ -102,35 +94,11 @@ def export(
             "random_init (--random-init) allows weights that nobody trained, and those of "
             f"{source} are trained; leave it out"
         )
-    cheaper = cheaper_onnx(
-        precision, None if calibrate is None else os.fspath(calibrate), backbone, str(reference)
+    pictures = None if calibrate is None else os.fspath(calibrate)
+    cheaper = cheaper_onnx(precision, pictures, backbone, str(reference))
+    return write_export(
+        backbone, reference, target, format, cheaper, source=source, whole=which == "last"
     )
-    head = find_head(reference)
-    if head is not None and format not in PUBLISHED:
-        return export_classifier(backbone, head, target, format, reference, cheaper)
-    if format == "onnx" and "logits" in backbone.taps:
-        return classifier_to_onnx(trained_classifier(backbone, reference), target, cheaper)
-    if format == "onnx":
-        return export_onnx(backbone, target, cheaper)
-    if format in PUBLISHED:
-        whole = which == "last" and isinstance(reference, str) and reference.startswith("run:")
-        run = Path(reference.removeprefix("run:")).parent.parent if whole else None
-        reader = None
-        if format == "umt" and isinstance(reference, str) and reference.startswith("run:"):
-            reader = load_reader(Path(reference.removeprefix("run:")))
-        return [export_published(backbone, format, target, run, head, reader)]
-    if format == "timm":
-        form = timm_form(backbone)
-        if form is None:
-            raise UserError(f"timm has no model like {source}; use --format torch")
-        if form.feature is None:
-            raise UserError(
-                f"timm builds {source}, but has no place where it gives the feature that is "
-                "measured here; use --format torch or --format onnx"
-            )
-    save_backbone(backbone, target)
-    (target / HEAD).unlink(missing_ok=True)  # of an earlier export
-    return [target / "model.safetensors", target / "model.json"]
 
 
 def load_backbone(

@@ -12,7 +12,8 @@ def export(
     source: Annotated[str, typer.Argument(metavar="RUN_OR_BACKBONE", help="What to export.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
     format: Annotated[
-        str, typer.Option(help="timm, torch, onnx, or the published mae, videomae, umt.")
+        str,
+        typer.Option(help="timm, transformers, torch, onnx, or the published mae, videomae, umt."),
     ] = "timm",
     precision: Annotated[str, typer.Option(help="Of an ONNX file: fp32, fp16 or int8.")] = "fp32",
     calibrate: Annotated[

@@ -10,6 +10,8 @@ from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.files import PARTIAL
 from vistill.locking import LOCK
+from vistill.runs.hub import HUB, write_timm_hub, write_transformers
+from vistill.runs.published import PUBLISHED, export_published
 from vistill.runs.samples import as_trained, open_samples
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 _CALIBRATED = 200
 """Pictures that ranges are taken from."""
-_MARKS = ("model.json", "onnx.json", "checkpoint.json")
+_MARKS = ("model.json", "onnx.json", "checkpoint.json", "export.json")
 _FILES = (
     *_MARKS,
+    *("README.md", "config.json", "preprocessor_config.json"),
     *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
     *("config.json", "preprocessor_config.json", "processor_config.json"),  # of transformers
 )
@@ -130,6 +133,69 @@ def _pictures(data: str, backbone: "Backbone", reference: str) -> "list[NDArray]
     return found
 
 
+def write_export(
+    backbone: "Backbone",
+    reference: Any,
+    folder: Path,
+    format: str,
+    cheaper: "Cheaper | None",
+    *,
+    source: Any,
+    whole: bool,
+) -> list[Path]:
+    """Write a backbone, with its head where it has one, in a format; the files.
+
+    Args:
+        backbone: with its weights.
+        reference: of it, as `vistill.models.build` reads it.
+        folder: to write to.
+        format: of `vistill.export`.
+        cheaper: the type of an ONNX file; None: fp32.
+        source: what the user called it.
+        whole: whether a published format has all of its run besides.
+
+    Raises:
+        UserError: it cannot be had in that format.
+    """
+    from vistill.evaluation.saved_classifier import HEAD, find_head
+    from vistill.evaluation.trained import trained_classifier
+    from vistill.models.export import DESCRIPTION, WEIGHTS, save_backbone
+    from vistill.models.text.saved import load_reader
+    from vistill.models.timm_form import timm_form
+
+    head = find_head(reference)
+    if format == "transformers":
+        return write_transformers(backbone, head, folder, reference)
+    if format in PUBLISHED:
+        of_run = isinstance(reference, str) and reference.startswith("run:")
+        place = Path(str(reference).removeprefix("run:"))
+        reader = load_reader(place) if format == "umt" and of_run else None
+        run = place.parent.parent if whole and of_run else None
+        return [export_published(backbone, format, folder, run, head, reader)]
+    if head is not None:
+        return export_classifier(backbone, head, folder, format, reference, cheaper)
+    if format == "onnx" and "logits" in backbone.taps:
+        return _classifier_to_onnx(trained_classifier(backbone, reference), folder, cheaper)
+    if format == "onnx":
+        return export_onnx(backbone, folder, cheaper)
+    form = timm_form(backbone) if format == "timm" else None
+    if format == "timm":
+        if form is None:
+            raise UserError(f"timm has no model like {source}; use --format torch")
+        if form.feature is None:
+            raise UserError(
+                f"timm builds {source}, but has no place where it gives the feature that is "
+                "measured here; use --format torch or --format onnx"
+            )
+    save_backbone(backbone, folder)
+    for name in (HEAD, *HUB):  # of an earlier export
+        (folder / name).unlink(missing_ok=True)
+    written = [folder / WEIGHTS, folder / DESCRIPTION]
+    if form is None:
+        return written
+    return written + write_timm_hub(backbone, form.arguments, form.feature, folder, reference)
+
+
 def export_onnx(backbone: "Backbone", folder: Path, cheaper: "Cheaper | None" = None) -> list[Path]:
     """Write the tokens and the pooled feature of a backbone as ONNX; the files."""
     tokens = "after the final norm" if backbone.depth else "of the last map"
@@ -168,10 +234,12 @@ def export_classifier(
     facts = kept_facts(reference)
     if format == "torch":
         save_with_head(backbone, head, folder, **facts)
+        for name in HUB:  # of an earlier export
+            (folder / name).unlink(missing_ok=True)
         return [folder / WEIGHTS, folder / HEAD, folder / DESCRIPTION]
     trained = trained_classifier(backbone, reference)
     if format == "onnx":
-        return classifier_to_onnx(trained, folder, cheaper, **facts)
+        return _classifier_to_onnx(trained, folder, cheaper, **facts)
     form = timm_classifier(trained.backbone, head.state, trained.of_images)
     if form is None:
         raise UserError(
@@ -181,10 +249,19 @@ def export_classifier(
     told = {"pool": head.pool, "interpolation": head.interpolation}
     save_timm_classifier(trained.backbone, form, folder, told, classes=trained.classes, **facts)
     (folder / HEAD).unlink(missing_ok=True)  # of an earlier export
-    return [folder / WEIGHTS, folder / DESCRIPTION]
+    hub = write_timm_hub(
+        trained.backbone,
+        form.arguments,
+        None,
+        folder,
+        reference,
+        classes=trained.classes,
+        interpolation=trained.interpolation,
+    )
+    return [folder / WEIGHTS, folder / DESCRIPTION, *hub]
 
 
-def classifier_to_onnx(
+def _classifier_to_onnx(
     trained: "TrainedClassifier", folder: Path, cheaper: "Cheaper | None", **facts: Any
 ) -> list[Path]:
     """Write class scores and probabilities as ONNX; the files."""
