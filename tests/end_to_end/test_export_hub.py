@@ -24,9 +24,8 @@ transformers = pytest.importorskip("transformers")
 
 def vit(**given: Any) -> VisionTransformer:
     torch.manual_seed(0)
-    made = VisionTransformer(
-        image_size=(24, 32), patch_size=8, embed_dim=32, depth=2, num_heads=2, **given
-    )
+    sizes = {"image_size": (24, 32), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    made = VisionTransformer(**(sizes | given))
     for parameter in made.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -45,6 +44,7 @@ def pictures(model: Backbone) -> torch.Tensor:
         ({"position": "learned", "qkv_bias": "none"}, "ViTModel"),
         ({"position": "none", "norm_eps": 1e-5}, "ViTModel"),
         ({"distillation_token": True}, "DeiTModel"),
+        ({"layer_scale": 0.1, "image_size": 24}, "Dinov2Model"),
     ],
 )
 @torch.no_grad()
@@ -59,7 +59,7 @@ def test_a_plain_vit_in_both_layouts(tmp_path: Path, given: dict[str, Any], kind
     torch.testing.assert_close(again.pooled(seen), model.pooled(seen), atol=1e-5, rtol=1e-5)
     shown = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
     pixels = torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8)
-    assert shown(pixels, return_tensors="pt")["pixel_values"].shape == (1, 3, 24, 32)
+    assert shown(pixels, return_tensors="pt")["pixel_values"].shape == (1, 3, *model.image_size)
     if given.get("norm_eps") is None:  # which timm's plain ViTs have not
         vistill.export(model, out=tmp_path / "timm")
         loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
@@ -109,8 +109,10 @@ def test_a_classifier_in_both_layouts(tmp_path: Path, pool: str) -> None:
 
 
 def test_what_transformers_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="transformers has no model that computes what"):
+        vistill.export(vit(layer_scale=0.1), out=tmp_path / "hf", format="transformers")
     model = create_backbone("vit", image_size=16, patch_size=8, embed_dim=32, depth=1, num_heads=2,
-                            layer_scale=0.1)  # fmt: skip
+                            class_token=False)  # fmt: skip
     model.untrained = False
     with pytest.raises(UserError, match="use --format timm, --format torch or --format onnx"):
         vistill.export(model, out=tmp_path / "hf", format="transformers")

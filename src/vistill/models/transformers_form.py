@@ -17,22 +17,39 @@ _TOLERANCE = 1e-4
 _VIT_PARTS = {
     "cls_token": "embeddings.cls_token",
     "dist_token": "embeddings.distillation_token",
+    "mask_token": "embeddings.mask_token",
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "norm": "layernorm",
 }
-_BLOCK_PARTS = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": ("attention.o_proj", "attention.output.dense"),
-    "attn.q": ("attention.q_proj", "attention.attention.query"),
-    "attn.k": ("attention.k_proj", "attention.attention.key"),
-    "attn.v": ("attention.v_proj", "attention.attention.value"),
-    "mlp.fc1": ("mlp.fc1", "intermediate.dense"),
-    "mlp.fc2": ("mlp.fc2", "output.dense"),
-}
-"""Of a block, as versions of the library call them."""
-_BLOCKS = ("layers", "encoder.layer")
+_DIALECTS: tuple[tuple[str, dict[str, str]], ...] = (
+    (
+        "layers",
+        {
+            "norm1": "layernorm_before",
+            "norm2": "layernorm_after",
+            "attn": "attention",
+            "proj": "o_proj",
+            "q": "q_proj",
+            "k": "k_proj",
+            "v": "v_proj",
+        },
+    ),
+    (
+        "encoder.layer",
+        {
+            "attn": "attention",
+            "proj": "o_proj",
+            "q": "q_proj",
+            "k": "k_proj",
+            "v": "v_proj",
+            "ls1": "layer_scale1",
+            "ls2": "layer_scale2",
+            "gamma": "lambda1",
+        },
+    ),
+)
+"""Where blocks are and how their parts are called: in ViT and DeiT, and in DINOv2."""
 
 
 def transformers_form(
@@ -41,7 +58,7 @@ def transformers_form(
     """The library's model with the weights of `backbone`, compared with it.
 
     Models of the library itself are given as they are. A plain ViT becomes a ViT, with a
-    distillation token a DeiT; a ResNet of timm a ResNet.
+    distillation token a DeiT, with layer scale a DINOv2; a ResNet of timm a ResNet.
 
     Args:
         backbone: of pictures.
@@ -86,17 +103,23 @@ def _vit(
         DeiTConfig,
         DeiTForImageClassification,
         DeiTModel,
+        Dinov2Config,
+        Dinov2Model,
         ViTConfig,
         ViTForImageClassification,
         ViTModel,
     )
 
-    odd = (vit.pre_norm, vit.tubelet_size, vit.relative_position, vit.layer_scale, vit.qk_scale)
+    odd = (vit.pre_norm, vit.tubelet_size, vit.relative_position, vit.qk_scale)
     if any(part not in (None, False) for part in odd) or vit.cls_token is None:
         return None
     if vit.activation != "gelu" or vit.qkv_bias == "no_key" or (head and "fc_norm.weight" in head):
         return None
-    distilled = vit.dist_token is not None
+    distilled, scaled = vit.dist_token is not None, vit.layer_scale is not None
+    if scaled and (distilled or head is not None or vit.mlp_ratio != int(vit.mlp_ratio)):
+        return None  # DINOv2's classifiers see more than the class token
+    if scaled and vit.image_size[0] != vit.image_size[1]:
+        return None  # its table of positions is resampled as a square's
     arguments: dict[str, Any] = {
         "hidden_size": vit.width,
         "num_hidden_layers": vit.depth,
@@ -111,30 +134,37 @@ def _vit(
         "hidden_dropout_prob": 0.0,
         **(_named(classes) if head is not None and classes is not None else {}),
     }
-    kinds: Any = (DeiTConfig, DeiTModel, DeiTForImageClassification)
-    if not distilled:
-        kinds = (ViTConfig, ViTModel, ViTForImageClassification)
+    kinds: Any = (ViTConfig, ViTModel, ViTForImageClassification)
+    if distilled:
+        kinds = (DeiTConfig, DeiTModel, DeiTForImageClassification)
+    pooler = {"add_pooling_layer": False}
+    if scaled:
+        kinds, pooler = (Dinov2Config, Dinov2Model), {}
+        del arguments["intermediate_size"]
+        arguments["mlp_ratio"] = int(vit.mlp_ratio)
     config = kinds[0](**arguments)
     if head is None:
-        module, prefix = kinds[1](config, add_pooling_layer=False), ""
+        module, prefix = kinds[1](config, **pooler), ""
     else:
         module, prefix = kinds[2](config), ("vit.", "deit.")[distilled]
     state = exported_state(vit)
     if vit.position == "none":
         state["pos_embed"] = torch.zeros(1, vit.num_prefix_tokens + vit.num_patches, vit.width)
-    own = module.state_dict()
-    for version in (0, 1):
-        named = {prefix + name: value for name, value in _vit_names(state, version)}
-        if head is not None:
-            named |= {f"classifier.{k.removeprefix('head.')}": v for k, v in head.items()}
-        if named.keys() == own.keys():
-            module.load_state_dict(named, strict=True)
-            return module.eval()
-    return None
+    if scaled:  # of hidden patches, which nothing here shows
+        state["mask_token"] = torch.zeros(1, vit.width)
+    named = {prefix + name: value for name, value in _vit_names(state, *_DIALECTS[scaled])}
+    if head is not None:
+        named |= {f"classifier.{k.removeprefix('head.')}": v for k, v in head.items()}
+    if named.keys() != module.state_dict().keys():
+        return None
+    module.load_state_dict(named, strict=True)
+    return module.eval()
 
 
-def _vit_names(state: dict[str, Tensor], version: int) -> Iterator[tuple[str, Tensor]]:
-    """Weights under the names of a version of the library."""
+def _vit_names(
+    state: dict[str, Tensor], blocks: str, parts: dict[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights under the names of the library."""
     for name, value in state.items():
         part, _, kind = name.rpartition(".")
         if name in _VIT_PARTS:
@@ -142,14 +172,14 @@ def _vit_names(state: dict[str, Tensor], version: int) -> Iterator[tuple[str, Te
         elif part in _VIT_PARTS:
             yield f"{_VIT_PARTS[part]}.{kind}", value
         elif part.startswith("blocks."):
-            _, number, inner = part.split(".", 2)
-            pieces = {inner: value}
-            if inner == "attn.qkv":
-                pieces = dict(zip(("attn.q", "attn.k", "attn.v"), value.chunk(3), strict=True))
+            _, number, *inner = name.split(".")
+            pieces = {".".join(inner): value}
+            if "qkv" in inner:
+                thirds = zip("qkv", value.chunk(3), strict=True)
+                pieces = {f"attn.{one}.{kind}": weights.clone() for one, weights in thirds}
             for one, weights in pieces.items():
-                theirs = _BLOCK_PARTS.get(one, one)
-                theirs = theirs if isinstance(theirs, str) else theirs[version]
-                yield f"{_BLOCKS[version]}.{number}.{theirs}.{kind}", weights.clone()
+                theirs = ".".join(parts.get(word, word) for word in one.split("."))
+                yield f"{blocks}.{number}.{theirs}", weights
 
 
 # ---- ResNets

@@ -4,12 +4,14 @@ from, as far as its run knows."""
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from vistill.config.yaml12 import load_yaml
-from vistill.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from vistill.models.backbone import Backbone
 
 _UNKNOWN = "not known here"
 _SETTINGS = (
@@ -23,7 +25,7 @@ _METRICS = {
 
 
 def model_card(
-    backbone: Backbone, library: str, usage: str, run: Path | None, classes: list[str] | None
+    backbone: "Backbone", library: str, usage: str, run: Path | None, classes: list[str] | None
 ) -> str:
     """The text of a card in Markdown, with the front matter that model hubs read.
 
@@ -102,12 +104,12 @@ def _licence(teacher: Any) -> str | None:
     return getattr(known, "license", None)
 
 
-def _title(backbone: Backbone, config: Any) -> str:
+def _title(backbone: "Backbone", config: Any) -> str:
     student = (config.get("student") or {}).get("model") if config else None
     return f"{student or (backbone.build or {}).get('name') or 'model'}, by vistill"
 
 
-def _sentence(backbone: Backbone, classes: list[str] | None) -> str:
+def _sentence(backbone: "Backbone", classes: list[str] | None) -> str:
     height, width = backbone.image_size
     size = f"pictures of {height} × {width} pixels"
     count = sum(parameter.numel() for parameter in backbone.parameters())
@@ -123,7 +125,7 @@ def _sentence(backbone: Backbone, classes: list[str] | None) -> str:
     )
 
 
-def _origins(backbone: Backbone, told: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _origins(backbone: "Backbone", told: Mapping[str, Any]) -> list[tuple[str, Any]]:
     config, around = told.get("config") or {}, told.get("environment") or {}
     teacher, data = config.get("teacher") or {}, config.get("data") or {}
     pictures = around.get("pictures")
