@@ -26,7 +26,8 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 def boxed(picture: Pixels, box: tuple[int, int, int, int], side: int = SIDE) -> Image.Image:
     """A picture, small, with a rectangle (top, left, height, width, in its own pixels)."""
     image = Image.fromarray(np.ascontiguousarray(picture))
-    scale = min(1.0, side / max(image.size))
+    longest = max(image.size)
+    scale = min(side / longest, max(1.0, min(side, VIEW) / longest))
     small = _sized(image, scale)
     top, left, height, width = (scale * number for number in box)
     right, bottom = (min(a, b - 1) for a, b in zip((left + width, top + height), small.size,
