@@ -34,13 +34,25 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every `vistill ...`, also behind `torchrun`."""
+def shell_lines(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every line of a shell block, and its words; those of `bash -c '...'` one by one."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.replace("$(which vistill)", "vistill"), comments=True)
-            if "vistill" in words:
-                yield words[words.index("vistill") + 1 :]
+            if "-c" in words:
+                words = shlex.split(words[words.index("-c") + 1])
+            if words:
+                yield line, words
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every `vistill ...`, also behind `torchrun`, and where output follows `$ `."""
+    for _, words in shell_lines(page):
+        for program in {"vistill", "vistill.cli"} & set(words):
+            yield words[words.index(program) + 1 :]
+    for block in blocks(page, "text"):
+        for command in re.findall(r"^\$ vistill (.*)$", block.replace("\\\n", " "), re.MULTILINE):
+            yield shlex.split(command)
 
 
 @pytest.fixture
