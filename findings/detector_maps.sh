@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # torchvision 0.29.1: its detectors' parts take the places of maps from guesses, without a word. Of a map that lies 3.5 pixels
 # apart (patches of 14 pixels, enlarged four times, on a picture of 224): AnchorGenerator divides whole numbers, so that
-# anchors lie 3 pixels apart and the last ones 30 pixels before the picture's end; MultiScaleRoIAlign takes the nearest
+# anchors lie 3 pixels apart and the last ones 35 pixels before the picture's end; MultiScaleRoIAlign takes the nearest
 # power of two, 1/4 instead of 1/3.5, so that what it cuts out lies up to 28 pixels beside the box. And it guesses once: a
 # module that has seen a picture padded to a larger map cuts the next ones out by that one's scale.
 # What follows: steps are computed and handed in (`scales`, `map_levels`, a generator of one's own).
