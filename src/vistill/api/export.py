@@ -1,15 +1,18 @@
 """`export`, `load_backbone` and `load_classifier`: trained models for use elsewhere."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vistill.config.suggest import did_you_mean
 from vistill.errors import UserError
 from vistill.image_size import ImageSize
-from vistill.runs.exporting import cheaper_onnx, require_own, require_precision, write_export
-from vistill.runs.published import PUBLISHED
+from vistill.runs.exporting import (
+    cheaper_onnx,
+    require_format,
+    require_own,
+    require_precision,
+    write_export,
+)
 from vistill.runs.reference import backbone_reference, require_trained, with_module
 
 if TYPE_CHECKING:
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
 
     from vistill.evaluation.trained import TrainedClassifier
     from vistill.models.backbone import Backbone
-
-FORMATS = ("timm", "transformers", "torch", "onnx", *PUBLISHED)
 
 
 def export(
@@ -66,17 +67,8 @@ def export(
     Raises:
         UserError: no such backbone, nobody trained it, or it cannot be had in that format.
     """
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    require_format(format, which)
     require_precision(format, precision, calibrate)
-    if which not in (None, "best", "last"):
-        raise UserError(
-            f"which must be best or last, not {which!r}{did_you_mean(which, ('best', 'last'))}"
-        )
-    if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
-        raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
-    if format == "transformers" and find_spec("transformers") is None:
-        raise UserError("format transformers needs an extra: pip install 'vistill[teachers]'")
     reference, model = with_module(backbone_reference(source, which=which), model)
     if which is not None and not (isinstance(reference, str) and reference.startswith("run:")):
         raise UserError(

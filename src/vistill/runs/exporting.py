@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
     from vistill.models.backbone import Backbone
     from vistill.models.onnx_files import Cheaper, Precision
 
+FORMATS = ("timm", "transformers", "torch", "onnx", *PUBLISHED)
 PRECISIONS = ("fp32", "fp16", "int8")
 _CALIBRATED = 200
 """Pictures that ranges are taken from."""
 _MARKS = ("model.json", "onnx.json", "checkpoint.json", "export.json")
 _FILES = (
     *_MARKS,
-    *("README.md", "config.json", "preprocessor_config.json"),
+    *("README.md", "config.json", "preprocessor_config.json", "processor_config.json"),
     *("model.safetensors", "model.onnx", "model.onnx.data", "checkpoint.pth", "head.safetensors"),
-    *("config.json", "preprocessor_config.json", "processor_config.json"),  # of transformers
 )
 
 
@@ -61,6 +62,23 @@ def _is_mark(path: Path) -> bool:
         return str(json.loads(path.read_text(encoding="utf-8"))["format"]).startswith("vistill-")
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def require_format(format: str, which: str | None) -> None:
+    """
+    Raises:
+        UserError: no such format, an extra that it needs is missing, or no such weights of a run.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    if which not in (None, "best", "last"):
+        raise UserError(
+            f"which must be best or last, not {which!r}{did_you_mean(which, ('best', 'last'))}"
+        )
+    if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        raise UserError("format onnx needs an extra: pip install 'vistill[onnx]'")
+    if format == "transformers" and find_spec("transformers") is None:
+        raise UserError("format transformers needs an extra: pip install 'vistill[teachers]'")
 
 
 def require_precision(format: str, precision: str, calibrate: Any) -> None:
