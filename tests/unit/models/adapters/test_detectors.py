@@ -91,7 +91,11 @@ def teach(tmp_path: Path, student: Any, method: str = "feature_distillation", **
 @pytest.mark.parametrize(
     ("name", "part", "width", "mean"),
     [
-        ("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.body", 960, 0.485),
+        pytest.param(
+            "fasterrcnn_mobilenet_v3_large_320_fpn",
+            *("backbone.body", 960, 0.485),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("ssd300_vgg16", "backbone", 1024, 0.48235, marks=pytest.mark.slow),
         ("ssdlite320_mobilenet_v3_large", "backbone.features", 480, 0.5),
         ("lraspp_mobilenet_v3_large", "backbone", 960, 0.485),
@@ -207,6 +211,7 @@ def test_more_that_is_wrong_is_told_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_file_tells_classes_and_frozen_norms(tmp_path: Path) -> None:
     name = "ssdlite320_mobilenet_v3_large"
     theirs = get_model(name, weights=None, weights_backbone=None, num_classes=4)
