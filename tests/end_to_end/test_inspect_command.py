@@ -1,6 +1,7 @@
 """`vistill inspect`: one model, two beside each other, clips, a classifier's landscape."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,8 @@ def test_the_landscape_of_a_pretraining(method: str, mae_run: Path, tmp_path: Pa
 
 def test_what_cannot_be_done_is_told(mae_run: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "mine.txt").write_text("x")
+    alone = tmp_path.with_name(f"{tmp_path.name}-alone")
+    shutil.copytree(mae_run / "export" / "last", alone)
     data = ["--data", str(CELLS / "test")]
     for words, message in (
         ([str(mae_run)], "give --data PATH"),
@@ -144,7 +147,7 @@ def test_what_cannot_be_done_is_told(mae_run: Path, tmp_path: Path, capsys) -> N
         (["vit_tiny", *data], "random"),
         ([str(mae_run), *data, "landscape.points=3"], "without --landscape"),
         ([str(mae_run), *data, "picturs=3"], "did you mean pictures"),
-        ([str(mae_run), *data, "--landscape", *QUICK], "no"),
+        ([str(alone), *data, "--landscape", *QUICK], "has no head"),
         ([str(mae_run), *data, "--out", str(tmp_path)], "holds other files, such as mine.txt"),
     ):
         assert main(["inspect", *words]) == 2, words

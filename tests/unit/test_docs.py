@@ -21,6 +21,7 @@ from vistill.config.rank_teachers import RankConfig
 from vistill.config.samples import EmbedConfig, SamplesConfig
 from vistill.models.build import create_backbone
 from vistill.models.export import save_backbone
+from vistill.runs.exporting import FORMATS
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT / "tests" / "data" / "cells"
@@ -75,7 +76,6 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     pretraining = importlib.import_module("vistill.api.pretrain")
     runs = importlib.import_module("vistill.runs.pretraining")
-    exporting = importlib.import_module("vistill.api.export")
 
     def pretrain(*_: Any, **__: Any) -> None:
         ran.append("pretrain")
@@ -89,7 +89,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return ""
 
     def export(source: str, *, format: str, **_: Any) -> list[Path]:
-        assert format in exporting.FORMATS
+        assert format in FORMATS
         ran.append("export")
         return []
 

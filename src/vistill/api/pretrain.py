@@ -62,7 +62,7 @@ def pretrain(
         "data.train": None if data is None else os.fspath(data),
         "teacher.model": _name(teacher),
         "teacher.weights": teacher_weights,
-        "student.model": None if several else _name(student),
+        "student.model": None if several else _name(student, bare=True),
         "students": _several(student) if several else None,
         "chain": chain.split(",") if isinstance(chain, str) else chain and list(chain),
     }
@@ -106,12 +106,13 @@ def _several(models: Any) -> dict[str, Any]:
     return found
 
 
-def _name(model: Any) -> str | None:
+def _name(model: Any, *, bare: bool = False) -> str | None:
+    """A reference; of an object a name. A module may be `bare` where its maps are named."""
     if model is None or isinstance(model, str):
         return model
     from torch import nn
 
     from vistill.models.backbone import require_backbone
 
-    named = model if isinstance(model, nn.Module) else require_backbone(model)
+    named = model if bare and isinstance(model, nn.Module) else require_backbone(model)
     return f"object:{type(named).__name__}"

@@ -205,9 +205,9 @@ def write_export(
                 f"timm builds {source}, but has no place where it gives the feature that is "
                 "measured here; use --format torch or --format onnx"
             )
-    save_backbone(backbone, folder)
     for name in (HEAD, *HUB):  # of an earlier export
         (folder / name).unlink(missing_ok=True)
+    save_backbone(backbone, folder)
     written = [folder / WEIGHTS, folder / DESCRIPTION]
     if form is None:
         return written

@@ -15,6 +15,7 @@ from vistill import cli
 from vistill.errors import UserError
 from vistill.models.adapters.any_transformer import ModuleBackbone
 from vistill.models.build import create_backbone
+from vistill.runs.exporting import require_format
 from vistill.runs.places import usual_parts
 from vistill.runs.reference import backbone_reference
 from vistill.stopping import Interrupted
@@ -154,7 +155,7 @@ def test_a_broken_picture_is_named_once_by_training_and_probes(
 def test_an_absent_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     absent = {"wandb", "onnx"}
-    for function in (vistill.pretrain, vistill.export):
+    for function in (vistill.pretrain, require_format):
         monkeypatch.setitem(
             function.__globals__,
             "find_spec",
