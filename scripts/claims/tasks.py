@@ -1,13 +1,12 @@
 """What the claims are tried on: data, teachers, students and settings by budget."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from scripts.experiments.cifar_resnet import resnet
+from scripts.experiments.experiment import linked, seeded, unpacked
 
 from vistill.errors import UserError
 from vistill.models.backbone import Backbone
@@ -80,31 +79,11 @@ class Task:
         archive = data / self.archive
         if not archive.exists():
             raise UserError(f"{archive} is not there; --data is the folder that holds it")
-        whole = out / Path(self.archive).parent / "whole"
-        if not whole.exists():
-            aside = whole.with_name("whole.part")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.unpack_archive(archive, aside, filter="data" if ".tar" in archive.name else None)
-            aside.rename(whole)
-        few = out / Path(self.archive).parent / f"few-{budget.unlabelled}-{budget.tested}"
-        for part, most in (("train", budget.unlabelled), (self.test, budget.tested)):
-            for kind in sorted(path for path in (whole / part).iterdir() if path.is_dir()):
-                (few / part / kind.name).mkdir(parents=True, exist_ok=True)
-                for sample in sorted(kind.iterdir())[:most]:
-                    link = few / part / kind.name / sample.name
-                    if not link.exists():
-                        link.symlink_to(sample.resolve())
-        return few / "train", few / self.test
-
-
-def seeded(build: Callable[[], Backbone]) -> Built:
-    """A student as a function of its seed."""
-
-    def student(seed: int) -> Backbone:
-        torch.manual_seed(seed)
-        return build()
-
-    return student
+        place = out / archive.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        whole, few = unpacked(archive, place), place / f"few-{budget.unlabelled}-{budget.tested}"
+        train = linked(whole / "train", budget.unlabelled, few / "train")
+        return train, linked(whole / self.test, budget.tested, few / self.test)
 
 
 def vit(size: int, patch: int, width: int, depth: int, **more: Any) -> Built:

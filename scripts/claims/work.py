@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from scripts.claims.claim import Arm
 from scripts.claims.tasks import BUDGETS, TASKS, Budget, Task
+from scripts.experiments.experiment import linked
 
 import vistill
 from vistill.files import write_atomic
@@ -70,7 +71,8 @@ def pretrained(place: Place, arm: Arm, seed: int) -> Path:
     batch = int(settings["train.global_batch_size"])
     source, _ = place.parts()
     if arm.share < 1:
-        source = _share(source, arm.share, place)
+        few = max(1, round(arm.share * budget.unlabelled))
+        source = linked(source, few, source.with_name(f"{source.name}-{arm.share:g}"))
     if arm.teacher is None:
         settings = {key: x for key, x in settings.items() if not key.startswith("teacher.")}
     if len(list(source.glob("*/*"))) * 0.98 < batch:
@@ -87,19 +89,6 @@ def pretrained(place: Place, arm: Arm, seed: int) -> Path:
     )
     write_atomic(folder / "spent.json", json.dumps(time.process_time() - before))
     return run
-
-
-def _share(source: Path, share: float, place: Place) -> Path:
-    """A folder of the first samples of every class."""
-    few = source.with_name(f"{source.name}-{share:g}")
-    for kind in sorted(source.iterdir()):
-        (few / kind.name).mkdir(parents=True, exist_ok=True)
-        samples = sorted(kind.iterdir())
-        for sample in samples[: max(1, round(share * len(samples)))]:
-            link = few / kind.name / sample.name
-            if not link.exists():
-                link.symlink_to(sample.resolve())
-    return few
 
 
 def _teacher(place: Place, arm: Arm) -> Backbone | str | None:

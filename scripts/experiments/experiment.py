@@ -209,6 +209,17 @@ def listed(folder: Path, per_class: int | None, file: Path) -> str:
     return str(file)
 
 
+def linked(folder: Path, per_class: int, out: Path) -> Path:
+    """A folder of the first samples of every class of another one, as links."""
+    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
+        (out / kind.name).mkdir(parents=True, exist_ok=True)
+        for sample in sorted(kind.iterdir())[:per_class]:
+            link = out / kind.name / sample.name
+            if not link.exists():
+                link.symlink_to(sample.resolve())
+    return out
+
+
 def seeded(build: Callable[[], Backbone]) -> Callable[[int], Backbone]:
     """A student as a function of its seed."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiment import ONE_CORE, seeded, unpacked
+from experiment import ONE_CORE, linked, seeded, unpacked
 from kdep_cifar10 import pretraining, resnet
 
 import vistill
@@ -25,17 +25,6 @@ METRICS = ("knn", "held_out_loss")
 
 def vit() -> Backbone:
     return create_backbone("vit", image_size=32, patch_size=4, embed_dim=64, depth=4, num_heads=4)
-
-
-def labelled(folder: Path, per_class: int, out: Path) -> Path:
-    """A folder of the first pictures of every class, as links."""
-    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        (out / kind.name).mkdir(parents=True, exist_ok=True)
-        for picture in sorted(kind.iterdir())[:per_class]:
-            link = out / kind.name / picture.name
-            if not link.exists():
-                link.symlink_to(picture.absolute())
-    return out
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -99,7 +88,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=12)
     given = parser.parse_args(words)
 
-    pictures = labelled(
+    pictures = linked(
         unpacked(given.data, given.out) / "train", given.per_class, given.out / "part"
     )
     small: Callable[[], Backbone] = lambda: resnet(8)  # noqa: E731
