@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from distilled_detectors import CELLS, QUICK
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model
@@ -24,19 +25,6 @@ from vistill.models.adapters.detectors import detector_backbone
 from vistill.models.backbone import Normalization, Tap
 from vistill.models.build import create_backbone, load_backbone, rebuild
 from vistill.models.maps import FeatureMaps
-
-CELLS = Path(__file__).parents[3] / "data" / "cells"
-QUICK = {
-    "data.workers": 0,
-    "data.held_out": 0.0,
-    "train.device": "cpu",
-    "train.loggers": [],
-    "data.image_size": 64,
-    "train.epochs": 1,
-    "train.global_batch_size": 9,
-    "optim.warmup_epochs": 0,
-    "train.precision": "fp32",
-}
 
 
 def stage(before: int, behind: int, norm: Any = nn.BatchNorm2d) -> nn.Sequential:

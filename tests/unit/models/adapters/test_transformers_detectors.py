@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from distilled_detectors import CELLS, QUICK
 
 import vistill
 from vistill.errors import UserError
@@ -16,18 +17,6 @@ from vistill.models.backbone import Normalization
 from vistill.models.build import create_backbone, load_backbone
 from vistill.models.export import save_backbone
 
-CELLS = Path(__file__).parents[3] / "data" / "cells"
-QUICK = {
-    "data.workers": 0,
-    "data.held_out": 0.0,
-    "train.device": "cpu",
-    "train.loggers": [],
-    "data.image_size": 64,
-    "train.epochs": 1,
-    "train.global_batch_size": 9,
-    "optim.warmup_epochs": 0,
-    "train.precision": "fp32",
-}
 WIDTHS = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4}
 RES_NET = WIDTHS | {"layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"]}
 HYBRID = {
