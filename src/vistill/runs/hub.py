@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vistill.errors import UserError
 from vistill.files import PARTIAL, sync_folder, write_atomic
-from vistill.runs.model_card import model_card, run_of
+from vistill.runs.model_card import model_card
+from vistill.runs.reference import run_of
 
 if TYPE_CHECKING:
     from vistill.evaluation.saved_classifier import Head

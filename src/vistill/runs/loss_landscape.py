@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from vistill.errors import UserError
 from vistill.runs.inspecting import Opened
 from vistill.runs.looking import looked_at
+from vistill.runs.reference import run_of
 from vistill.runs.results import say
-from vistill.runs.run_loss import pretraining_loss, run_of
+from vistill.runs.run_loss import pretraining_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,10 +76,11 @@ def landscape(opened: Opened) -> Landscape:
     from vistill.analysis.landscape import curve, flatness, gaussian, plane, scaled
     from vistill.evaluation.saved_classifier import find_head
 
-    run = run_of(opened.reference)
+    run = run_of(opened.reference, tells="config.yaml")
     model: nn.Module
     measure: Measure
-    if run is not None and find_head(opened.reference) is None:
+    began = run is not None and (run / "checkpoints").is_dir()
+    if run is not None and began and find_head(opened.reference) is None:
         model, loss, _ = pretraining_loss(opened, run)
 
         def measure(_: "nn.Module") -> tuple[float, float]:

@@ -67,16 +67,6 @@ def model_card(
     return "\n".join(lines)
 
 
-def run_of(reference: Any) -> Path | None:
-    """The folder of the run that `run:DIR` is an export of, or None."""
-    kind, _, path = str(reference).partition(":")
-    if kind != "run":
-        return None
-    place = Path(path)
-    near = (place, *list(place.parents)[:3])
-    return next((one for one in near if (one / "environment.json").is_file()), None)
-
-
 def run_facts(run: Path | None) -> Mapping[str, Any]:
     """What the run folder tells: its settings, its environment, its result."""
     found: dict[str, Any] = {}

@@ -59,6 +59,16 @@ def backbone_reference(source: Any, *, which: str | None = None) -> Any:
     return f"run:{folder},model={module}" if module else f"run:{folder}"
 
 
+def run_of(reference: Any, tells: str = "environment.json") -> Path | None:
+    """The folder of the run that `run:DIR` is an export of, which has the file `tells`; or None."""
+    kind, _, path = str(reference).partition(":")
+    if kind != "run":
+        return None
+    place = Path(path)
+    near = (place, *list(place.parents)[:3])
+    return next((one for one in near if (one / tells).is_file()), None)
+
+
 def with_module(reference: Any, module: Any) -> tuple[Any, Any]:
     """`run:DIR,model=FILE.py:NAME` taken apart; `module` where it was given beside it."""
     if isinstance(reference, str) and reference.startswith("run:"):

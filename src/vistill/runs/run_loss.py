@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 32
 
 
-def run_of(reference: Any) -> Path | None:
-    """The folder of the pre-training that a reference names; None where it names something else."""
-    if not isinstance(reference, str) or not reference.startswith("run:"):
-        return None
-    export = Path(reference.removeprefix("run:"))
-    for folder in (export, *export.parents[:3]):
-        if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
-            return folder
-    return None
-
-
 def pretraining_loss(opened: Opened, run: Path) -> "tuple[nn.Module, Callable[[], float], int]":
     """The student of a run, and the mean loss of its method on the samples as its weights are now.
 
