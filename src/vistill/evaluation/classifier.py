@@ -17,7 +17,7 @@ from vistill.config.finetune import FineTuneConfig, Positions, Statistics
 from vistill.errors import UserError
 from vistill.image_size import ImageSize, height_width, shown_size
 from vistill.methods.base import Method
-from vistill.methods.side import drop_path_noise
+from vistill.methods.side import drop_path_noise, rising
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone, Normalization, Tap
 from vistill.models.build import resized, size_instead
@@ -191,9 +191,8 @@ def build_classifier(
             raise UserError(f"finetune.num_heads={options.num_heads}: {error}") from None
     if options.drop_path or hasattr(backbone, "set_drop_path"):
         rate = _DROP_PATH if options.drop_path is None else options.drop_path
-        last = max(1, backbone.depth - 1)
         set_drop_path = _ability(backbone, "set_drop_path", "finetune.drop_path")
-        set_drop_path([rate * i / last for i in range(backbone.depth)])
+        set_drop_path(rising(rate, backbone.depth))
     if options.reset_last_block == "zero_residual":
         _zero_residual(_ability(backbone, "blocks", "finetune.reset_last_block")[-1])
     classifier = Classifier(backbone, num_classes, pool=pool, options=options, seed=seed)
@@ -266,6 +265,14 @@ def prepare_backbone(
             f"{wanted} does not suit the backbone ({backbone.origin}): {error}{hint}"
         ) from None
     return backbone
+
+
+def let_learn(backbone: Backbone, drop_path: float) -> None:
+    """Let all of a backbone learn, with drop path that rises to `drop_path` where it has any."""
+    backbone.requires_grad_(True)
+    set_drop_path: Any = getattr(backbone, "set_drop_path", None)
+    if set_drop_path is not None:
+        set_drop_path(rising(drop_path, backbone.depth))
 
 
 def _clip_resize(backbone: Backbone, num_frames: int) -> Callable[[tuple[int, int]], None]:

@@ -22,6 +22,7 @@ from vistill.training.distributed import World, alone
 from vistill.training.loop import fit
 from vistill.training.norms import norms_of_all_ranks
 from vistill.training.optim import Group, layer_decay_groups
+from vistill.training.progress import tell
 
 _CLIPS_AT_ONCE = 16
 _MAX_BROKEN = 0.5
@@ -172,6 +173,31 @@ def fitting_micro_batch(batch: int, wanted: int | None) -> int:
     """The largest divisor of the batch that is not above the wanted micro-batch."""
     most = batch if wanted is None else min(wanted, batch)
     return next(size for size in range(most, 0, -1) if batch % size == 0)
+
+
+def settled_length(
+    section: str,
+    options: Any,
+    samples: int,
+    *,
+    part: float,
+    noun: str,
+    world: World,
+    progress: bool,
+) -> tuple[Length, int]:
+    """`fitting_length` by the section's own batch, with its note told, and the micro-batch of each
+    rank.
+
+    Raises:
+        UserError: a batch that the ranks cannot share.
+    """
+    batch = options.global_batch_size
+    length = fitting_length(
+        section, options, samples, batch=batch, part=part, noun=noun, world=world
+    )
+    if progress and length.note is not None:
+        tell(length.note)
+    return length, fitting_micro_batch(length.batch // world.size, options.micro_batch_size)
 
 
 def class_scores(classifier: Classifier) -> Callable[[Batch], Tensor]:

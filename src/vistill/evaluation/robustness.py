@@ -16,15 +16,15 @@ from torch import Tensor
 from vistill.batch import Batch
 from vistill.config.evaluation import EvaluateConfig
 from vistill.config.robustness import COMMON, RobustnessConfig
-from vistill.data import BrokenFiles, Source
+from vistill.data import Source
 from vistill.data.corrupted import CorruptedViews, Photographs
 from vistill.data.loading import Decoder, decode_picture
 from vistill.errors import UserError
-from vistill.evaluation.features import collect
-from vistill.evaluation.inputs import Inputs, workers_of
+from vistill.evaluation.inputs import Inputs
 from vistill.evaluation.known_classes import Known
 from vistill.evaluation.metrics import among_highest, wilson_interval
 from vistill.evaluation.retrieval import Figure
+from vistill.evaluation.testing import tested
 from vistill.evaluation.trained import TrainedClassifier
 from vistill.training.distributed import World
 
@@ -170,20 +170,7 @@ def corrupted_hits(
         scores = known.compared(trained(batch.unit_pixels())).float().cpu()
         return among_highest(scores, truth[batch.ids.cpu()], 1)[:, None]
 
-    found = collect(
-        trained,
-        compute,
-        source,
-        known.indices,
-        inputs=inputs,
-        batch_size=config.batch_size or inputs.at_once,
-        workers=workers_of(config, world.size),
-        device=world.device,
-        progress=progress,
-        broken=BrokenFiles(len(known.indices), max_share=1.0, noun=source.media.noun),
-        interpolation=trained.interpolation,
-        world=world,
-    )
+    found = tested(trained, compute, source, known, inputs, config, world, progress)
     right = found.features.numpy().reshape(-1, inputs.views) > 0
     return Hits(right, found.ids.numpy()[:: inputs.views], tuple(sorted(found.broken)))
 

@@ -1,6 +1,7 @@
 """A trained classifier tested as it is, on samples of all or some of its classes."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -8,13 +9,44 @@ from vistill.batch import Batch
 from vistill.config.clip_recipes import ClipSettings
 from vistill.config.evaluation import EvaluateConfig
 from vistill.data import BrokenFiles, Source
-from vistill.evaluation.features import collect
+from vistill.evaluation.features import Features, collect
 from vistill.evaluation.inputs import Inputs, workers_of
-from vistill.evaluation.known_classes import known_classes
+from vistill.evaluation.known_classes import Known, known_classes
 from vistill.evaluation.metrics import Score, score
 from vistill.evaluation.trained import TrainedClassifier
 from vistill.training.distributed import World, alone
 from vistill.training.progress import tell
+
+
+def tested(
+    trained: TrainedClassifier,
+    compute: Callable[[Batch], torch.Tensor],
+    source: Source,
+    known: Known,
+    inputs: Inputs,
+    config: EvaluateConfig,
+    world: World,
+    progress: str | None,
+) -> Features:
+    """What `compute` makes of all samples whose class is known, in as many views as `inputs` gives.
+
+    Raises:
+        UserError: none can be read.
+    """
+    return collect(
+        trained,
+        compute,
+        source,
+        known.indices,
+        inputs=inputs,
+        batch_size=config.batch_size or inputs.at_once,
+        workers=workers_of(config, world.size),
+        device=world.device,
+        progress=progress,
+        broken=BrokenFiles(len(known.indices), max_share=1.0, noun=source.media.noun),
+        interpolation=trained.interpolation,
+        world=world,
+    )
 
 
 def score_classifier(
@@ -47,25 +79,12 @@ def score_classifier(
     inputs.require(source)
     start = time.monotonic()
     noun = source.media.noun
-    broken = BrokenFiles(len(known.indices), max_share=1.0, noun=noun)
 
     def compute(batch: Batch) -> torch.Tensor:
         return known.compared(trained(batch.unit_pixels()))
 
-    found = collect(
-        trained,
-        compute,
-        source,
-        known.indices,
-        inputs=inputs,
-        batch_size=config.batch_size or inputs.at_once,
-        workers=workers_of(config, world.size),
-        device=world.device,
-        progress="testing" if progress else None,
-        broken=broken,
-        interpolation=trained.interpolation,
-        world=world,
-    )
+    shown = "testing" if progress else None
+    found = tested(trained, compute, source, known, inputs, config, world, shown)
     names = tuple(sorted(found.broken))
     if names and progress:
         tell(f"{len(names)} unreadable test {noun}s are left out: {', '.join(names)}")

@@ -16,7 +16,7 @@ from vistill.methods.base import weighted
 from vistill.methods.output_maps import as_tokens, output_tap, resize_map, select
 from vistill.methods.shared_view import SharedView
 from vistill.methods.side import Side
-from vistill.models.adapters.any_cnn import PooledBackbone
+from vistill.models.adapters.any_cnn import PooledBackbone, named_maps
 from vistill.models.backbone import Backbone, Tap
 from vistill.targets.whitening import WHITENINGS
 
@@ -34,11 +34,6 @@ def matches_several(config: FeatureDistillationConfig, student: Backbone) -> boo
             maps = f"student.maps names {count or 'none'}"
             raise UserError(f"method.{name} holds {given}, one for each map, but {maps}")
     return count > 1 or bool(count and (config.teacher_maps or config.map_weights))
-
-
-def named_maps(model: Backbone) -> tuple[str, ...]:
-    """The maps of a model that have names."""
-    return model.maps if isinstance(model, PooledBackbone) else ()
 
 
 class SeveralMaps(SharedView):

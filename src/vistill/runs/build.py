@@ -10,7 +10,7 @@ from vistill.methods import build_method
 from vistill.methods.base import Method
 from vistill.methods.ingredients import Ingredients
 from vistill.methods.multi_student import MultiStudent
-from vistill.methods.several_maps import named_maps
+from vistill.models.adapters.any_cnn import named_maps
 from vistill.models.adapters.detectors import own_backbone
 from vistill.models.backbone import Backbone
 from vistill.models.build import create_backbone, load_backbone, load_teacher

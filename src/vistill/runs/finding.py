@@ -7,10 +7,9 @@ from vistill.errors import UserError
 from vistill.files import local_path
 from vistill.runs.measured import Named
 from vistill.runs.results import Table, say_notes
+from vistill.runs.samples import source_of_files
 
 if TYPE_CHECKING:
-    from vistill.data import Source
-    from vistill.evaluation.boxes.annotations import Boxed
     from vistill.models.backbone import Backbone
     from vistill.training.distributed import World
 
@@ -41,15 +40,6 @@ def find_things(
     parts = find_boxed(folder, config.boxes)
     for part in parts:
         say_notes(data, part.notes)
-    opened = [(_source(str(folder), part, config), part) for part in parts]
+    opened = [(source_of_files(str(folder), part.pictures, config), part) for part in parts]
     scores = evaluate_boxes(model.model, opened[0], opened[1], config, world=world)
     return {"boxes": tuple(scores)}
-
-
-def _source(name: str, part: "Boxed", config: EvaluateConfig) -> "Source":
-    from vistill.data import Decoding
-    from vistill.evaluation.segmentation.layouts import PairSource
-
-    source = PairSource(name, part.pictures)
-    source.decoding = Decoding(config.value_range, config.allow_truncated)
-    return source

@@ -1,6 +1,7 @@
 """How a trained model looks at samples: opening them, and clips as it was trained on them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -30,6 +31,16 @@ def open_samples(config: SamplesConfig, path: str, media: Literal["image", "vide
     say_notes(path, source.notes)
     if media == "image":
         say_notes(path, require_readable(source, section=""))
+    return source
+
+
+def source_of_files(name: str, pictures: Sequence[Path], config: SamplesConfig) -> "Source":
+    """The pictures in these files, in their order, as a source that is called `name`."""
+    from vistill.data import Decoding
+    from vistill.evaluation.segmentation.layouts import PairSource
+
+    source = PairSource(name, pictures)
+    source.decoding = Decoding(config.value_range, config.allow_truncated)
     return source
 
 

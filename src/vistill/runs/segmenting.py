@@ -8,6 +8,7 @@ from vistill.errors import UserError
 from vistill.files import local_path
 from vistill.runs.measured import Named
 from vistill.runs.results import Table
+from vistill.runs.samples import source_of_files
 
 if TYPE_CHECKING:
     from vistill.data import Source
@@ -39,12 +40,9 @@ def segment(model: "Named[Backbone]", data: str, config: EvaluateConfig, world: 
 
 
 def _opened(folder: Path, config: EvaluateConfig, *, test: bool) -> "tuple[Source, Pairs]":
-    from vistill.data import Decoding
     from vistill.evaluation.segmentation.crops import require_masks
-    from vistill.evaluation.segmentation.layouts import PairSource, find_pairs
+    from vistill.evaluation.segmentation.layouts import find_pairs
 
     pairs = find_pairs(folder, config.segmentation, test=test)
     require_masks(pairs)
-    source = PairSource(str(folder), pairs.pictures)
-    source.decoding = Decoding(config.value_range, config.allow_truncated)
-    return source, pairs
+    return source_of_files(str(folder), pairs.pictures, config), pairs

@@ -2,7 +2,7 @@
 11.3)."""
 
 from collections import OrderedDict
-from typing import Any, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.config.boxes import BoxesConfig
 from vistill.evaluation.boxes.views import ThingsBatch
-from vistill.evaluation.classifier import prepare_backbone
+from vistill.evaluation.classifier import let_learn, prepare_backbone
 from vistill.heads.pyramids import LastMapPyramid, MapsPyramid
 from vistill.heads.regions import RegionHeads
 from vistill.methods.base import Method, weighted
@@ -138,14 +138,10 @@ def build_detector(
         UserError: the backbone cannot do what is asked of it.
     """
     own = prepare_backbone(backbone, size, "avg", setting="boxes.size")
-    own.requires_grad_(True)
+    let_learn(own, options.drop_path)
     if options.norms == "frozen":
         for part in _batch_norms(own):
             part.requires_grad_(False)
-    set_drop_path: Any = getattr(own, "set_drop_path", None)
-    if set_drop_path is not None:
-        last = max(1, own.depth - 1)
-        set_drop_path([options.drop_path * number / last for number in range(own.depth)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Detector(own, num_classes, options)

@@ -1,6 +1,5 @@
 """Train a detector on pictures with boxes and measure it (spec kdep 11.3)."""
 
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -20,9 +19,8 @@ from vistill.evaluation.boxes.scores import BoxScore, Found, Precision, precisio
 from vistill.evaluation.boxes.shapes import packed
 from vistill.evaluation.boxes.views import ThingsBatch, ThingsReader
 from vistill.evaluation.features import of_all_ranks, shared_out, shown
-from vistill.evaluation.finetune import fitting_micro_batch, optim_of, unprobed
+from vistill.evaluation.finetune import optim_of, settled_length, unprobed
 from vistill.evaluation.inputs import workers_of
-from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import height_width
 from vistill.models.backbone import Backbone
 from vistill.training.distributed import World, alone
@@ -104,19 +102,10 @@ def _train(
     progress: bool,
 ) -> Detector:
     options, (source, boxed) = config.boxes, data
-    length = fitting_length(
-        "boxes",
-        options,
-        len(chosen),
-        batch=options.global_batch_size,
-        part=5,
-        noun=_NOUN,
-        world=world,
+    length, micro_batch = settled_length(
+        "boxes", options, len(chosen), part=5, noun=_NOUN, world=world, progress=progress
     )
-    if progress and length.note is not None:
-        print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
-    micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     reader = ThingsReader(source, boxed, options, size, seed, training=True, chosen=chosen)
     stream = BoxedStream(
         reader,

@@ -1,6 +1,5 @@
 """Train an action detector on AVA-format data and measure its frame-mAP (spec amd 11.4)."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from vistill.config.evaluation import EvaluateConfig
 from vistill.data.broken import BrokenFiles
 from vistill.errors import UserError
 from vistill.evaluation.boxed import BoxedStream, each_sample
-from vistill.evaluation.classifier import fixed_table, prepare_backbone
+from vistill.evaluation.classifier import fixed_table, let_learn, prepare_backbone
 from vistill.evaluation.detection.ava import KeyFrame
 from vistill.evaluation.detection.clips import KeyFrameReader, View
 from vistill.evaluation.detection.dataset import DetectionData
@@ -24,12 +23,11 @@ from vistill.evaluation.detection.detector import PIXELS, ActionDetector, Detect
 from vistill.evaluation.detection.mean_precision import Actions, frame_average_precisions
 from vistill.evaluation.features import of_all_ranks, shown
 from vistill.evaluation.finetune import (
-    fitting_micro_batch,
     optim_of,
+    settled_length,
     unprobed,
 )
 from vistill.evaluation.inputs import workers_of
-from vistill.evaluation.lengths import fitting_length
 from vistill.image_size import height_width, shown_size
 from vistill.methods.unreached import freeze_unreached
 from vistill.models.backbone import Backbone
@@ -182,11 +180,9 @@ def build_detector(
 ) -> ActionDetector:
     """A detector around a copy of `backbone`."""
     own = _require_clips(prepare_backbone(backbone, backbone.image_size, "avg"))
-    own.requires_grad_(True)
+    let_learn(own, options.drop_path)
     assert own.pos_embed is not None
     own.pos_embed.requires_grad_(False)
-    last = max(1, own.depth - 1)
-    own.set_drop_path([options.drop_path * number / last for number in range(own.depth)])
     detector = ActionDetector(own, num_actions, seed=seed)
     height, width = own.image_size
     pixels = torch.full((1, 3, own.num_frames, height, width), 0.5)
@@ -208,19 +204,10 @@ def _train(
     progress: bool,
 ) -> ActionDetector:
     count, world = len(reader.frames), reading.world
-    length = fitting_length(
-        "detection",
-        options,
-        count,
-        batch=options.global_batch_size,
-        part=4,
-        noun=_NOUN,
-        world=world,
+    length, micro_batch = settled_length(
+        "detection", options, count, part=4, noun=_NOUN, world=world, progress=progress
     )
-    if progress and length.note is not None:
-        print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
-    micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     stream = BoxedStream(
         reader,
         global_batch_size=batch,

@@ -1,6 +1,5 @@
 """Train a segmenter on pictures with masks and measure it (spec 9; spec kdep 11.2)."""
 
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -17,12 +16,11 @@ from vistill.data import BrokenFiles, Source, TrainStream, eval_batches
 from vistill.errors import UserError
 from vistill.evaluation.features import of_all_ranks, shared_out, shown
 from vistill.evaluation.finetune import (
-    fitting_micro_batch,
     optim_of,
+    settled_length,
     unprobed,
 )
 from vistill.evaluation.inputs import workers_of
-from vistill.evaluation.lengths import fitting_length
 from vistill.evaluation.segmentation.crops import (
     IGNORED,
     PairDecoder,
@@ -101,19 +99,10 @@ def _train(
 ) -> Segmenter:
     (source, pairs), options = data, config.segmentation
     count = len(source)
-    length = fitting_length(
-        "segmentation",
-        options,
-        count,
-        batch=options.global_batch_size,
-        part=5,
-        noun=_NOUN,
-        world=world,
+    length, micro_batch = settled_length(
+        "segmentation", options, count, part=5, noun=_NOUN, world=world, progress=progress
     )
-    if progress and length.note is not None:
-        print(length.note, file=sys.stderr)
     batch, epochs = length.batch, length.epochs
-    micro_batch = fitting_micro_batch(batch // world.size, options.micro_batch_size)
     segmenter = build_segmenter(backbone, len(pairs.classes), options, crop, seed)
     stream = TrainStream(
         source,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vistill.batch import Batch, Losses
 from vistill.config.segmentation import SegmentationConfig
 from vistill.errors import UserError
-from vistill.evaluation.classifier import head_dropout, prepare_backbone
+from vistill.evaluation.classifier import head_dropout, let_learn, prepare_backbone
 from vistill.evaluation.segmentation.crops import IGNORED
 from vistill.heads.uper import FCNHead, LinearHead, SimplePyramid, UperHead, WidePyramid
 from vistill.methods.base import Method, weighted
@@ -144,11 +144,7 @@ def build_segmenter(
     own = prepare_backbone(backbone, crop, "avg", setting="segmentation.crop")
     if options.relative_bias:
         own = with_relative_bias(own)
-    own.requires_grad_(True)
-    set_drop_path: Any = getattr(own, "set_drop_path", None)
-    if set_drop_path is not None:
-        last = max(1, own.depth - 1)
-        set_drop_path([options.drop_path * number / last for number in range(own.depth)])
+    let_learn(own, options.drop_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = Segmenter(own, num_classes, options)

@@ -276,3 +276,8 @@ def switched(module: nn.Module, *, training: bool) -> Iterator[None]:
             part.training = mode
         for buffer, value in buffers.items():
             buffer.copy_(value)
+
+
+def named_maps(model: Backbone) -> tuple[str, ...]:
+    """The maps of a model that have names."""
+    return model.maps if isinstance(model, PooledBackbone) else ()
