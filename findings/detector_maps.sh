@@ -12,22 +12,19 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q "torch==2.14.1" "torchvision==0.29.1" "numpy==2.4.6"
 cat > "$folder/maps.py" <<'PY'
-import sys
-
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 SIDE, PLACES = 224, 64
-found = True
 
 anchors = AnchorGenerator(((28.0,),), ((1.0,),))
 pictures = ImageList(torch.zeros(1, 3, SIDE, SIDE), [(SIDE, SIDE)])
 (boxes,) = anchors(pictures, [torch.zeros(1, 8, PLACES, PLACES)])
 last = float((boxes[:, 0] + boxes[:, 2]).max() / 2)
 print(f"the last anchor of {PLACES} on {SIDE} pixels: at {last:g}; the map's last place is at {(PLACES - 1) * SIDE / PLACES:g}")
-found &= last == 189.0
+assert last == 189.0
 
 # A map that holds the column of every place, in pixels; the mean of what is cut out says where that was.
 columns = torch.arange(PLACES) * SIDE / PLACES
@@ -36,7 +33,8 @@ box = [torch.tensor([[172.0, 172.0, 196.0, 196.0]])]
 pool = MultiScaleRoIAlign(["0"], 7, 2)
 seen = float(pool({"0": map_}, box, [(SIDE, SIDE)]).mean())
 print(f"a box whose middle is at 184: cut out around {seen:.1f} (scale {pool.scales[0]:g} instead of {PLACES / SIDE:.4f})")
-found &= pool.scales[0] == 0.25 and abs(seen - 161) < 1
+assert pool.scales[0] == 0.25
+assert abs(seen - 161) < 1
 
 # A picture of 120 pixels in a batch padded to 256, whose map of 64 places is exactly 4 apart; then one that fills it.
 wide = (torch.arange(PLACES) * 4.0).expand(1, 1, PLACES, PLACES).contiguous()
@@ -45,7 +43,7 @@ box = [torch.tensor([[40.0, 40.0, 60.0, 60.0]])]
 after_small({"0": wide}, box, [(120, 120)])
 places = [float(one({"0": wide}, box, [(256, 256)]).mean()) for one in (whole, after_small)]
 print(f"a box whose middle is at 50: {places[0]:.1f}; by a module that saw a small picture first: {places[1]:.1f}")
-found &= abs(places[0] - 50) < 0.5 and abs(places[1] - 100) < 1
-sys.exit(not found)
+assert abs(places[0] - 50) < 0.5
+assert abs(places[1] - 100) < 1
 PY
 "$folder/venv/bin/python" "$folder/maps.py"
