@@ -333,10 +333,11 @@ class MixtureStream:
     def first(self, count: int, watch: Watch) -> list[Batch]:
         """The first samples of the first step of every source, see `TrainStream.first`."""
         each = max(1, count // len(self._readers))
+        told, timeout = self.broken.told, self._loader.timeout
         return [
             batch
             for reader, asked in zip(self._readers, self._requests.parts, strict=True)
-            for batch in first_samples(reader, asked, each, watch, self.broken.told)
+            for batch in first_samples(reader, asked, each, watch, told, timeout)
         ]
 
     def kinds(self) -> list[Batch]:
@@ -344,7 +345,8 @@ class MixtureStream:
         found: list[Batch] = []
         for reader, asked in zip(self._readers, self._requests.parts, strict=True):
             first = next(asked.of_step(0))
-            answers = (reader(first._replace(samples=first.samples[:_FEW])) for _ in range(1))
+            few = first._replace(samples=first.samples[:_FEW])
+            answers = Loader(reader, 0, self._loader.timeout).answers([few])
             found += read_batches(answers, self.broken, whole=True, cache=self._cache)
         return found
 

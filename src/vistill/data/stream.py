@@ -90,7 +90,12 @@ Watch = Callable[[TrainTransform | VideoTrainTransform], Transform]
 
 
 def first_samples(
-    reader: SampleReader, requests: StepRequests, count: int, watch: Watch, told: set[str]
+    reader: SampleReader,
+    requests: StepRequests,
+    count: int,
+    watch: Watch,
+    told: set[str],
+    timeout: float,
 ) -> Iterator[Batch]:
     """The first samples of the first step, see `TrainStream.first`."""
     request, alone = next(requests.of_step(0)), copy.copy(reader)
@@ -98,7 +103,7 @@ def first_samples(
     alone.transform = watch(crop or reader.transform)  # type: ignore[arg-type]
     samples = request.samples[: max(1, count // reader.repeats)]
     broken = BrokenFiles(len(samples), max_share=1.0, told=told)
-    answers = (alone(request._replace(samples=samples)) for _ in range(1))
+    answers = Loader(alone, 0, timeout).answers([request._replace(samples=samples)])
     yield from read_batches(answers, broken, whole=False, cache=reader.cache)
 
 
@@ -182,8 +187,12 @@ class TrainStream:
         Args:
             count: at most so many.
             watch: is given what crops samples and returns what does the same.
+
+        Raises:
+            Failure, Interrupted: see `vistill.data.loader.Loader`.
         """
-        return [*first_samples(self._reader, self._requests, count, watch, self.broken.told)]
+        told, timeout = self.broken.told, self._loader.timeout
+        return [*first_samples(self._reader, self._requests, count, watch, told, timeout)]
 
     def kinds(self) -> list[Batch]:
         """None: every batch is like the first."""

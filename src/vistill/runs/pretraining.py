@@ -179,9 +179,9 @@ def _train(prepared: Prepared, out: Path, *, overwrite: bool) -> PretrainResult:
         try:
             result = _train_in(run, prepared)
         except (Failure, Interrupted, UserError):
-            report_run(prepared, out)
+            report_run(prepared, out, finished=False)
             raise
-        report_run(prepared, out)
+        report_run(prepared, out, finished=True)
         return result
 
 

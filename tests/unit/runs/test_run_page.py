@@ -4,6 +4,7 @@ cost of the run."""
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -264,9 +265,27 @@ def test_a_signal_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise Interrupted("saved", signal.SIGTERM)
 
     monkeypatch.setattr(pretraining, "_train_in", stopped)
-    with pytest.raises(Interrupted):
-        run_pretraining(mae(), tmp_path / "run")
-    assert "not finished: step 3" in (tmp_path / "run" / "report.html").read_text()
+    prepared = mae()
+    with monkeypatch.context() as patch:  # what stopped it may be the disk
+        patch.setattr("vistill.data.folder.read_file", pytest.fail)
+        with pytest.raises(Interrupted):
+            run_pretraining(prepared, tmp_path / "run")
+    page = tmp_path / "run" / "report.html"
+    assert "not finished: step 3" in page.read_text()
+    assert ">Inputs<" not in page.read_text()
+    api.report(tmp_path / "run")
+    assert ">Inputs<" in page.read_text()
+
+
+def test_a_disk_that_dies_at_the_end_costs_the_pictures_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = mae(data__timeout=0.5)
+    monkeypatch.setattr("vistill.data.folder.read_file", lambda _: time.sleep(60))
+    run_page.report_run(prepared, run, finished=True)
+    told = capsys.readouterr()
+    assert "no report could be written:" in told.out + told.err
+    assert "has not been read within 0.5 seconds" in told.out + told.err
 
 
 def test_unusual_settings_are_refused_by_name(tmp_path: Path) -> None:

@@ -74,18 +74,23 @@ def write_run_page(
         {"title": one.title, "text": one.text, "captions": [name for name, _ in one.pictures]}
         for one in shown
     ]
-    write_atomic(files / SHOWN, json.dumps(told, indent=1) + "\n")
+    if told:
+        write_atomic(files / SHOWN, json.dumps(told, indent=1) + "\n")
     method = record.section("method").get("name", "run")
     write_report(page, f"{folder.absolute().name}: {method}", sections)
     return page
 
 
-def report_run(prepared: "Prepared", folder: Path) -> None:
-    """Write the page of a run that has just ended; what goes wrong is told, as the run is saved."""
+def report_run(prepared: "Prepared", folder: Path, *, finished: bool) -> None:
+    """Write the page of a run that has just ended; what goes wrong is told, as the run is saved.
+
+    One that did not finish reads no sample for it: its disk may be what stopped it, and who stopped
+    it waits.
+    """
     measured = (folder / "metrics.jsonl").is_file()
     if prepared.config.train.report and measured and main_rank():
         again = f"`vistill report {folder}`"
-        attempt(folder, lambda: write_run_page(folder, prepared), again)
+        attempt(folder, lambda: write_run_page(folder, prepared if finished else None), again)
 
 
 def write_page_of_several(records: Sequence[Record], page: Path) -> Path:
