@@ -211,6 +211,7 @@ def test_a_precise_teacher_stays_precise_in_a_rough_run(model: Backbone) -> None
     undo()
 
 
+@pytest.mark.skipif(bool(int8.lacks_int8()), reason="this CPU has no fast int8")
 @torch.no_grad()
 def test_int8_is_near_the_model_and_leaves_it_as_it_was(
     model: Backbone, monkeypatch: pytest.MonkeyPatch

@@ -163,7 +163,11 @@ def test_models_of_transformers_take_height_and_width(kind: str, tmp_path: Path)
     again = read_backbone(tmp_path / "saved").eval()
     images = torch.randn(1, 3, side, 2 * side)
     with torch.no_grad():
-        assert torch.equal(again.pooled(images), model.pooled(images))
+        # Some CPUs round otherwise where tensors lie otherwise in memory.
+        torch.testing.assert_close(again.pooled(images), model.pooled(images))
+    told = model.state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, told[name]), name
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vistill.config.loading import load_config
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.models.adapters.timm import timm_backbone
+from vistill.models.int8 import lacks_int8
 from vistill.runs import teacher_precision
 from vistill.runs.adapting import Adapted
 from vistill.runs.pretraining import Prepared, prepare
@@ -19,6 +20,8 @@ from vistill.runs.reading import open_samples
 from vistill.training.precision import recommended, require_precision
 
 CPU = torch.device("cpu")
+LACKS = lacks_int8()
+needs_int8 = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 VIDEOS = CELLS.parents[1] / "videos"
 SMALL: dict[str, Any] = {
     "data.train": str(CELLS),
@@ -68,7 +71,8 @@ def words(out: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("train", ["fp32", "bf16"])
 def test_every_method_takes_its_teacher_in_every_type(name: str, train: str) -> None:
     losses = {}
-    for kind in ("auto", "fp32", "bf16", "int8"):
+    kinds = ["auto", "fp32", "bf16", *([] if LACKS else ["int8"])]
+    for kind in kinds:
         run = prepared(name, train__precision=train, teacher__precision=kind)
         teacher = run.method.teacher
         assert teacher is not None
@@ -91,10 +95,11 @@ def test_every_method_takes_its_teacher_in_every_type(name: str, train: str) -> 
         run.give_back()
         assert teacher.precision is None
     assert losses["auto"] == losses[train]  # bit for bit what autocast gave
-    for kind in ("fp32", "int8"):
+    for kind in kinds:
         assert losses[kind] == pytest.approx(losses["bf16"], rel=0.02)
 
 
+@needs_int8
 def test_what_int8_moves_too_much_gets_the_next_cheaper_type_and_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +122,7 @@ def test_what_int8_moves_too_much_gets_the_next_cheaper_type_and_keeps_it(
     assert load_yaml(config, "config.yaml")["teacher"]["precision"] == beside
 
 
+@needs_int8
 def test_a_run_keeps_its_int8_without_a_second_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +138,7 @@ def test_a_run_keeps_its_int8_without_a_second_look(
 
 def test_where_int8_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     beside = recommended(CPU)
+    monkeypatch.setattr(teacher_precision, "lacks_int8", lambda: "")
     cnn = prepared("kdep", teacher__model="timm/test_resnet", teacher__precision="int8")
     assert "this teacher has no Linear layers" in cnn.adapted.notes[-1]
     assert cnn.config.teacher.precision == beside
