@@ -13,6 +13,8 @@ from vistill.cli import main
 from vistill.data import open_source
 from vistill.data.motion_clips import write_motion_clips
 
+pytestmark = pytest.mark.slow
+
 CLIPS = [*SIZES, "student.model=vit", "data.frames=4", "data.stride=2", "train.epochs=1"]
 
 

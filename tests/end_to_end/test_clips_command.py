@@ -30,6 +30,7 @@ def clips(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_pretrain_on_clips_and_on_their_index(clips, tmp_path):
     settings = ["data.frames=4", "data.repeats=2", "data.max_broken=0.2", *SIZES]
     told = run("pretrain", "videomae", "--data", clips, "--out", tmp_path / "run", *settings)

@@ -122,6 +122,7 @@ def test_heads_of_every_kind_load_into_timm(
         torch.testing.assert_close(again.of_images(images), classifier.logits(images))
 
 
+@pytest.mark.slow
 def test_a_head_that_timm_has_no_place_for_is_refused(tmp_path: Path) -> None:
     classifier = learned(create_backbone("timm/mobilenetv3_small_050", image_size=64).eval(), "avg")
     save_classifier(classifier, tmp_path / "kept", CLASSES, None)

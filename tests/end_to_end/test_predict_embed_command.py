@@ -178,10 +178,8 @@ def killed_half_way(
     )
 
 
-@pytest.mark.parametrize(
-    ("verb", "name"),
-    [("embed", "f.npy"), pytest.param("predict", "f.csv", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("verb", "name"), [("embed", "f.npy"), ("predict", "f.csv")])
 def test_a_killed_pass_goes_on_and_gives_the_same_file(
     verb: str, name: str, kept: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_tinymim_learns_from_the_run(mae_run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "t.old-1" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_chain_is_one_resumable_command(mae_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "chain"
     words = tinymim(mae_run, out, "train.epochs=1", "--chain", "vit,vit")

@@ -9,6 +9,8 @@ from command_line import CELLS, pretrain_mae, run
 
 from vistill.cli import main
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["device=cpu", "workers=0"]
 
 

@@ -194,6 +194,7 @@ def test_what_does_not_fit_is_one_sentence(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_crop", [False, True])
 def test_clips(device_crop: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clips = tmp_path / "clips"

@@ -95,6 +95,7 @@ def test_search_by_a_sentence(whole: Path, tmp_path: Path, capsys) -> None:
     assert len(found if isinstance(found, list) else found["hits"]) == 3
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(whole: Path, mae_run: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     again = words(mae_run, folder, out, "train.checkpoint_steps=1")

@@ -17,6 +17,8 @@ from vistill.models.text.saved import load_answers, save_text
 from vistill.models.vit import VisionTransformer
 from vistill.tokenizing import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["which", "is", "it", "how", "many", "a", "b", "red", "one", "two"]
 TEXT = [
@@ -59,7 +61,6 @@ def learned(folder: Path) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_what_the_words_tell_is_learned(
     learned: Path, folder: Path, tmp_path: Path, capsys
 ) -> None:

@@ -80,6 +80,7 @@ def test_from_a_run_of_the_second_stage(folder: Path, second: Path, tmp_path: Pa
     assert "24 texts, 12 clips" in told.stdout
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(folder: Path, second: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert main(tuned(folder, second, whole)) == 0

@@ -169,6 +169,7 @@ def test_a_video_that_crashes_the_decoder_is_named(videos, tmp_path, monkeypatch
     assert problems(tmp_path / "out")["b.mp4"] == "crashes the decoder (SIGSEGV)"
 
 
+@pytest.mark.slow
 def test_a_video_that_hangs_is_named_and_tried_again_with_more_time(videos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:

@@ -66,6 +66,7 @@ def assert_equal(out, whole):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(uninterrupted, tmp_path):
     out = tmp_path / "run"
     draws = random.Random(time.time_ns())
@@ -97,6 +98,7 @@ def test_killed_inside_a_checkpoint_write(uninterrupted, tmp_path, moment):
     assert_equal(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_named_and_passed_over(uninterrupted, tmp_path):
     out = tmp_path / "run"
     process = start(out, "--delay", "0.01")

@@ -86,6 +86,7 @@ def test_order_restarts_and_the_end_of_processes(workers):
     assert not any(map(alive, pids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_that_is_never_read_is_named_after_the_timeout(workers):
     loader = Loader(Numbers(hangs_at=13), workers, timeout=1.5)

@@ -60,6 +60,7 @@ def test_the_projector_of_the_1x1_convolution_is_left_aside(golden, tmp_path: Pa
     assert {name.split(".")[0] for name in plain} == parts - {"emb", "l2norm"}
 
 
+@pytest.mark.slow
 def test_a_training_checkpoint_is_a_backbone(golden, tmp_path: Path):
     state, expected = official(golden)
     content = dict.fromkeys(expected["top_level_keys_of_training_checkpoint"])
@@ -75,6 +76,7 @@ def test_a_training_checkpoint_is_a_backbone(golden, tmp_path: Path):
     assert torch.equal(again.module.conv1.weight, model.module.conv1.weight)
 
 
+@pytest.mark.slow
 def test_plain_files_and_others(tmp_path: Path):
     path = tmp_path / "plain.pth"
     torch.save(mobilenet_v2(num_classes=5).state_dict(), path)

@@ -1,6 +1,7 @@
 """Retrieval and multiple choice give the numbers of the published code (spec umt 11)."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from names import part
@@ -62,6 +63,7 @@ def joint_of(case):
     return UMTJoint(*towers_of_state(case.state, "the case", numbers), None).eval()
 
 
+@pytest.mark.slow
 def test_reranking_by_the_matching_head(golden):
     case = golden("s2_rerank", "umt")
     model = joint_of(case)

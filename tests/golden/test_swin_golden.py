@@ -192,6 +192,7 @@ def test_initial_weights(golden):
         assert values.mean().item() == pytest.approx(statistics["mean"], abs=2e-3), name
 
 
+@pytest.mark.slow
 def test_the_published_student_has_the_published_size():
     model = create_backbone("swinv2_base")
     assert model.build["args"]["window_size"] == 14

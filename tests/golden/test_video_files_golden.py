@@ -130,6 +130,7 @@ def test_missing_blocks_are_named(tmp_path):
         load_backbone(f"file:{tmp_path}/cut.pth,num_heads=3")
 
 
+@pytest.mark.slow
 def test_published_sizes_are_told_by_the_tensors():
     expected = layout("amd_teacher_vit_large")
     with torch.device("meta"):

@@ -33,6 +33,7 @@ def test_a_step_of_tinymim_agrees(monkeypatch):
         tinymim_step.agree(options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["resnet18", "mobilenet_v2"])
 def test_a_step_of_kdep_agrees(monkeypatch, student):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

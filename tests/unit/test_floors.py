@@ -150,6 +150,7 @@ def test_api_is_signatures() -> None:
     assert lines <= 900
 
 
+@pytest.mark.slow
 def test_a_command_loads_no_library_of_models_and_no_compiler_to_begin_with() -> None:
     names = ["runs.pretraining", "runs.measuring", "runs.inference", "evaluation.evaluate"]
     heavy = {"torch._dynamo", "sympy", "pyarrow", "av", *HEAVY}
@@ -175,6 +176,7 @@ def test_maths_reads_no_files() -> None:
 LIGHT = ["vistill", "vistill.cli", "vistill.api", "vistill.config.loading"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [f"import {', '.join(LIGHT)}", "from vistill.cli import main; main(['--help'])"],

@@ -95,6 +95,7 @@ def pretrain(out: str, **changes):
     )
 
 
+@pytest.mark.slow
 def test_it_learns_resumes_and_exports(source, monkeypatch, tmp_path):
     result = pretrain("whole", **{"method.options.mask_ratio": 0.7})
     lines = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]

@@ -120,6 +120,7 @@ def test_an_object_goes_to_onnx(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(tokens), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_torch_cannot_export_is_told(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     backbone = wrapped()

@@ -68,6 +68,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "export" / "last" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_warm_run_is_the_run_of_the_live_teacher(
     case: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
@@ -117,6 +118,7 @@ def made(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "c"
 
 
+@pytest.mark.slow
 def test_a_cache_knows_what_its_teacher_computed_in(clips: Path, tmp_path: Path) -> None:
     """Made in bf16, it serves a student in fp32 that asks for such a teacher, and no other."""
     folder = tmp_path / "c"
@@ -132,6 +134,7 @@ def test_a_cache_knows_what_its_teacher_computed_in(clips: Path, tmp_path: Path)
     assert again.terms == pytest.approx(cold.terms, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["tinymim", "amd", "umt", "relation_kd"])
 def test_a_run_that_broke_off_goes_on_with_its_cache(
     case: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +159,7 @@ def test_a_run_that_broke_off_goes_on_with_its_cache(
         torch.testing.assert_close(weights(tmp_path / "half")[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_chain_has_a_cache_of_its_own(tmp_path: Path, capsys: Any) -> None:
     def chain(out: str) -> str:
         vistill.pretrain(

@@ -117,6 +117,7 @@ def knn(run: Any, **named: Any) -> float:
     return result.summaries[0].top1
 
 
+@pytest.mark.slow
 def test_a_cnn_is_evaluated_and_handed_back(nets: dict[str, Any], tmp_path: Path) -> None:
     student = nets["net"]()
     run = teach(tmp_path / "run", student)
@@ -219,6 +220,7 @@ def test_a_backbone_without_an_adapter(nets: dict[str, Any], tmp_path: Path) -> 
         vistill.load_backbone(run, into=student.conv)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(
     nets: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

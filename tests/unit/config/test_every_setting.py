@@ -119,7 +119,14 @@ def found(config: BaseModel, key: str) -> Any:
 
 
 CASES = [
-    pytest.param(schema, key, field, above, id="-".join([*(str(w[1]) for w in above), key]))
+    pytest.param(
+        schema,
+        key,
+        field,
+        above,
+        id="-".join([*(str(w[1]) for w in above), key]),
+        marks=[pytest.mark.slow] if key.startswith("finetune.") else [],
+    )
     for schema in (RunConfig, EvaluateConfig)
     for key, field, above in leaves(schema)
 ]

@@ -295,6 +295,7 @@ print(len(open_source(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["written", "renamed"])
 def test_a_killed_writer_leaves_what_is_whole_or_nothing(tmp_path, index, settled, place):
     root = tree(tmp_path / "data")

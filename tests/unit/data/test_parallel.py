@@ -82,6 +82,7 @@ def test_hanging_ends_at_the_limit_and_slow_is_not_hanging(workers):
     assert found == {n: n * n for n in range(8) if n != 2}
 
 
+@pytest.mark.slow
 def test_where_everything_hangs_the_disk_is_blamed():
     with pytest.raises(Failure, match=r"4 files in a row cannot be read in time, .* 3: their disk"):
         run(dict.fromkeys(range(8), "hang"), 2, limit=0.3)

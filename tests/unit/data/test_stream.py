@@ -221,6 +221,7 @@ raise ValueError("the end")
 """
 
 
+@pytest.mark.slow
 def test_an_exception_ends_the_process_and_its_workers() -> None:
     command = [sys.executable, "-c", SCRIPT.format(cells=str(CELLS))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -123,7 +123,14 @@ def refused(*_: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("precision", "allowed"),
-    [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.01), ("int4", 0.15), (None, 0.01)],
+    [
+        ("int8", 0.01),
+        (None, 0.01),
+        *(
+            pytest.param(precision, allowed, marks=pytest.mark.slow)
+            for precision, allowed in {"fp32": 1e-6, "bf16": 0.01, "int4": 0.15}.items()
+        ),
+    ],
 )
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_warm_epoch_has_the_loss_of_a_live_one(

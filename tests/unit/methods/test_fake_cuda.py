@@ -161,7 +161,7 @@ def batch_for(name: str) -> Batch:
     return made
 
 
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("autocast", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_stays_on_its_device(
     name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch

@@ -243,6 +243,7 @@ def test_as_many_tokens_in_another_grid_are_no_match(
         build(name, vit((32, 64)), teacher((64, 32)), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 128), (128, 64)], ids=str)
 def test_feature_maps_of_a_swin_and_of_a_cnn_meet(size: tuple[int, int]) -> None:
     torch.manual_seed(0)

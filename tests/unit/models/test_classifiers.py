@@ -60,6 +60,7 @@ def test_scores_beside_other_taps_are_the_same() -> None:
     assert together[Tap("map", 0)].min() < 0 <= together[Tap("map_act", 0)].min()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_classifier_in_a_file_of_a_cnn(tmp_path: Path) -> None:
     original = resnet18(num_classes=7).eval()
@@ -92,6 +93,7 @@ def test_scores_teach(name: str) -> None:
     assert student.blocks[0].attn.qkv.weight.grad is not None
 
 
+@pytest.mark.slow
 def test_absent_classifiers_are_told() -> None:
     with pytest.raises(UserError, match="has no classifier to keep"):
         load_backbone("timm/vit_small_patch16_224.dino,classifier=keep", image_size=32)

@@ -141,6 +141,7 @@ def test_tables_are_resized_along_their_own_sides() -> None:
     assert (bias[1:, 0, 0, 0] > bias[:-1, 0, 0, 0]).all()
 
 
+@pytest.mark.slow
 def test_windows_of_a_fresh_swin_are_shaped_as_the_picture() -> None:
     swin: Any = create_backbone("swinv2_tiny", image_size=(64, 128))
     assert swin.window_size == [4, 8]

@@ -45,6 +45,7 @@ def check(backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tuple(mean), tuple(std)) == (backbone.normalization.mean, backbone.normalization.std)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_student_loads_strictly_and_gives_its_feature(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_goes_on_from_its_end_also_when_killed_on_the_way(
     tmp_path: Path,
     shown: list[int],

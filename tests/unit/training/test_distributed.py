@@ -64,6 +64,7 @@ def test_two_ranks_equal_one_even_after_moving_between_them(one_rank, tmp_path, 
     assert_same(out, one_rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strategy):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -76,6 +77,7 @@ def test_a_loss_over_the_batch_of_two_ranks_equals_that_of_one(tmp_path, strateg
     assert_same(two, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -92,6 +94,7 @@ def test_two_kinds_of_batches_that_reach_other_parameters(tmp_path, strategy):
     assert torch.equal(trained["student.norm.weight"], fresh["student.norm.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_each_rank_has_for_itself_is_kept(tmp_path, strategy):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -236,6 +239,7 @@ def test_blocks_travel_in_the_autocast_type_of_a_gpu(device, dtype, travels, sum
         assert not policy.cast_forward_inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_rank_that_dies_ends_the_others_in_a_sentence(one_rank, tmp_path, strategy):
     out = tmp_path / "run"

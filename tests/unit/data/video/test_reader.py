@@ -163,6 +163,7 @@ def test_truncated_and_flipped_bytes_never_hang_or_crash(tmp_path):
             continue
 
 
+@pytest.mark.slow
 def test_memory_and_open_files_do_not_grow(tmp_path):
     path = str(write(tmp_path / "clip.mp4", "libx264", bf="2", g="10"))
 

@@ -81,6 +81,7 @@ def opened(folder: Path, options: SegmentationConfig):
     return [(PairSource(str(folder), pairs.pictures), pairs) for pairs in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["uper", "linear"])
 def test_colours_are_learned(folder, head):
     options = SegmentationConfig(
@@ -205,6 +206,7 @@ def test_pictures_smaller_than_the_window():
     torch.testing.assert_close(found, image)
 
 
+@pytest.mark.slow
 def test_maps_of_other_backbones():
     cnn = create_backbone("torchvision/resnet18", image_size=64)
     maps = FeatureMaps(cnn)

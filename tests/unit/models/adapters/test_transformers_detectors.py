@@ -133,6 +133,7 @@ def test_from_a_folder_and_back(
     assert torch.equal(again.eval().pooled(pixels), found.eval().pooled(pixels))
 
 
+@pytest.mark.slow
 def test_only_the_backbone_changes_and_the_library_trains_on(tmp_path: Path) -> None:
     theirs = detector("rt_detr")
     theirs.save_pretrained(tmp_path / "theirs")
