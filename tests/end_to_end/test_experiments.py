@@ -42,6 +42,7 @@ def test_kdep_of_a_cifar_resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert weights.stat().st_mtime_ns == written
 
 
+@pytest.mark.by_hand
 def test_feature_distillation_of_a_mobilenet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

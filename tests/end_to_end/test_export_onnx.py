@@ -17,11 +17,13 @@ from vistill.models.build import create_backbone
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 2}
 SLOW = (
-    *("efficientformerv2_s0", "eva02_tiny_patch14_224", "test_maxvit"),
-    *("swinv2_tiny_window8_256", "beit_base_patch16_224"),
+    *("efficientformerv2_s0", "eva02_tiny_patch14_224", "beit_base_patch16_224"),
     *(
         pytest.param(name, marks=pytest.mark.by_hand)
-        for name in ("ghostnet_050", "edgenext_xx_small", "repvit_m1")
+        for name in (
+            *("ghostnet_050", "edgenext_xx_small", "repvit_m1"),
+            *("swinv2_tiny_window8_256", "test_maxvit"),
+        )
     ),
 )
 

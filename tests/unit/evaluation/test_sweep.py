@@ -48,8 +48,7 @@ def vit() -> Backbone:
     return VisionTransformer(image_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("build", [cnn, vit])
+@pytest.mark.parametrize("build", [cnn, pytest.param(vit, marks=pytest.mark.slow)])
 def test_the_best_setting_is_trained_again_and_told(pictures, build):
     torch.manual_seed(0)
     options = FineTuneConfig(

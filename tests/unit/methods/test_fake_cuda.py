@@ -161,8 +161,13 @@ def batch_for(name: str) -> Batch:
     return made
 
 
+DEAR = ("umt_multimodal", "feature_distillation, Swin", "amd, clips")
+
+
 @pytest.mark.parametrize("autocast", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in DEAR else []) for n in STEPS]
+)
 def test_a_step_stays_on_its_device(
     name: str, autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_looking_changes_nothing(model: Backbone) -> None:
     assert isinstance(model, nn.Module)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_weights_in_a_cheap_type_give_bit_for_bit_what_autocast_gives(model: Backbone) -> None:
     images, wanted, dtype = pictures(model), taps(model), torch.bfloat16

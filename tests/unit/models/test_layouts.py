@@ -280,7 +280,10 @@ def features(model: Backbone, size: Any) -> Tensor:
         return model.tap(pixels, [tap])[tap] if "logits" in model.taps else model(pixels)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if "mobilenet" in n else []) for n in CASES],
+)
 def test_what_is_published_is_read_as_it_was(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     torch.save(case.content, tmp_path / "weights.pth")

@@ -56,6 +56,7 @@ def check(family: str) -> None:
         assert "\n" not in refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*READ, *REFUSED])
 def test_a_sample_is_read_or_refused(family: str) -> None:
     check(family)

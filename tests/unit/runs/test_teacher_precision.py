@@ -68,7 +68,7 @@ def words(out: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("train", ["fp32", "bf16"])
+@pytest.mark.parametrize("train", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_method_takes_its_teacher_in_every_type(name: str, train: str) -> None:
     losses = {}
     kinds = ["auto", "fp32", "bf16", *([] if LACKS else ["int8"])]

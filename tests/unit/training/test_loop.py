@@ -474,7 +474,7 @@ class Starved(SyntheticStream):
 
 
 @pytest.mark.parametrize("given", [12, 14])  # between two steps, and in the middle of one
-@pytest.mark.parametrize("log_seconds", [0.0, 1000.0])
+@pytest.mark.parametrize("log_seconds", [0.0, pytest.param(1000.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("error", "ends_with", "text"),
     [

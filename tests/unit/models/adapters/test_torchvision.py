@@ -57,7 +57,8 @@ def test_models_are_shown_what_their_weights_saw() -> None:
         assert shown.mean[0] == mean
 
 
-@pytest.mark.parametrize("size", [32, 64, 96, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 64, 96, 250])
 def test_a_swin_takes_other_sizes(size: int) -> None:
     model = load_backbone("torchvision/swin_t", image_size=size).eval()
     assert model.pooled(torch.randn(1, 3, size, size)).shape == (1, 768)
