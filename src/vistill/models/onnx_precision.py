@@ -74,8 +74,7 @@ def to_int8(file: Path, out: Path, batches: Iterable[Float[np.ndarray, "b 3 h w"
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # x86 CPUs without VNNI add pairs of products of 8 bits up in 16, which saturates without
-            # a word.
+            # x86 CPUs without VNNI add pairs of products of 8 bits in 16: they saturate, unsaid.
             reduce_range=True,
             calibrate_method=CalibrationMethod.MinMax,
         )
