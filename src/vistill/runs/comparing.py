@@ -3,11 +3,8 @@ several at a time; what is done is skipped, what fails is told."""
 
 import hashlib
 import json
-import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +33,7 @@ from vistill.runs.places import usual_parts
 from vistill.runs.reports.attempting import attempt
 from vistill.runs.reports.comparison_page import write_comparison
 from vistill.runs.results import say
+from vistill.runs.side_by_side import side_by_side
 
 _NOTHING, _LONGER = "no pre-training", "supervised, equal cost"
 _WARMUP_PART = 5
@@ -245,21 +243,7 @@ class _Comparison:
             for which, cell in jobs.items():
                 keep(which, run_cell(cell, self.verbs))
             return
-        context = multiprocessing.get_context("spawn")
-        ready: dict[str, Any] = {"initializer": get_ready, "initargs": (self.config.jobs,)}
-        with ProcessPoolExecutor(self.config.jobs, mp_context=context, **ready) as pool:
-            running = {
-                pool.submit(run_cell, cell, self.verbs): which for which, cell in jobs.items()
-            }
-            try:
-                for done in as_completed(running):
-                    try:
-                        keep(running[done], done.result())
-                    except BrokenProcessPool:
-                        keep(running[done], CellResult(error="its process ended, or one beside it"))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        side_by_side(jobs, self.verbs, self.config.jobs, keep)
 
 
 def compare(
