@@ -32,6 +32,7 @@ def clip_run(clips: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_all_protocols(clips: Path, clip_run: Path) -> None:
     out = clips / "scores.json"
     quick = ["linear.min_steps=5", "linear.epochs=1", "finetune.epochs=1", "finetune.min_steps=2"]

@@ -89,6 +89,7 @@ def learned(backbone: Backbone, pool: str) -> Classifier:
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "changes", "pool"),
     [

@@ -61,6 +61,7 @@ def test_a_run_keeps_others_out_and_survives_the_loss_of_its_terminal(tmp_path, 
     assert not (out / "vistill.lock").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["chain", "cache", "demo", "kept"])
 def test_every_folder_that_is_written_is_locked(tmp_path, capsys, kind):
     from vistill.locking import LOCK, FolderLock

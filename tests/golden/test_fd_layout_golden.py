@@ -34,6 +34,7 @@ def count(model: Backbone) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefix", "size"),
     [

@@ -112,6 +112,7 @@ def test_an_index_says_what_the_files_say(tmp_path, index, settled, monkeypatch)
     assert facts(open_source(str(tmp_path / "data/shards/*.tar"))) == first[4]
 
 
+@pytest.mark.slow
 def test_every_change_is_noticed(tmp_path, index, settled):
     """Added, removed, renamed, replaced and changed files and folders, in any order."""
     choose, root = random.Random(0), tree(tmp_path / "data")

@@ -54,6 +54,7 @@ def said(path, media="image", root=None):
     return list(source.names), labels, source.classes, source.notes, source.unlabelled, spans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("media", ["image", "video"])
 @pytest.mark.parametrize("ending", [".txt", ".csv", ".tsv"])
 def test_lists_in_blocks_say_what_their_lines_say(tmp_path, monkeypatch, ending, media):

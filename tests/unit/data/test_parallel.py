@@ -50,6 +50,7 @@ def test_results(workers):
     assert run({}, workers) == {n: n * n for n in range(8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("act", [signal.SIGKILL, signal.SIGSEGV, MemoryError("none left")])
 def test_what_dies_beside_others_may_live_alone(tmp_path, workers, act):

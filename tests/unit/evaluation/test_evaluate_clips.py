@@ -86,6 +86,7 @@ def test_all_protocols_on_clips_with_a_broken_one(folders, vit, caplog):
     assert sum("9.mp4" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_kept_model_is_tested_again(folders, vit, tmp_path):
     train, test = sources(folders)
     options = QUICK.model_copy(update={"min_steps": 8, "keep": str(tmp_path / "kept")})

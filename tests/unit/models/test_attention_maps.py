@@ -26,6 +26,7 @@ def test_a_call_is_rebuilt(mask: str, scale: float | None) -> None:
     torch.testing.assert_close(call.of_class_token(), call.probabilities()[:, :, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_block_of_every_transformer_tells_its_map(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

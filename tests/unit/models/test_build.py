@@ -89,6 +89,7 @@ def test_save_and_read_back(tmp_path, vit):
     assert torch.equal(loaded(images), vit(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
 def test_timm_models_tap_like_timm(name):
     backbone = load_backbone(f"timm/{name}", image_size=112).eval()
@@ -248,6 +249,7 @@ def test_without_a_network_one_sentence_is_said(
     assert "Retrying" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext"])
 def test_a_local_file_of_a_model_of_timm(tmp_path, name):
     import timm

@@ -22,6 +22,7 @@ from vistill.models.vit import VisionTransformer
 LOGITS = FeatureDistillationConfig(target="logits")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "size"),

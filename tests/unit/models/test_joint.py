@@ -35,6 +35,7 @@ def own_model(
     open_clip.factory._MODEL_CONFIGS.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "state_dict", "openai"])
 def test_open_clip(form: str, own_model: tuple[str, Any], tmp_path: Path) -> None:
     import open_clip

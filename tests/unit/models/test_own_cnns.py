@@ -86,6 +86,7 @@ def test_an_activation_is_a_layer_with_a_before() -> None:
     assert torch.equal(found[MAP_ACT], module.conv(PICTURES).relu())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_heads_of_linear_layers() -> None:
     flat = nn.Sequential(

@@ -9,6 +9,7 @@ from vistill.models.pspnet import PixelHead, PSPNet
 from vistill.models.vit import VisionTransformer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride"), [("resnet18", 8), ("mobilenet_v2", 32)])
 def test_scores_of_every_pixel(name, stride):
     torch.manual_seed(0)

@@ -61,6 +61,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_models_of_timm_are_built_saved_and_read_at_height_and_width(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ from vistill.data.video.windows import KeptOpen, windows, windows_of
 CELLS = Path(__file__).parents[3] / "data" / "cells"
 
 
+@pytest.mark.slow
 @given(
     st.floats(0.05, 5000), st.floats(0.1, 100), st.floats(0.01, 1.0)
 )  # length, window, share of it

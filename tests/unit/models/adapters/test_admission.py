@@ -120,6 +120,7 @@ def test_a_map_on_its_side_is_refused() -> None:
             admit(model, lambda images, module=module: Own(None, module(images)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["xcit_nano_12_p8_224", "cait_xxs24_224"])
 def test_class_tokens_that_join_late_are_no_patches(name: str) -> None:
@@ -133,6 +134,7 @@ def test_class_tokens_that_join_late_are_no_patches(name: str) -> None:
     assert model.reads == OVER_OWN
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_registers_alone_are_no_class_token() -> None:
     model = create_backbone("timm/vit_medium_patch16_reg4_gap_256", image_size=64)

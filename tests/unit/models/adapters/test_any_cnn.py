@@ -33,6 +33,7 @@ class SmallCNN(nn.Module):
         return self.fc(self.drop(x.view(*x.shape[:2], -1).mean(-1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width", "activated"),
     [
@@ -147,6 +148,7 @@ def test_names_and_weights() -> None:
         load_teacher("torchvision/squeezenet1_1", image_size=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm/mobilenetv2_035", "torchvision/shufflenet_v2_x0_5"])
 @torch.no_grad()
 def test_exports_come_back(name: str, tmp_path) -> None:

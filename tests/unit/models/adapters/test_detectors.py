@@ -107,6 +107,7 @@ def test_the_backbone_of_torchvisions(name: str, part: str, width: int, mean: fl
         assert len(FeatureMaps(found).widths) == 3  # heads on dense tasks see the backbone, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_only_the_backbone_of_a_detector_changes(tmp_path: Path, frozen: bool) -> None:
     norm = FrozenBatchNorm2d if frozen else nn.BatchNorm2d

@@ -49,6 +49,7 @@ def as_shown(shown: Shown, picture: Image.Image) -> Tensor:
     return normalised.flip(0) if shown.channels == "bgr" else normalised
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not valid for")
 @pytest.mark.parametrize("name", processors())
 def test_every_processor_of_pictures_is_followed_or_refused(name: str) -> None:

@@ -161,6 +161,7 @@ def test_other_sizes_are_taken(kind: str, tmp_path: Path) -> None:
     assert tokens == model.num_prefix_tokens + (24 if kind == "swinv2" else 6) ** 2
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["vit", "deit", "clip", "resnet", "swin"])
 def test_a_kept_classifier_gives_its_scores(kind: str, tmp_path: Path) -> None:
