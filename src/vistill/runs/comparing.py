@@ -313,7 +313,10 @@ def compare(
 
 
 def _short(teacher: str) -> str:
-    return re.sub(r"^(file|run):(.*/)?", "", teacher).replace(",classifier=keep", "")
+    name = re.sub(r"^(file|run):(.*/)?", "", teacher.replace(",classifier=keep", ""))
+    return re.sub(
+        r"^(\w+/[^/:]+):(?!pretrained$).*", r"\1", name
+    )  # of a library, weights in a file
 
 
 def _check_folder(out: Path, told: Mapping[str, Any]) -> None:

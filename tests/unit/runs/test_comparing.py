@@ -199,3 +199,17 @@ def test_whose_a_setting_is() -> None:
         "kdep_resnet18": [("optim.lr", 1)],
     }
     assert evaluations == [("knn.k", 3)]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        ("timm/resnet50:pretrained,classifier=keep", "timm/resnet50:pretrained"),
+        ("timm/resnet50:/a b/w.pth,classifier=keep", "timm/resnet50"),
+        ("file:runs/w.pth", "w.pth"),
+        ("run:runs/teacher", "teacher"),
+        ("hf/models/vit", "hf/models/vit"),
+    ],
+)
+def test_teachers_are_named_shortly(teacher: str, name: str) -> None:
+    assert comparing._short(teacher) == name
