@@ -18,6 +18,7 @@ import vistill
 from vistill.files import write_atomic
 from vistill.models.backbone import Backbone
 from vistill.runs.inspection import layer_rows
+from vistill.stopping import end_with_the_parent
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def teach(place: Place, arm: Arm) -> None:
 
 
 def ready() -> None:
-    """A process that trains an arm at a time takes one core."""
+    """A process that trains an arm at a time takes one core, and ends with those who asked."""
+    end_with_the_parent()
     torch.set_num_threads(1)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ECHO_SECONDS = 1.0
+_AGAIN_SECONDS = 0.5
 _UNHEARD = (errno.EIO, errno.EPIPE)
 
 
@@ -125,3 +126,21 @@ def heard_or_not() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def end_with_the_parent() -> None:
+    """Let this process of `multiprocessing` save what it is at, and end, when its parent has ended:
+    a pool's process waits for work as long as there are others of it, also for a parent that was
+    killed."""
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_AGAIN_SECONDS)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -3,18 +3,16 @@
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from vistill.runs.comparing_cells import Cell, Verbs, get_ready, run_cell
 from vistill.runs.comparison import CellResult
-from vistill.stopping import Interrupted, StopSignals
+from vistill.stopping import Interrupted, StopSignals, end_with_the_parent
 
 K = TypeVar("K", bound=Hashable)
 _LOOK_SECONDS = 0.5
@@ -77,16 +75,5 @@ def _end(processes: list[BaseProcess]) -> None:
 
 def _get_ready(jobs: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, to all; the parent ends this one
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_the_parent()
     get_ready(jobs)
-
-
-def _end_with_the_parent() -> None:
-    """A pool's process waits for work as long as there are others of it, also for a parent that was
-    killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    while True:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_LOOK_SECONDS)
