@@ -314,9 +314,8 @@ def compare(
 
 def _short(teacher: str) -> str:
     name = re.sub(r"^(file|run):(.*/)?", "", teacher.replace(",classifier=keep", ""))
-    return re.sub(
-        r"^(\w+/[^/:]+):(?!pretrained$).*", r"\1", name
-    )  # of a library, weights in a file
+    # A model of a library with weights in a file goes by its name alone.
+    return re.sub(r"^(\w+/[^/:]+):(?!pretrained$).*", r"\1", name)
 
 
 def _check_folder(out: Path, told: Mapping[str, Any]) -> None:
