@@ -1,6 +1,5 @@
 """Runs of a comparison that are made side by side end with it, saved, however it ends."""
 
-import os
 import signal
 import subprocess
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import CELLS, MAE, command, environment
+from processes import alive
 
 pytestmark = pytest.mark.slow
 PATIENCE = 300
@@ -18,14 +18,6 @@ def children(process: int) -> set[int]:
     told = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True)
     rows = (map(int, line.split()) for line in told.stdout.splitlines())
     return {pid for pid, parent in rows if parent == process}
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -1,11 +1,11 @@
 """Worker processes end with the process that they work for, however that ends."""
 
-import os
 import subprocess
 import sys
 import time
 
 import pytest
+from processes import alive
 
 SCRIPT = """
 import os, time
@@ -18,14 +18,6 @@ def work(number):
 for _ in in_parallel(work, range(100_000), 3):
     pass
 """
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.slow

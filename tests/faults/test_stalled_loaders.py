@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from processes import alive
 from safetensors.torch import load_file
 from tiny_loader import Numbers, Request
 
@@ -54,14 +55,6 @@ REQUESTS = [Request(0, np.arange(4 * n, 4 * n + 4)) for n in range(6)]
 
 def numbers(answers: Any) -> list[int]:
     return [number for answer in answers for number in answer["numbers"].tolist()]
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

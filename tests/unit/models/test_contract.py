@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 import transformers_families
+from int8_here import needs_int8
 from torch import nn
 from torchvision.models import vision_transformer
 
@@ -212,7 +213,7 @@ def test_a_precise_teacher_stays_precise_in_a_rough_run(model: Backbone) -> None
     undo()
 
 
-@pytest.mark.skipif(bool(int8.lacks_int8()), reason="this CPU has no fast int8")
+@needs_int8
 @torch.no_grad()
 def test_int8_is_near_the_model_and_leaves_it_as_it_was(
     model: Backbone, monkeypatch: pytest.MonkeyPatch

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from int8_here import needs_int8
 from torch import nn
 
 from vistill.models.int8 import Int8Linear, Pictures, lacks_int8, layers
 
 
-@pytest.mark.skipif(bool(lacks_int8()), reason="this CPU has no fast int8")
+@needs_int8
 @pytest.mark.parametrize("shape", [(4, 70), (4, 9, 70), (4, 3, 3, 70), (24, 9, 70)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()

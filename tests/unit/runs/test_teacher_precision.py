@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from cell_runs import CELLS
+from int8_here import LACKS_INT8, needs_int8
 
 from vistill.api import pretrain
 from vistill.config.loading import load_config
 from vistill.config.yaml12 import load_yaml
 from vistill.errors import UserError
 from vistill.models.adapters.timm import timm_backbone
-from vistill.models.int8 import lacks_int8
 from vistill.runs import teacher_precision
 from vistill.runs.adapting import Adapted
 from vistill.runs.pretraining import Prepared, prepare
@@ -20,8 +20,6 @@ from vistill.runs.reading import open_samples
 from vistill.training.precision import recommended, require_precision
 
 CPU = torch.device("cpu")
-LACKS = lacks_int8()
-needs_int8 = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 VIDEOS = CELLS.parents[1] / "videos"
 SMALL: dict[str, Any] = {
     "data.train": str(CELLS),
@@ -71,7 +69,7 @@ def words(out: Path, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("train", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_method_takes_its_teacher_in_every_type(name: str, train: str) -> None:
     losses = {}
-    kinds = ["auto", "fp32", "bf16", *([] if LACKS else ["int8"])]
+    kinds = ["auto", "fp32", "bf16", *([] if LACKS_INT8 else ["int8"])]
     for kind in kinds:
         run = prepared(name, train__precision=train, teacher__precision=kind)
         teacher = run.method.teacher
